@@ -1,0 +1,1 @@
+"""The services; they meet on the queue and in Postgres, never by import."""

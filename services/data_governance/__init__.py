@@ -1,0 +1,1 @@
+"""From uploads to governed, content-addressed dataset versions."""

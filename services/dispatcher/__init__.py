@@ -1,0 +1,1 @@
+"""Rings doorbells, reaps expired leases, delivers webhooks; holds no state."""

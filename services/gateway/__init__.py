@@ -1,0 +1,1 @@
+"""HTTP in, rows and messages out: tenants, keys, quotas and the OpenAI shapes."""

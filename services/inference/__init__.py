@@ -1,0 +1,1 @@
+"""Live and batched generation over one engine a worker."""

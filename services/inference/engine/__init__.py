@@ -1,0 +1,1 @@
+"""A continuous-batching engine; it runs from a plain script and knows no queue and no SQL."""

@@ -1,0 +1,1 @@
+"""Rollups, alerts and the built-in OTLP receiver."""

@@ -1,0 +1,1 @@
+"""Plumbing and vocabulary that every service shares; it knows no service."""
