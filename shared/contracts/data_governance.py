@@ -1,0 +1,28 @@
+"""Jobs of data governance. The recipe itself is described in `shared.contracts.recipe`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from shared.contracts.base import JobContract
+
+
+class BuildVersion(JobContract):
+    """Upload -> validated, governed, content-addressed dataset version with its quality report.
+
+    `recipe` None means: infer the mapping from the first rows and use the default recipe.
+    """
+
+    kind: ClassVar[str] = "data.build_version"
+    queue: ClassVar[str] = "data"
+    id_prefix: ClassVar[str] = "dsjob-"
+    stall_limit_s: ClassVar[float | None] = 300.0
+
+    dataset_id: str
+    dataset_name: str
+    file_id: str
+    artifact: str
+    filename: str
+    recipe: dict[str, Any] | None = Field(default=None)

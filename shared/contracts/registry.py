@@ -1,0 +1,30 @@
+"""Every kind of job and live call by name, so that a row or message can be parsed into its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from shared.contracts.base import JobContract, LiveCall
+from shared.contracts.core import Noop
+from shared.contracts.data_governance import BuildVersion
+from shared.contracts.inference import Batch, BatchShard, Generate
+from shared.contracts.training import Evaluate, FineTune, Pretrain
+from shared.errors import InvalidInput
+
+JOBS: Mapping[str, type[JobContract]] = {
+    contract.kind: contract for contract in (Noop, BuildVersion, Pretrain, FineTune, Evaluate, Batch, BatchShard)
+}
+CALLS: Mapping[str, type[LiveCall]] = {contract.name: contract for contract in (Generate,)}
+
+
+def parse_job(kind: str, payload: Mapping[str, Any]) -> JobContract:
+    """The contract of a stored job; raises InvalidInput when this code does not know its shape."""
+    if kind not in JOBS:
+        raise InvalidInput(f"no job is of kind {kind!r}; there are {', '.join(sorted(JOBS))}", param="kind")
+    try:
+        return JOBS[kind].model_validate(payload)
+    except ValidationError as exc:
+        raise InvalidInput(f"payload of {kind} does not fit its contract: {exc}", param="payload") from exc

@@ -1,0 +1,116 @@
+"""The connection pool and the only places that commit. Knows roles and tenants, no tables."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from shared.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Row = dict[str, Any]
+Connection = psycopg.Connection[Row]
+
+BECOME = "SELECT set_config('role', %s, true), set_config('app.tenant', %s, true)"
+SESSION_OPTIONS = (
+    "-c statement_timeout=10000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=10000"
+    " -c timezone=UTC"
+)
+RETRYABLE = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
+
+
+def connection_string(url: str, application: str) -> str:
+    """`url` with the time-outs that keep a dead server from hanging us; what the url says itself wins."""
+    defaults: dict[str, Any] = {
+        "application_name": application,
+        "connect_timeout": 3,
+        "keepalives": 1,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 8000,
+        "options": SESSION_OPTIONS,
+    }
+    return make_conninfo("", **{**defaults, **conninfo_to_dict(url)})
+
+
+class Database:
+    """A pool on one Postgres. `transaction` works as a tenant, `core` as the platform."""
+
+    def __init__(self, url: str, *, application: str, max_size: int = 8, timeout: float = 5.0) -> None:
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
+            connection_string(url, application),
+            connection_class=psycopg.Connection[Row],
+            kwargs={"row_factory": dict_row},
+            min_size=1,
+            max_size=max_size,
+            timeout=timeout,
+            max_lifetime=1800,
+            check=ConnectionPool.check_connection,
+            reconnect_timeout=0,
+            name=application,
+            open=True,
+        )
+
+    def close(self) -> None:
+        self._pool.close()
+
+    @contextmanager
+    def transaction(self, tenant: UUID) -> Iterator[Connection]:
+        """One transaction that sees and writes only `tenant`'s rows. Raises Unavailable without a server."""
+        with self._begin("heliu_app", str(tenant)) as connection:
+            yield connection
+
+    @contextmanager
+    def core(self) -> Iterator[Connection]:
+        """One transaction of the platform itself, across tenants, on the tables that it owns."""
+        with self._begin("heliu_core", "") as connection:
+            yield connection
+
+    @contextmanager
+    def _begin(self, role: str, tenant: str) -> Iterator[Connection]:
+        try:
+            with self._pool.connection() as connection:
+                connection.execute(BECOME, (role, tenant))
+                yield connection
+        except RETRYABLE as exc:
+            raise Contended(f"the transaction met another and was rolled back: {_first_line(exc)}") from exc
+        except (psycopg.OperationalError, PoolTimeout) as exc:
+            raise Unavailable(f"Postgres does not answer: {_first_line(exc)}", code="database_unavailable") from exc
+
+
+class Contended(Unavailable):
+    """Rolled back by Postgres because of a deadlock or serialization failure; safe to run again."""
+
+    code = "database_contended"
+
+
+def retrying(work: Callable[[], T], *, attempts: int = 5, patience: float = 0.05) -> T:
+    """Run an idempotent `work` again, with full-jitter back-off, while Postgres is away or contended."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return work()
+        except Unavailable as exc:
+            if attempt == attempts:
+                raise
+            pause = random.uniform(0, patience * 2**attempt)
+            log.warning("database_retry", extra={"attempt": attempt, "pause_s": pause, "error": exc.message})
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def _first_line(exc: BaseException) -> str:
+    text = str(exc).strip()
+    return text.splitlines()[0] if text else type(exc).__name__

@@ -1,0 +1,135 @@
+"""Every setting of the platform, read once from the environment; an unknown `HELIU_` key is refused by name."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from shared.errors import ConfigurationError
+
+PREFIX = "HELIU_"
+
+
+def setting(default: Any = MISSING, *, doc: str) -> Any:
+    """A setting with its line of documentation (shown by `heliu doctor` and in `.env.example`)."""
+    if default is MISSING:
+        return field(metadata={"doc": doc})
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One field a setting: `database_url` is read from `HELIU_DATABASE_URL`, and so on."""
+
+    home: Path = setting(Path(".heliu"), doc="folder of all local state")
+    database_url: str = setting("", doc="Postgres 15 or newer, e.g. postgresql://user:pw@host/heliu")
+    redis_url: str = setting("", doc="Redis or Valkey with maxmemory-policy noeviction, e.g. redis://:pw@host:6379/0")
+    artifacts: str = setting("", doc="folder of the artifact store; HELIU_HOME/artifacts by default")
+    gateway_host: str = setting("127.0.0.1", doc="address that the gateway binds to")
+    gateway_port: int = setting(8000, doc="port of the gateway")
+    gateway_url: str = setting("", doc="address at which clients reach the gateway (the CLI reads it)")
+    api_key: str = setting("", doc="API key that the CLI uses instead of the one in HELIU_HOME/keys")
+    auth: str = setting("on", doc="'off' lets anybody on this machine in; only with a loopback gateway_host")
+    key_pepper: str = setting("", doc="secret that API keys are hashed with; made once in HELIU_HOME by default")
+    pool: str = setting("default", doc="pool that this worker belongs to")
+    worker_index: int = setting(0, doc="number of this worker among its alikes on this machine")
+    worker_name: str = setting("", doc="stable name of this worker; service.pool.host.index by default")
+    slots: int = setting(0, doc="jobs or live requests this worker runs at once; 0 takes the service's default")
+    ready_file: str = setting("", doc="file that a process creates when it is ready")
+    log_level: str = setting("INFO", doc="DEBUG, INFO, WARNING or ERROR")
+    lease_seconds: float = setting(60.0, doc="how long a claim holds without a renewal")
+    heartbeat_seconds: float = setting(15.0, doc="how often claims are renewed")
+    poll_seconds: float = setting(0.1, doc="how often the dispatcher looks for eligible jobs")
+    drain_seconds: float = setting(30.0, doc="how long a stopping worker lets jobs reach a checkpoint")
+    max_upload_bytes: int = setting(512 * 1024 * 1024, doc="largest upload")
+    max_body_bytes: int = setting(4 * 1024 * 1024, doc="largest JSON body of a request")
+    requests_per_minute: int = setting(6000, doc="default rate limit of a key")
+    live_deadline_seconds: float = setting(60.0, doc="a live request not accepted by a worker by then gets a 503")
+    live_silence_seconds: float = setting(5.0, doc="silence of a worker before the first token that means one retry")
+    otlp_endpoint: str = setting("", doc="OTLP/HTTP collector, e.g. http://jaeger:4318; the built-in receiver otherwise")
+    otlp_token: str = setting("", doc="bearer token of the built-in OTLP receiver")
+    otlp_port: int = setting(0, doc="port of the built-in OTLP receiver; 0 takes a free one")
+    jaeger_url: str = setting("", doc="address of Jaeger's UI, for links")
+    trace_sample_ratio: float = setting(1.0, doc="share of live requests that are traced; jobs always are")
+    trace_retention_hours: float = setting(72.0, doc="how long the built-in receiver keeps spans")
+    metrics_host: str = setting("127.0.0.1", doc="address that each process serves /metrics on")
+    metrics_port: int = setting(0, doc="port of a process's /metrics; 0 takes a free one")
+    threads: int = setting(0, doc="CPU threads of a trainer or engine; 0 takes what torch would")
+    engine_slots: int = setting(16, doc="sequences that an engine decodes at once")
+    engine_kv_tokens: int = setting(65536, doc="tokens of KV cache of one engine")
+    engine_max_models: int = setting(2, doc="base models that an engine holds at once")
+    shard_rows: int = setting(64, doc="rows of a batch shard")
+    webhook_allow_private: bool = setting(False, doc="let webhooks go to private and loopback addresses")
+    webhook_timeout_seconds: float = setting(10.0, doc="time limit of one webhook delivery")
+    test_faults: bool = setting(False, doc="enable the no-op jobs that tests and benchmarks submit")
+
+    @property
+    def artifact_folder(self) -> Path:
+        return Path(self.artifacts) if self.artifacts else self.home / "artifacts"
+
+    def require(self, *names: str) -> None:
+        """Raise ConfigurationError naming every setting in `names` that is empty."""
+        missing = [f"{PREFIX}{name.upper()}" for name in names if getattr(self, name) in ("", None)]
+        if missing:
+            raise ConfigurationError(f"missing setting: {', '.join(missing)}")
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Parse `HELIU_*`; raises ConfigurationError for an unknown key, a wrong type or an unsafe bind."""
+    known: dict[str, Field[Any]] = {f"{PREFIX}{f.name.upper()}": f for f in fields(Settings)}
+    types = get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    for key, text in environ.items():
+        if not key.startswith(PREFIX) or key == f"{PREFIX}REAL_DATA":
+            continue
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigurationError(f"unknown setting {key}{hint}", param=key)
+        name = known[key].name
+        values[name] = _parse(key, text, types[name])
+    settings = Settings(**values)
+    _check(settings)
+    return settings
+
+
+def _parse(key: str, text: str, kind: type) -> Any:
+    try:
+        if kind is bool:
+            return {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False, "": False}[
+                text.lower()
+            ]
+        return kind(text)
+    except (ValueError, KeyError) as exc:
+        raise ConfigurationError(f"{key} must be of type {kind.__name__}, got {text!r}", param=key) from exc
+
+
+def _check(settings: Settings) -> None:
+    if settings.auth not in ("on", "off"):
+        raise ConfigurationError(f"HELIU_AUTH must be 'on' or 'off', got {settings.auth!r}", param="HELIU_AUTH")
+    if settings.auth == "off" and not is_loopback(settings.gateway_host):
+        raise ConfigurationError(
+            f"HELIU_AUTH=off with HELIU_GATEWAY_HOST={settings.gateway_host} would let anybody on the network run "
+            "jobs; bind to 127.0.0.1 or turn auth on",
+            param="HELIU_GATEWAY_HOST",
+        )
+    if settings.heartbeat_seconds * 2 > settings.lease_seconds:
+        raise ConfigurationError(
+            f"HELIU_LEASE_SECONDS={settings.lease_seconds} must be at least twice "
+            f"HELIU_HEARTBEAT_SECONDS={settings.heartbeat_seconds}",
+            param="HELIU_LEASE_SECONDS",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """True for `localhost` and loopback addresses; a name that is not an address counts as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""The database as numbered, forward-only migrations."""
