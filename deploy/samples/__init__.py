@@ -1,0 +1,1 @@
+"""The sample export that the demo runs on, and its generator."""
