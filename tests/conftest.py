@@ -1,0 +1,46 @@
+"""Fixtures that every kind of test shares: a migrated database and an empty Redis, on real servers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from shared.migrate import migrate
+from tests import servers
+
+TEMPLATE = "heliu_template"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.RunningServer]:
+    """One Postgres for the whole run, with a migrated template. Do not hurt it: others use it too."""
+    with servers.postgres_server() as running:
+        migrate(servers.new_database(running.url, TEMPLATE))
+        yield running
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[servers.RunningServer]:
+    """One Valkey for the whole run. Do not hurt it: others use it too."""
+    with servers.valkey_server() as running:
+        yield running
+
+
+@pytest.fixture
+def database_url(postgres: servers.RunningServer) -> Iterator[str]:
+    """A fresh, migrated, empty database."""
+    name = f"test_{secrets.token_hex(6)}"
+    url = servers.new_database(postgres.url, name, template=TEMPLATE)
+    yield url
+    servers.drop_database(postgres.url, name)
+
+
+@pytest.fixture
+def redis_url(valkey: servers.RunningServer) -> str:
+    """An empty Redis."""
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushall()
+    return valkey.url
