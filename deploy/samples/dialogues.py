@@ -9,8 +9,10 @@ from deploy.samples.material import GENERAL, Intent, Language, slots_of
 
 CHANNELS = ("app", "web", "phone", "mail")
 FIRST_DAY = datetime(2025, 1, 1, tzinfo=UTC)
-TYPO_SHARE = 0.08
-SECOND_TURN_SHARE = 0.25
+# Of the questions that hold a word of the typo list.
+TYPO_SHARE = 0.15
+SECOND_TURN_SHARE = 0.3
+_ENDINGS = {"zh": ("", "", "", "。", "！", "...", "~"), "en": ("", "", "", ".", "!", "...")}
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -43,7 +45,7 @@ class Writer:
     _decks: dict[str, Deck] = field(default_factory=dict)
 
     def write(self) -> Dialogue:
-        """One sound dialogue of 2 messages, or of 4 with a second intent for a quarter of them."""
+        """One sound dialogue of 2 messages, or of 4 with a second intent for SECOND_TURN_SHARE of them."""
         intent = self._next_intent()
         question, answer = self._exchange(intent)
         messages = [("user", question), ("assistant", answer)]
@@ -94,26 +96,25 @@ class Writer:
         return template.format(**values), intent.answers[kind].format(**values)
 
     def _dress(self, core: str) -> str:
-        """Openers for half, closers for a third, and the careless or careful endings of real messages."""
+        """What people write around a question: greeting for half, context and closing for a third each."""
         opener = self.dice.pick(self.language.openers) if self.dice.chance(0.5) else ""
+        context = self.dice.pick(self.language.contexts) if self.dice.chance(0.33) else ""
+        text = opener + context + core
+        if self.language.code == "en" and self.dice.chance(0.6):
+            text = text[0].upper() + text[1:]
+        return text + self._ending(core)
+
+    def _ending(self, core: str) -> str:
+        asked = core.endswith("?")
         if self.dice.chance(0.33):
             closer = self.dice.pick(self.language.closers)
-            closer = " " + closer.lstrip(" ,，") if core.endswith("?") else closer
-        else:
-            closer = "" if core.endswith("?") else self.dice.pick(("", "", "", "。", "！", "...", "~"))
-            closer = (
-                {"。": ".", "！": "!", "~": ""}.get(closer, closer) if self.language.code == "en" else closer
-            )
-        if self.language.code == "en" and not opener and self.dice.chance(0.6):
-            core = core[0].upper() + core[1:]
-        return opener + core + closer
+            return " " + closer.lstrip(" ,") if asked else closer
+        return "" if asked else self.dice.pick(_ENDINGS[self.language.code])
 
     def _typo(self, text: str) -> str:
-        if not self.dice.chance(TYPO_SHARE * 3):  # about a third of the questions hold a word of the list
-            return text
         edge = r"\b" if self.language.code == "en" else ""
         fitting = [pair for pair in self.language.typos if re.search(edge + pair[0] + edge, text)]
-        if not fitting:
+        if not fitting or not self.dice.chance(TYPO_SHARE):
             return text
         right, wrong = self.dice.pick(fitting)
         return re.sub(edge + right + edge, wrong, text, count=1)

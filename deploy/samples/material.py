@@ -35,6 +35,7 @@ class Language:
     slots: Mapping[str, Mapping[str, tuple[str, ...]]]
     openers: tuple[str, ...]
     closers: tuple[str, ...]
+    contexts: tuple[str, ...]
     bridges: tuple[str, ...]
     typos: tuple[tuple[str, str], ...]
     intents: tuple[Intent, ...]
@@ -56,6 +57,7 @@ def load(code: str) -> Language:
         },
         openers=tuple(raw["openers"]),
         closers=tuple(raw["closers"]),
+        contexts=tuple(raw["contexts"]),
         bridges=tuple(raw["bridges"]),
         typos=tuple((right, wrong) for right, wrong in raw["typos"]),
         intents=tuple(_intent(each) for each in raw["intents"]),
