@@ -62,7 +62,9 @@ class ArtifactStore:
                 while chunk := source.read(CHUNK):
                     size += len(chunk)
                     if max_bytes is not None and size > max_bytes:
-                        raise InvalidInput(f"the upload is over the limit of {max_bytes} bytes", code="file_too_large")
+                        raise InvalidInput(
+                            f"the upload is over the limit of {max_bytes} bytes", code="file_too_large"
+                        )
                     digest.update(chunk)
                     target.write(chunk)
                 target.flush()
@@ -104,7 +106,9 @@ class ArtifactStore:
         try:
             return self._path(artifact).open("rb")
         except FileNotFoundError as exc:
-            raise NotFound(f"artifact {artifact} is not in the store {self.root}", code="artifact_not_found") from exc
+            raise NotFound(
+                f"artifact {artifact} is not in the store {self.root}", code="artifact_not_found"
+            ) from exc
 
     def path(self, artifact: str) -> Path:
         """Where the object lies, for readers that need a file; never write to it."""

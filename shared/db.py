@@ -88,7 +88,9 @@ class Database:
         except RETRYABLE as exc:
             raise Contended(f"the transaction met another and was rolled back: {_first_line(exc)}") from exc
         except (psycopg.OperationalError, PoolTimeout) as exc:
-            raise Unavailable(f"Postgres does not answer: {_first_line(exc)}", code="database_unavailable") from exc
+            raise Unavailable(
+                f"Postgres does not answer: {_first_line(exc)}", code="database_unavailable"
+            ) from exc
 
 
 class Contended(Unavailable):

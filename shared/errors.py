@@ -14,7 +14,12 @@ class HeliuError(Exception):
     retryable = False
 
     def __init__(
-        self, message: str, *, code: str | None = None, param: str | None = None, retryable: bool | None = None
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retryable: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message

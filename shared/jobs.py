@@ -57,7 +57,9 @@ def check_transition(current: Status, target: Status) -> None:
     """Raise Conflict when a job in `current` may not become `target`."""
     if target not in TRANSITIONS[current]:
         allowed = ", ".join(sorted(TRANSITIONS[current])) or "nothing (it has ended)"
-        raise Conflict(f"a job that is {current.value} cannot become {target.value}; it can become: {allowed}")
+        raise Conflict(
+            f"a job that is {current.value} cannot become {target.value}; it can become: {allowed}"
+        )
 
 
 FINE_TUNING_STATUS: Mapping[Status, str] = {

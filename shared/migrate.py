@@ -41,7 +41,9 @@ CREATE TABLE IF NOT EXISTS heliu_migrations.applied (
 def migrations() -> list[tuple[str, str]]:
     """(name, SQL) of every migration, in order."""
     folder = files("shared.sql") / "migrations"
-    return sorted((entry.name, entry.read_text()) for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return sorted(
+        (entry.name, entry.read_text()) for entry in folder.iterdir() if entry.name.endswith(".sql")
+    )
 
 
 def pending(url: str) -> list[str]:
@@ -65,7 +67,8 @@ def migrate(url: str) -> list[str]:
         connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
         connection.execute(ROLES)
         connection.execute(LEDGER)
-        done = dict(connection.execute("SELECT name, sha256 FROM heliu_migrations.applied").fetchall())
+        rows = connection.execute("SELECT name, sha256 FROM heliu_migrations.applied").fetchall()
+        done: dict[str, str] = dict(rows)
         for name, text in migrations():
             digest = hashlib.sha256(text.encode()).hexdigest()
             if name in done:
@@ -74,7 +77,7 @@ def migrate(url: str) -> list[str]:
                 continue
             with connection.transaction():
                 connection.execute("SET LOCAL ROLE heliu_owner")
-                connection.execute(sql.SQL(text))  # type: ignore[arg-type]
+                connection.execute(sql.SQL(text))
                 connection.execute("RESET ROLE")
                 connection.execute(
                     "INSERT INTO heliu_migrations.applied (name, sha256) VALUES (%s, %s)", (name, digest)

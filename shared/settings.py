@@ -27,18 +27,24 @@ class Settings:
 
     home: Path = setting(Path(".heliu"), doc="folder of all local state")
     database_url: str = setting("", doc="Postgres 15 or newer, e.g. postgresql://user:pw@host/heliu")
-    redis_url: str = setting("", doc="Redis or Valkey with maxmemory-policy noeviction, e.g. redis://:pw@host:6379/0")
+    redis_url: str = setting(
+        "", doc="Redis or Valkey with maxmemory-policy noeviction, e.g. redis://:pw@host:6379/0"
+    )
     artifacts: str = setting("", doc="folder of the artifact store; HELIU_HOME/artifacts by default")
     gateway_host: str = setting("127.0.0.1", doc="address that the gateway binds to")
     gateway_port: int = setting(8000, doc="port of the gateway")
     gateway_url: str = setting("", doc="address at which clients reach the gateway (the CLI reads it)")
     api_key: str = setting("", doc="API key that the CLI uses instead of the one in HELIU_HOME/keys")
     auth: str = setting("on", doc="'off' lets anybody on this machine in; only with a loopback gateway_host")
-    key_pepper: str = setting("", doc="secret that API keys are hashed with; made once in HELIU_HOME by default")
+    key_pepper: str = setting(
+        "", doc="secret that API keys are hashed with; made once in HELIU_HOME by default"
+    )
     pool: str = setting("default", doc="pool that this worker belongs to")
     worker_index: int = setting(0, doc="number of this worker among its alikes on this machine")
     worker_name: str = setting("", doc="stable name of this worker; service.pool.host.index by default")
-    slots: int = setting(0, doc="jobs or live requests this worker runs at once; 0 takes the service's default")
+    slots: int = setting(
+        0, doc="jobs or live requests this worker runs at once; 0 takes the service's default"
+    )
     ready_file: str = setting("", doc="file that a process creates when it is ready")
     log_level: str = setting("INFO", doc="DEBUG, INFO, WARNING or ERROR")
     lease_seconds: float = setting(60.0, doc="how long a claim holds without a renewal")
@@ -48,9 +54,15 @@ class Settings:
     max_upload_bytes: int = setting(512 * 1024 * 1024, doc="largest upload")
     max_body_bytes: int = setting(4 * 1024 * 1024, doc="largest JSON body of a request")
     requests_per_minute: int = setting(6000, doc="default rate limit of a key")
-    live_deadline_seconds: float = setting(60.0, doc="a live request not accepted by a worker by then gets a 503")
-    live_silence_seconds: float = setting(5.0, doc="silence of a worker before the first token that means one retry")
-    otlp_endpoint: str = setting("", doc="OTLP/HTTP collector, e.g. http://jaeger:4318; the built-in receiver otherwise")
+    live_deadline_seconds: float = setting(
+        60.0, doc="a live request not accepted by a worker by then gets a 503"
+    )
+    live_silence_seconds: float = setting(
+        5.0, doc="silence of a worker before the first token that means one retry"
+    )
+    otlp_endpoint: str = setting(
+        "", doc="OTLP/HTTP collector, e.g. http://jaeger:4318; the built-in receiver otherwise"
+    )
     otlp_token: str = setting("", doc="bearer token of the built-in OTLP receiver")
     otlp_port: int = setting(0, doc="port of the built-in OTLP receiver; 0 takes a free one")
     jaeger_url: str = setting("", doc="address of Jaeger's UI, for links")
@@ -110,7 +122,9 @@ def _parse(key: str, text: str, kind: type) -> Any:
 
 def _check(settings: Settings) -> None:
     if settings.auth not in ("on", "off"):
-        raise ConfigurationError(f"HELIU_AUTH must be 'on' or 'off', got {settings.auth!r}", param="HELIU_AUTH")
+        raise ConfigurationError(
+            f"HELIU_AUTH must be 'on' or 'off', got {settings.auth!r}", param="HELIU_AUTH"
+        )
     if settings.auth == "off" and not is_loopback(settings.gateway_host):
         raise ConfigurationError(
             f"HELIU_AUTH=off with HELIU_GATEWAY_HOST={settings.gateway_host} would let anybody on the network run "

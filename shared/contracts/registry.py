@@ -15,7 +15,8 @@ from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.errors import InvalidInput
 
 JOBS: Mapping[str, type[JobContract]] = {
-    contract.kind: contract for contract in (Noop, BuildVersion, Pretrain, FineTune, Evaluate, Batch, BatchShard)
+    contract.kind: contract
+    for contract in (Noop, BuildVersion, Pretrain, FineTune, Evaluate, Batch, BatchShard)
 }
 CALLS: Mapping[str, type[LiveCall]] = {contract.name: contract for contract in (Generate,)}
 

@@ -1,0 +1,583 @@
+"""The SQL of jobs, job events, leases and dependencies. Takes a connection; never commits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from shared.db import Connection
+from shared.errors import Conflict, HeliuError, InvalidInput, NotFound
+from shared.jobs import TERMINAL, Job, NewJob, Status, check_transition
+from shared.webhooks import event_body, event_type
+
+RECENT_BODY = """
+SELECT * FROM core.job WHERE api_key_id = %s AND body_hash = %s AND created_at > now() - interval '10 minutes'
+ORDER BY created_at LIMIT 1"""
+
+INSERT = """
+INSERT INTO core.job (id, tenant_id, kind, queue, payload, max_attempts, max_crashes, priority, cost, time_limit_s,
+    expires_at, run_at, parent_id, metadata, idempotency_key, body_hash, api_key_id, traceparent, blocked_by,
+    state, finished_at, error)
+VALUES (%(id)s, %(tenant_id)s, %(kind)s, %(queue)s, %(payload)s, %(max_attempts)s, %(max_crashes)s, %(priority)s,
+    %(cost)s, %(time_limit_s)s, %(expires_at)s, COALESCE(%(run_at)s, now()), %(parent_id)s, %(metadata)s,
+    %(idempotency_key)s, %(body_hash)s, %(api_key_id)s, %(traceparent)s, %(blocked_by)s,
+    %(state)s, CASE WHEN %(state)s = 'failed' THEN now() END, %(error)s)
+ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING *"""
+
+BY_KEY = "SELECT * FROM core.job WHERE tenant_id = %s AND idempotency_key = %s"
+
+PARENTS = "SELECT id, state FROM core.job WHERE id = ANY(%s) ORDER BY id FOR SHARE"
+
+DEPEND = "INSERT INTO core.dependency (parent_id, child_id, tenant_id, on_failure) VALUES (%s, %s, %s, %s)"
+
+EVENT = """
+INSERT INTO core.job_event (tenant_id, job_id, type, level, message, data) VALUES (%s, %s, %s, %s, %s, %s)
+RETURNING id"""
+
+CLAIM = "SELECT * FROM core.claim(%s, %s, %s)"
+
+FENCE = "SELECT * FROM core.job WHERE id = %s AND epoch = %s AND state = 'leased' FOR UPDATE"
+
+RENEW = """
+UPDATE core.job j SET lease_until = clock_timestamp() + %s
+FROM unnest(%s::text[], %s::bigint[]) AS held (id, epoch)
+WHERE j.id = held.id AND j.epoch = held.epoch AND j.state = 'leased'
+RETURNING j.id, j.epoch, j.cancel_requested_at IS NOT NULL AS cancel, j.pause_requested_at IS NOT NULL AS pause"""
+
+LEAVE = """
+UPDATE core.job SET state = %(state)s, lease_until = NULL, worker_id = NULL, result = %(result)s, error = %(error)s,
+    finished_at = CASE WHEN %(terminal)s THEN now() END,
+    run_at = now() + %(delay)s,
+    attempt = attempt - CASE WHEN %(charged)s THEN 0 ELSE 1 END,
+    crashes = crashes + %(crash)s,
+    blocked_by = %(blocked_by)s,
+    pause_requested_at = CASE WHEN %(state)s IN ('queued', 'leased') THEN pause_requested_at END
+WHERE id = %(id)s AND epoch = %(epoch)s AND state = 'leased' RETURNING *"""
+
+LEAVE_LANE = "UPDATE core.lane SET running = running - 1 WHERE queue = %s AND tenant_id = %s"
+
+CHILDREN_OF_ENDED = """
+SELECT d.child_id, d.on_failure FROM core.dependency d JOIN core.job j ON j.id = d.child_id
+WHERE d.parent_id = %s ORDER BY d.child_id"""
+
+UNBLOCK = """
+UPDATE core.job SET blocked_by = blocked_by - 1
+WHERE id = %s AND state IN ('queued', 'paused') AND blocked_by > 0 RETURNING *"""
+
+END_QUEUED = """
+UPDATE core.job SET state = %s, finished_at = now(), error = %s WHERE id = %s AND state IN ('queued', 'paused')
+RETURNING *"""
+
+EXPIRED_LEASES = """
+SELECT * FROM core.job WHERE state = 'leased' AND lease_until < clock_timestamp()
+ORDER BY lease_until LIMIT %s FOR UPDATE SKIP LOCKED"""
+
+PREVIOUS_LEASES = """
+SELECT j.* FROM core.job j JOIN core.worker w ON w.id = j.worker_id
+WHERE j.state = 'leased' AND w.name = %s AND w.id <> %s FOR UPDATE OF j SKIP LOCKED"""
+
+OVERDUE = """
+SELECT id FROM core.job WHERE state = 'queued' AND expires_at < now() ORDER BY expires_at LIMIT %s
+FOR UPDATE SKIP LOCKED"""
+
+READY = """
+SELECT l.queue, sum(ready.n)::int AS jobs FROM core.lane l CROSS JOIN LATERAL (
+    SELECT count(*) AS n FROM (SELECT 1 FROM core.job j WHERE j.queue = l.queue AND j.tenant_id = l.tenant_id
+        AND j.state = 'queued' AND j.blocked_by = 0 AND j.run_at <= now() LIMIT l.cap - l.running) few) ready
+WHERE l.running < l.cap AND ready.n > 0 GROUP BY l.queue"""
+
+ENDPOINTS = """
+SELECT id FROM core.webhook_endpoint WHERE tenant_id = %s AND %s = ANY(events) AND deleted_at IS NULL"""
+
+DELIVER = "INSERT INTO core.webhook_delivery (id, tenant_id, endpoint_id, body) VALUES (%s, %s, %s, %s)"
+
+POSITION = """
+SELECT count(*) AS ahead FROM core.job j WHERE j.queue = %s AND j.tenant_id = %s AND j.state = 'queued'
+AND j.blocked_by = 0 AND (-j.priority, j.run_at, j.id) < (%s, %s, %s)"""
+
+LIST = """
+SELECT * FROM core.job WHERE tenant_id = %(tenant)s AND (%(kinds)s::text[] IS NULL OR kind = ANY(%(kinds)s))
+AND (%(states)s::text[] IS NULL OR state = ANY(%(states)s)) AND (%(parents)s OR parent_id IS NULL)
+AND (%(after)s::text IS NULL OR (created_at, id) < (SELECT created_at, id FROM core.job WHERE id = %(after)s))
+ORDER BY created_at DESC, id DESC LIMIT %(limit)s"""
+
+
+class LeaseLost(HeliuError):
+    """The job is no longer this worker's: its lease ran out and somebody else may have it."""
+
+    code = "lease_lost"
+
+    def __init__(self, job_id: str, epoch: int) -> None:
+        super().__init__(f"job {job_id} is no longer held at epoch {epoch}")
+        self.job_id = job_id
+        self.epoch = epoch
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What a heartbeat learns of one job that is still held."""
+
+    id: str
+    epoch: int
+    cancel: bool
+    pause: bool
+
+
+def submit(connection: Connection, new: NewJob, *, retried: bool = False) -> tuple[Job, bool]:
+    """Insert the job and its first event; returns (job, True), or the job that stands for the same request.
+
+    `retried` says that the client marked this as a retry, so that the same body from the same key within ten
+    minutes is the same request. Raises InvalidInput (`idempotency_mismatch`) for a key with another body, and
+    NotFound for a parent that does not exist.
+    """
+    if retried and new.idempotency_key is None and new.body_hash is not None:
+        row = connection.execute(RECENT_BODY, (new.api_key_id, new.body_hash)).fetchone()
+        if row is not None:
+            return Job.from_row(row), False
+    blocked, failed = _parents(connection, new)
+    wake_lane(connection, new.queue, new.tenant_id)
+    values = {
+        **{name: getattr(new, name) for name in NewJob.__dataclass_fields__},
+        "payload": Jsonb(new.payload),
+        "metadata": Jsonb(new.metadata or {}),
+        "blocked_by": len(blocked),
+        "state": Status.FAILED if failed else Status.QUEUED,
+        "error": Jsonb(
+            {"code": "dependency_failed", "message": f"job {failed} that this waits for did not succeed"}
+        )
+        if failed
+        else None,
+    }
+    row = connection.execute(INSERT, values).fetchone()
+    if row is None:
+        row = connection.execute(BY_KEY, (new.tenant_id, new.idempotency_key)).fetchone()
+        assert row is not None, "a conflicting job vanished inside the transaction"
+        if row["body_hash"] != new.body_hash:
+            raise InvalidInput(
+                f"Idempotency-Key {new.idempotency_key!r} was used with another body (job {row['id']}); "
+                "send the same body or a new key",
+                code="idempotency_mismatch",
+                param="Idempotency-Key",
+            )
+        return Job.from_row(row), False
+    for parent in blocked:
+        connection.execute(DEPEND, (parent, new.id, new.tenant_id, new.on_parent_failure))
+    job = Job.from_row(row)
+    add_event(connection, job, "job_failed" if failed else "job_queued", f"{new.kind} accepted")
+    return job, True
+
+
+def _parents(connection: Connection, new: NewJob) -> tuple[list[str], str | None]:
+    """(parents still to end, a parent that has failed): locked, so that none ends unseen."""
+    if not new.depends_on:
+        return [], None
+    rows = connection.execute(PARENTS, (list(new.depends_on),)).fetchall()
+    missing = set(new.depends_on) - {row["id"] for row in rows}
+    if missing:
+        raise NotFound(f"no job {sorted(missing)[0]!r} to depend on", param="depends_on")
+    open_parents = [row["id"] for row in rows if Status(row["state"]) not in TERMINAL]
+    failed = [
+        row["id"]
+        for row in rows
+        if Status(row["state"]) in TERMINAL
+        and row["state"] != Status.SUCCEEDED
+        and new.on_parent_failure == "fail"
+    ]
+    return ([], failed[0]) if failed else (open_parents, None)
+
+
+def wake_lane(connection: Connection, queue: str, tenant: UUID) -> None:
+    """Make sure that the tenant has a lane on the queue, at a fair place."""
+    connection.execute("SELECT core.wake_lane(%s, %s)", (queue, tenant))
+
+
+def add_event(
+    connection: Connection,
+    job: Job,
+    type_: str,
+    message: str,
+    data: dict[str, Any] | None = None,
+    level: str = "info",
+) -> int:
+    """Append one event; returns its id."""
+    row = connection.execute(
+        EVENT, (job.tenant_id, job.id, type_, level, message, Jsonb(data or {}))
+    ).fetchone()
+    assert row is not None
+    return int(row["id"])
+
+
+def claim(connection: Connection, queue: str, worker_id: str, lease: timedelta) -> Job | None:
+    """Take the next eligible job of the queue, or None."""
+    row = connection.execute(CLAIM, (queue, worker_id, lease)).fetchone()
+    return Job.from_row(row) if row is not None else None
+
+
+def fence(connection: Connection, job_id: str, epoch: int) -> Job:
+    """Lock the job for this transaction; raises LeaseLost unless `epoch` still holds it."""
+    row = connection.execute(FENCE, (job_id, epoch)).fetchone()
+    if row is None:
+        raise LeaseLost(job_id, epoch)
+    return Job.from_row(row)
+
+
+def renew(connection: Connection, held: Sequence[tuple[str, int]], lease: timedelta) -> list[Renewal]:
+    """Push the leases of `held` (id, epoch) on; whatever is missing from the answer is lost."""
+    rows = connection.execute(RENEW, (lease, [h[0] for h in held], [h[1] for h in held])).fetchall()
+    return [Renewal(**row) for row in rows]
+
+
+def set_progress(connection: Connection, job: Job, progress: dict[str, Any]) -> None:
+    """Merge `progress` into the job's; the caller holds the fence."""
+    connection.execute(
+        "UPDATE core.job SET progress = progress || %s WHERE id = %s", (Jsonb(progress), job.id)
+    )
+
+
+def leave(
+    connection: Connection,
+    job: Job,
+    target: Status,
+    *,
+    message: str,
+    result: dict[str, Any] | None = None,
+    error: dict[str, Any] | None = None,
+    delay: timedelta = timedelta(0),
+    charged: bool = True,
+    crashed: bool = False,
+    blocked_by: int = 0,
+    data: dict[str, Any] | None = None,
+) -> Job:
+    """The one exit from `leased`: state, lane, event and dependants in the caller's transaction.
+
+    `charged` False gives the attempt back (drain, pause, waiting for children, crash); `crashed` counts one.
+    Raises LeaseLost when the job is no longer held at `job.epoch`.
+    """
+    check_transition(Status.LEASED, target)
+    row = connection.execute(
+        LEAVE,
+        {
+            "id": job.id,
+            "epoch": job.epoch,
+            "state": target,
+            "terminal": target in TERMINAL,
+            "result": Jsonb(result) if result is not None else None,
+            "error": Jsonb(error) if error is not None else None,
+            "delay": delay,
+            "charged": charged,
+            "crash": int(crashed),
+            "blocked_by": blocked_by,
+        },
+    ).fetchone()
+    if row is None:
+        raise LeaseLost(job.id, job.epoch)
+    left = Job.from_row(row)
+    connection.execute(LEAVE_LANE, (left.queue, left.tenant_id))
+    level = "info" if error is None else ("warn" if target is Status.QUEUED else "error")
+    name = "job_requeued" if target is Status.QUEUED else f"job_{target.value}"
+    add_event(connection, left, name, message, {**(data or {}), **(error or {})}, level)
+    if target in TERMINAL:
+        _after_end(connection, left)
+    return left
+
+
+def leave_crashed(connection: Connection, job: Job, reason: str, *, delay: timedelta = timedelta(0)) -> Job:
+    """A lease that ended without an answer: again, or `dead` after too many, or `cancelled` where asked for."""
+    if job.cancel_requested_at is not None:
+        return leave(
+            connection, job, Status.CANCELLED, message="cancelled after its worker was lost", crashed=True
+        )
+    if job.crashes + 1 >= job.max_crashes:
+        error = {
+            "code": "crashed",
+            "message": f"{reason}; {job.crashes + 1} crashes, {job.max_crashes} allowed",
+        }
+        return leave(
+            connection, job, Status.DEAD, message=error["message"], error=error, crashed=True, charged=False
+        )
+    error = {"code": "crashed", "message": reason}
+    left = leave(
+        connection, job, Status.QUEUED, message=reason, error=error, crashed=True, charged=False, delay=delay
+    )
+    return _pause_if_asked(connection, left)
+
+
+def _pause_if_asked(connection: Connection, job: Job) -> Job:
+    if job.pause_requested_at is None:
+        return job
+    row = connection.execute(
+        "UPDATE core.job SET state = 'paused', pause_requested_at = NULL "
+        "WHERE id = %s AND state = 'queued' RETURNING *",
+        (job.id,),
+    ).fetchone()
+    assert row is not None
+    add_event(connection, job, "job_paused", "paused")
+    return Job.from_row(row)
+
+
+def _after_end(connection: Connection, ended: Job) -> None:
+    """What an end sets off, in the same transaction: dependants and outgoing webhooks."""
+    if ended.parent_id is None:
+        enqueue_webhooks(connection, ended.tenant_id, event_type(ended), {"id": ended.id})
+    _release_dependants(connection, ended)
+
+
+def enqueue_webhooks(connection: Connection, tenant: UUID, type_: str, data: dict[str, Any]) -> None:
+    """One delivery for each of the tenant's endpoints that wants this type of event."""
+    for endpoint in connection.execute(ENDPOINTS, (tenant, type_)).fetchall():
+        event_id, body = event_body(type_, data)
+        connection.execute(DELIVER, (event_id, tenant, endpoint["id"], body))
+
+
+def _release_dependants(connection: Connection, ended: Job) -> None:
+    for child in connection.execute(CHILDREN_OF_ENDED, (ended.id,)).fetchall():
+        if ended.state is Status.SUCCEEDED or child["on_failure"] == "continue":
+            connection.execute(UNBLOCK, (child["child_id"],))
+            continue
+        error = {
+            "code": "dependency_failed",
+            "message": f"job {ended.id} that this waits for ended as {ended.state.value}",
+        }
+        row = connection.execute(END_QUEUED, (Status.FAILED, Jsonb(error), child["child_id"])).fetchone()
+        if row is not None:
+            failed = Job.from_row(row)
+            add_event(connection, failed, "job_failed", error["message"], error, "error")
+            _after_end(connection, failed)
+
+
+def wait_for_children(
+    connection: Connection, job: Job, children: Sequence[NewJob], progress: dict[str, Any]
+) -> Job:
+    """Submit `children` and give the job back until all have ended, however they ended.
+
+    Raises LeaseLost. With no children the job is eligible again at once.
+    """
+    fence(connection, job.id, job.epoch)
+    set_progress(connection, job, progress)
+    left = leave(
+        connection,
+        job,
+        Status.QUEUED,
+        message=f"waits for {len(children)} parts",
+        charged=False,
+        blocked_by=len(children),
+    )
+    for child in children:
+        submitted, _ = submit(connection, child)
+        connection.execute(DEPEND, (submitted.id, job.id, job.tenant_id, "continue"))
+    return left
+
+
+def reap(connection: Connection, limit: int = 1) -> list[Job]:
+    """End expired leases: requeued, dead or cancelled. One at a time keeps the locks of lanes short."""
+    rows = connection.execute(EXPIRED_LEASES, (limit,)).fetchall()
+    return [
+        leave_crashed(connection, Job.from_row(row), f"worker {row['worker_id']} stopped renewing its lease")
+        for row in rows
+    ]
+
+
+def expire_overdue(connection: Connection, limit: int = 100) -> list[Job]:
+    """End queued jobs past their `expires_at`."""
+    error = {"code": "expired", "message": "the job was not started before it expired"}
+    return [
+        ended
+        for row in connection.execute(OVERDUE, (limit,)).fetchall()
+        if (ended := _end_unclaimed(connection, row["id"], Status.EXPIRED, error)) is not None
+    ]
+
+
+def release_previous(connection: Connection, worker_name: str, worker_id: str) -> list[Job]:
+    """A worker that starts again gives back at once what its earlier incarnation held."""
+    rows = connection.execute(PREVIOUS_LEASES, (worker_name, worker_id)).fetchall()
+    return [
+        leave_crashed(connection, Job.from_row(row), f"worker {worker_name} was restarted") for row in rows
+    ]
+
+
+def _end_unclaimed(
+    connection: Connection, job_id: str, target: Status, error: dict[str, Any] | None
+) -> Job | None:
+    row = connection.execute(END_QUEUED, (target, Jsonb(error) if error else None, job_id)).fetchone()
+    if row is None:
+        return None
+    ended = Job.from_row(row)
+    add_event(connection, ended, f"job_{target.value}", (error or {}).get("message", target.value), error)
+    _after_end(connection, ended)
+    return ended
+
+
+def ready_queues(connection: Connection) -> dict[str, int]:
+    """Queues with claimable jobs -> how many, counted no further than the lanes' free places."""
+    return {row["queue"]: row["jobs"] for row in connection.execute(READY).fetchall()}
+
+
+def get(
+    connection: Connection, job_id: str, *, kinds: Sequence[str] | None = None, lock: bool = False
+) -> Job:
+    """The job; raises NotFound (also for another tenant's, which row-level security hides)."""
+    try:
+        row = connection.execute(
+            f"SELECT * FROM core.job WHERE id = %s{' FOR UPDATE' if lock else ''}", (job_id,)
+        ).fetchone()
+    except psycopg.DataError as exc:
+        raise NotFound(f"no job {job_id!r}", param="id") from exc
+    if row is None or (kinds is not None and row["kind"] not in kinds):
+        raise NotFound(f"no job {job_id!r}", param="id")
+    return Job.from_row(row)
+
+
+def list_jobs(
+    connection: Connection,
+    tenant: UUID,
+    *,
+    kinds: Sequence[str] | None = None,
+    states: Sequence[str] | None = None,
+    after: str | None = None,
+    limit: int = 20,
+    parts: bool = False,
+) -> tuple[list[Job], bool]:
+    """(newest first, whether there are more). `parts` includes shards and other children."""
+    if after is not None:
+        get(connection, after, kinds=kinds)
+    rows = connection.execute(
+        LIST,
+        {
+            "tenant": tenant,
+            "kinds": list(kinds) if kinds is not None else None,
+            "states": list(states) if states is not None else None,
+            "after": after,
+            "limit": limit + 1,
+            "parents": parts,
+        },
+    ).fetchall()
+    return [Job.from_row(row) for row in rows[:limit]], len(rows) > limit
+
+
+def list_events(
+    connection: Connection, job_id: str, *, after: int = 0, limit: int = 100
+) -> list[dict[str, Any]]:
+    """Events of the job with an id over `after`, oldest first."""
+    return connection.execute(
+        "SELECT id, created_at, type, level, message, data FROM core.job_event WHERE job_id = %s AND id > %s "
+        "ORDER BY id LIMIT %s",
+        (job_id, after, limit),
+    ).fetchall()
+
+
+def latest_events(
+    connection: Connection, job_id: str, *, before: int | None = None, limit: int = 20
+) -> tuple[list[dict[str, Any]], bool]:
+    """(newest first, whether there are more), as OpenAI's event lists go."""
+    rows = connection.execute(
+        "SELECT id, created_at, type, level, message, data FROM core.job_event "
+        "WHERE job_id = %s AND (%s::bigint IS NULL OR id < %s) ORDER BY id DESC LIMIT %s",
+        (job_id, before, before, limit + 1),
+    ).fetchall()
+    return rows[:limit], len(rows) > limit
+
+
+def position(connection: Connection, job: Job) -> int | None:
+    """How many of the tenant's own jobs go before this one; None when it does not wait for a worker."""
+    if job.state is not Status.QUEUED or job.blocked_by:
+        return None
+    row = connection.execute(
+        POSITION, (job.queue, job.tenant_id, -job.priority, job.run_at, job.id)
+    ).fetchone()
+    assert row is not None
+    return int(row["ahead"])
+
+
+def request_cancel(connection: Connection, job_id: str) -> Job:
+    """Cancel a waiting job at once, or ask a running one to stop. Raises Conflict for one that has ended."""
+    for row in connection.execute(
+        "SELECT id FROM core.job WHERE parent_id = %s AND state IN ('queued', 'leased', 'paused') ORDER BY id",
+        (job_id,),
+    ).fetchall():
+        _cancel_one(connection, row["id"])
+    job = get(connection, job_id, lock=True)
+    if job.state is Status.CANCELLED:
+        return job
+    check_transition(job.state, Status.CANCELLED)
+    return _cancel_one(connection, job_id)
+
+
+def _cancel_one(connection: Connection, job_id: str) -> Job:
+    job = get(connection, job_id, lock=True)
+    if job.state in TERMINAL:
+        return job
+    if job.state is Status.LEASED or job.progress.get("finalize_on_cancel"):
+        row = connection.execute(
+            "UPDATE core.job SET cancel_requested_at = COALESCE(cancel_requested_at, now()) WHERE id = %s RETURNING *",
+            (job_id,),
+        ).fetchone()
+        assert row is not None
+        if job.cancel_requested_at is None:
+            add_event(connection, job, "cancel_requested", "asked to stop")
+        return Job.from_row(row)
+    connection.execute("UPDATE core.job SET cancel_requested_at = now() WHERE id = %s", (job_id,))
+    ended = _end_unclaimed(connection, job_id, Status.CANCELLED, None)
+    assert ended is not None, "a locked waiting job could not be cancelled"
+    return ended
+
+
+def request_pause(connection: Connection, job_id: str) -> Job:
+    """Pause a waiting job at once, or ask a running one to stop at its next checkpoint. Raises Conflict."""
+    job = get(connection, job_id, lock=True)
+    if job.state is Status.PAUSED:
+        return job
+    check_transition(job.state, Status.PAUSED)
+    row = connection.execute(
+        "UPDATE core.job SET pause_requested_at = COALESCE(pause_requested_at, now()) WHERE id = %s RETURNING *",
+        (job_id,),
+    ).fetchone()
+    assert row is not None
+    job = Job.from_row(row)
+    add_event(connection, job, "pause_requested", "asked to pause")
+    return job if job.state is Status.LEASED else _pause_if_asked(connection, job)
+
+
+def resume(connection: Connection, job_id: str) -> Job:
+    """Queue a paused job again, or take back a pause that has not happened yet. Raises Conflict."""
+    job = get(connection, job_id, lock=True)
+    if job.state is Status.LEASED and job.pause_requested_at is not None:
+        sets = "pause_requested_at = NULL"
+    elif job.state is Status.PAUSED:
+        sets = "state = 'queued', run_at = now(), pause_requested_at = NULL"
+    else:
+        raise Conflict(f"job {job_id} is {job.state.value}, not paused; only a paused job can be resumed")
+    wake_lane(connection, job.queue, job.tenant_id)
+    row = connection.execute(f"UPDATE core.job SET {sets} WHERE id = %s RETURNING *", (job_id,)).fetchone()
+    assert row is not None
+    add_event(connection, job, "job_resumed", "resumed")
+    return Job.from_row(row)
+
+
+def replay(connection: Connection, job_id: str) -> Job:
+    """Queue a dead job again with its attempts and crashes forgotten. Raises Conflict."""
+    job = get(connection, job_id, lock=True)
+    if job.state is not Status.DEAD:
+        raise Conflict(f"job {job_id} is {job.state.value}; only a dead job can be replayed")
+    wake_lane(connection, job.queue, job.tenant_id)
+    row = connection.execute(
+        "UPDATE core.job SET state = 'queued', attempt = 0, crashes = 0, error = NULL, finished_at = NULL, "
+        "run_at = now(), cancel_requested_at = NULL WHERE id = %s RETURNING *",
+        (job_id,),
+    ).fetchone()
+    assert row is not None
+    add_event(connection, job, "job_replayed", "queued again by request")
+    return Job.from_row(row)
+
+
+def ended_since(connection: Connection, since: datetime) -> list[dict[str, Any]]:
+    """Counts of ended jobs by kind and state since a moment: for metrics and alerts."""
+    return connection.execute(
+        "SELECT kind, state, count(*) AS jobs FROM core.job WHERE finished_at > %s GROUP BY kind, state",
+        (since,),
+    ).fetchall()

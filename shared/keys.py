@@ -1,0 +1,35 @@
+"""API keys: how they are made, checked for typing errors and hashed. Pure; knows no SQL."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+import zlib
+
+PREFIX = "hl_"
+SHOWN = 10
+
+
+def new_key() -> str:
+    """`hl_`, 32 random bytes in base64url, and a checksum of them: 256 bits of strength."""
+    body = secrets.token_urlsafe(32)
+    return f"{PREFIX}{body}{_checksum(body)}"
+
+
+def well_formed(key: str) -> bool:
+    """True when the checksum fits, so that a mistyped key costs no query."""
+    if not key.startswith(PREFIX) or len(key) > 80 or not key.isascii():
+        return False
+    body, checksum = key[len(PREFIX) : -6], key[-6:]
+    return hmac.compare_digest(_checksum(body), checksum)
+
+
+def digest(key: str, pepper: str) -> bytes:
+    """HMAC-SHA256 of the key under the server's pepper: what the database holds."""
+    return hmac.new(pepper.encode(), key.encode(), hashlib.sha256).digest()
+
+
+def _checksum(body: str) -> str:
+    return base64.urlsafe_b64encode(zlib.crc32(body.encode()).to_bytes(4, "big")).decode().rstrip("=")

@@ -1,0 +1,234 @@
+"""The caller's side of a live request: one reader for all answers, one retry, cancelling, a cap per tenant.
+
+Runs on an event loop (the gateway's). Entries of older attempts are dropped; a gap in their numbers, or a worker
+that falls silent after its first token, is an error event and never a quiet end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from shared import streams
+from shared.contracts.base import LiveCall
+from shared.errors import HeliuError, LimitExceeded, Unavailable
+from shared.queue import Publisher
+from shared.streams import Entry
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 2
+
+
+@dataclass
+class _Pending:
+    """What the reader needs to know of one request in flight."""
+
+    entries: asyncio.Queue[Entry] = field(default_factory=asyncio.Queue)
+    attempt: int = 1
+    heard_at: float = field(default_factory=time.monotonic)
+    worker: str | None = None
+
+
+class LiveClient:
+    """Calls workers and yields what they answer. `start` it on the loop that uses it."""
+
+    def __init__(self, publisher: Publisher, redis_url: str, *, silence_s: float = 5.0) -> None:
+        self._publisher = publisher
+        self._redis = streams.connect_async(redis_url)
+        self._silence_s = silence_s
+        self._gateway = secrets.token_hex(8)
+        self._pending: dict[str, _Pending] = {}
+        self._in_flight: dict[str, int] = {}
+        self._reader: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._reader = asyncio.create_task(self._read(), name="live-replies")
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+        await self._redis.aclose()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._pending)
+
+    async def call(
+        self,
+        contract: LiveCall,
+        *,
+        pool: str,
+        tenant: str,
+        max_in_flight: int,
+        accept_s: float,
+        parent: str | None,
+    ) -> AsyncIterator[Entry]:
+        """Yield the entries of the answer, the last of type `done`.
+
+        Raises LimitExceeded over the tenant's cap, Unavailable (`no_worker`) when nobody accepts within
+        `accept_s`, the worker's own error as HeliuError with its code, and Unavailable (`worker_lost`).
+        Closing the iterator early cancels the request.
+        """
+        if self._in_flight.get(tenant, 0) >= max_in_flight:
+            raise LimitExceeded(
+                f"{max_in_flight} live requests of this tenant are in flight, which is its cap; wait for one to end",
+                code="concurrency_limit_exceeded",
+            )
+        request = secrets.token_hex(12)
+        pending = self._pending[request] = _Pending()
+        self._in_flight[tenant] = self._in_flight.get(tenant, 0) + 1
+        finished = False
+        try:
+            async for entry in self._attempts(request, pending, contract, pool, tenant, accept_s, parent):
+                finished = finished or entry.type == "done"
+                yield entry
+        except HeliuError as exc:
+            finished = exc.code not in ("no_worker", "worker_lost")
+            raise
+        finally:
+            del self._pending[request]
+            self._in_flight[tenant] -= 1
+            if not self._in_flight[tenant]:
+                del self._in_flight[tenant]
+            if not finished:
+                await asyncio.shield(self._cancel(request, pending.worker))
+
+    async def _attempts(
+        self,
+        request: str,
+        pending: _Pending,
+        contract: LiveCall,
+        pool: str,
+        tenant: str,
+        accept_s: float,
+        parent: str | None,
+    ) -> AsyncIterator[Entry]:
+        deadline = time.time() + accept_s
+        queue = contract.queue_for(pool)
+        envelope = {
+            "request": request,
+            "call": contract.name,
+            "payload": contract.dump(),
+            "reply": streams.reply_stream(self._gateway),
+            "deadline": deadline,
+            "tenant": tenant,
+            "queue": queue,
+        }
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            pending.attempt, pending.worker, pending.heard_at = attempt, None, time.monotonic()
+            await asyncio.to_thread(
+                self._publisher.send_live,
+                queue,
+                {**envelope, "attempt": attempt},
+                expires_s=max(1.0, deadline - time.time()),
+                parent=parent,
+            )
+            started = False
+            try:
+                async for entry in self._entries(pending, deadline):
+                    started = started or entry.type not in ("accepted",)
+                    yield entry
+                return
+            except _Silent as silent:
+                if started or attempt == MAX_ATTEMPTS:
+                    raise Unavailable(
+                        f"worker {silent.worker} stopped answering after {self._silence_s:g} s of silence",
+                        code="worker_lost",
+                    ) from silent
+                log.warning("live_retry", extra={"request": request, "worker": silent.worker})
+
+    async def _entries(self, pending: _Pending, deadline: float) -> AsyncIterator[Entry]:
+        expected = 0
+        while True:
+            try:
+                entry = await asyncio.wait_for(pending.entries.get(), 0.5)
+            except TimeoutError:
+                if pending.worker is None and time.time() > deadline:
+                    raise Unavailable(
+                        "no worker accepted the request in time; `heliu status` shows the workers and "
+                        "`heliu scale inference=2` adds one",
+                        code="no_worker",
+                    ) from None
+                if pending.worker is not None and time.monotonic() - pending.heard_at > self._silence_s:
+                    raise _Silent(pending.worker) from None
+                continue
+            if entry.attempt != pending.attempt:
+                continue
+            if entry.seq != expected:
+                raise Unavailable(
+                    f"part of the answer was lost on its way (entry {expected} is missing)",
+                    code="worker_lost",
+                )
+            expected += 1
+            if entry.type == "accepted":
+                pending.worker = str(entry.data["worker"])
+            if entry.type == "error":
+                raise HeliuError(
+                    str(entry.data["message"]),
+                    code=str(entry.data["code"]),
+                    param=entry.data.get("param"),
+                    retryable=bool(entry.data.get("retryable")),
+                )
+            yield entry
+            if entry.type == "done":
+                return
+
+    async def _cancel(self, request: str, worker: str | None) -> None:
+        try:
+            await self._redis.set(streams.cancelled_key(request), 1, ex=streams.STREAM_TTL_S)
+            if worker is not None:
+                stream = streams.cancel_stream(worker)
+                await self._redis.xadd(stream, {"r": request}, maxlen=1000, approximate=True)
+                await self._redis.expire(stream, streams.STREAM_TTL_S)
+        except RedisError as exc:
+            log.warning("cancel_not_sent", extra={"request": request, "error": str(exc)})
+
+    async def _read(self) -> None:
+        """Read this gateway's stream for ever and hand each entry to the request it belongs to."""
+        stream, last = streams.reply_stream(self._gateway), b"0"
+        while True:
+            try:
+                answer: Any = await self._redis.xread({stream: last}, block=streams.BLOCK_MS, count=1024)
+            except (RedisError, OSError) as exc:
+                log.warning("reply_stream_lost", extra={"error": str(exc)})
+                await asyncio.sleep(0.5)
+                continue
+            for entry_id, fields in streams.entries_of(answer):
+                last = entry_id
+                try:
+                    self._hand_out(Entry.unpack(fields))
+                except (ValueError, KeyError, TypeError, json.JSONDecodeError) as exc:
+                    log.warning("malformed_reply", extra={"error": str(exc)})
+
+    def _hand_out(self, entry: Entry) -> None:
+        now = time.monotonic()
+        if entry.type == "beat":
+            for request, attempt in entry.data.items():
+                pending = self._pending.get(request)
+                if pending is not None and pending.attempt == attempt:
+                    pending.heard_at = now
+            return
+        pending = self._pending.get(entry.request)
+        if pending is not None and pending.attempt == entry.attempt:
+            pending.heard_at = now
+            pending.entries.put_nowait(entry)
+
+
+class _Silent(Exception):
+    """An accepted request whose worker has fallen silent."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(worker)
+        self.worker = worker

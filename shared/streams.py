@@ -1,0 +1,105 @@
+"""Clients of Redis and the names of the keys and streams that live requests use. Knows no Celery and no SQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from shared.errors import ConfigurationError, Unavailable
+
+PREFIX = "heliu:"
+BLOCK_MS = 2000  # under the socket timeout: a longer XREAD BLOCK raises TimeoutError in redis-py
+SOCKET_TIMEOUT_S = 5.0
+STREAM_LENGTH = 20_000
+STREAM_TTL_S = 600
+RETRYABLE = (RedisConnectionError, RedisTimeoutError)
+
+
+def reply_stream(gateway: str) -> str:
+    """The one stream that all answers to a gateway process travel on."""
+    return f"{PREFIX}reply:{gateway}"
+
+
+def cancel_stream(worker: str) -> str:
+    """Where a worker hears which of its requests have lost their client."""
+    return f"{PREFIX}cancel:{worker}"
+
+
+def cancelled_key(request: str) -> str:
+    """Set for a request that was given up before a worker accepted it."""
+    return f"{PREFIX}cancelled:{request}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a reply stream. `seq` counts from 0 inside an attempt; a beat has seq -1."""
+
+    request: str
+    attempt: int
+    seq: int
+    type: str
+    data: dict[str, Any]
+
+    def pack(self) -> dict[str, str]:
+        body = [self.request, self.attempt, self.seq, self.type, self.data]
+        return {"e": json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)}
+
+    @classmethod
+    def unpack(cls, fields: Mapping[bytes, bytes]) -> Entry:
+        request, attempt, seq, type_, data = json.loads(fields[b"e"])
+        return cls(request, attempt, seq, type_, data)
+
+
+def connect(url: str) -> redis.Redis:
+    """A blocking client that retries a broken connection once and never hangs for long."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
+        retry_on_error=list(RETRYABLE),
+        health_check_interval=15,
+    )
+
+
+def connect_async(url: str) -> redis.asyncio.Redis:
+    """The same for an event loop."""
+    return redis.asyncio.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S, health_check_interval=15)
+
+
+def entries_of(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """(id, fields) of every entry in an XREAD answer of one stream, in either protocol version."""
+    if not answer:
+        return []
+    parts = answer.values() if isinstance(answer, dict) else [entries for _, entries in answer]
+    found: list[tuple[bytes, dict[bytes, bytes]]] = []
+    for part in parts:
+        # RESP3 wraps the entries of a stream in one more list than RESP2.
+        nested = (
+            bool(part) and isinstance(part[0], list) and bool(part[0]) and not isinstance(part[0][0], bytes)
+        )
+        found.extend(part[0] if nested else part)
+    return found
+
+
+def check_server(client: redis.Redis) -> None:
+    """Raise ConfigurationError when the server may evict keys, Unavailable when it does not answer."""
+    try:
+        memory: Any = client.info("memory")
+    except RedisError as exc:
+        raise Unavailable(f"Redis does not answer: {exc}", code="redis_unavailable") from exc
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise ConfigurationError(
+            f"Redis has maxmemory-policy {policy!r} and may drop queued messages; set it to 'noeviction'",
+            param="HELIU_REDIS_URL",
+        )

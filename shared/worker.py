@@ -1,0 +1,306 @@
+"""A worker process from settings and two tables of handlers: wiring, registration and the order of a drain."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from shared import job_store, streams
+from shared.artifacts import ArtifactStore
+from shared.contracts.base import JobContract, LiveCall
+from shared.db import Connection, Database, retrying
+from shared.errors import ConfigurationError, HeliuError, Unavailable
+from shared.live_server import LiveHandler, LiveServer
+from shared.metrics import Metrics
+from shared.queue import QueueWorker
+from shared.runner import Handler, JobRunner
+from shared.settings import Settings
+from shared.telemetry import Tracing, setup_logging
+
+log = logging.getLogger(__name__)
+
+REGISTER = """
+INSERT INTO core.worker (id, name, service, pool, queues, host, pid, slots, metrics_address)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+
+REPORT = "UPDATE core.worker SET heartbeat_at = now(), busy = %s, state = %s, info = info || %s WHERE id = %s"
+
+STORE_ID = """
+INSERT INTO core.setting (key, value) VALUES ('artifact_store', to_jsonb(%s::text))
+ON CONFLICT (key) DO UPDATE SET key = EXCLUDED.key RETURNING value #>> '{}' AS value"""
+
+REPORT_S = 2.0
+STUCK_S = 60.0
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The shared parts of one process, handed to its handlers."""
+
+    settings: Settings
+    db: Database
+    artifacts: ArtifactStore
+    tracing: Tracing
+    metrics: Metrics
+
+    def close(self) -> None:
+        self.db.close()
+        self.tracing.shutdown()
+
+
+def open_platform(settings: Settings, service: str, *, max_connections: int = 8) -> Platform:
+    """Logging, tracing, database and artifacts of a process. Raises ConfigurationError."""
+    settings.require("database_url", "redis_url")
+    setup_logging(service, settings.log_level, [settings.key_pepper, settings.otlp_token, settings.api_key])
+    db = Database(settings.database_url, application=f"heliu-{service}", max_size=max_connections)
+    artifacts = ArtifactStore(settings.artifact_folder)
+    check_artifact_store(db, artifacts)
+    client = streams.connect(settings.redis_url)
+    try:
+        streams.check_server(client)
+    except Unavailable as exc:
+        # Accepting work does not need Redis: a process may start while it is away.
+        log.warning("redis_unchecked", extra={"error": exc.message})
+    finally:
+        client.close()
+    tracing = Tracing(
+        service,
+        endpoint=settings.otlp_endpoint,
+        token=settings.otlp_token,
+        sample_ratio=settings.trace_sample_ratio,
+        instance=f"{platform.node()}:{os.getpid()}",
+    )
+    return Platform(settings, db, artifacts, tracing, Metrics())
+
+
+def check_artifact_store(db: Database, artifacts: ArtifactStore) -> None:
+    """Raise ConfigurationError when this folder is not the store that the platform knows."""
+
+    def known() -> str:
+        with db.core() as connection:
+            row = connection.execute(STORE_ID, (artifacts.store_id(),)).fetchone()
+        assert row is not None
+        return str(row["value"])
+
+    expected = retrying(known, attempts=8, patience=0.2)
+    if expected != artifacts.store_id():
+        raise ConfigurationError(
+            f"{artifacts.root} holds the artifact store {artifacts.store_id()}, but this database belongs to "
+            f"{expected}; point HELIU_ARTIFACTS at the folder that all processes share",
+            param="HELIU_ARTIFACTS",
+        )
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker takes: its job queues with how many jobs it runs of each at once, and its live slots."""
+
+    service: str
+    job_queues: Mapping[str, int]
+    live_queue: str | None = None
+    live_slots: int = 0
+
+
+class Background:
+    """Runs claimed jobs of one queue on at most `limit` threads, so that a doorbell never holds a live slot."""
+
+    def __init__(self, runner: JobRunner, queue: str, limit: int) -> None:
+        self._runner = runner
+        self._queue = queue
+        self._limit = limit
+        self._threads: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+
+    def hear(self, doorbell: str | None) -> None:
+        """Start one more thread on the queue, unless the limit is reached or the worker drains."""
+        with self._lock:
+            if len(self._threads) >= self._limit or self._runner.draining.is_set():
+                return
+            thread = threading.Thread(target=self._work, args=(doorbell,), name=self._queue, daemon=True)
+            self._threads.add(thread)
+        thread.start()
+
+    def _work(self, doorbell: str | None) -> None:
+        try:
+            self._runner.run_queue(self._queue, doorbell)
+        except Unavailable as exc:
+            log.warning("claim_failed", extra={"queue": self._queue, "error": exc.message})
+        except Exception:
+            log.exception("queue_thread_raised", extra={"queue": self._queue})
+        finally:
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+
+    @property
+    def free(self) -> bool:
+        return len(self._threads) < self._limit
+
+    def join(self, deadline: float) -> bool:
+        """Wait for the threads until `deadline` (monotonic); True when all have ended."""
+        for thread in list(self._threads):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not self._threads
+
+
+class Worker:
+    """One worker process, from `run` to its end."""
+
+    def __init__(
+        self,
+        platform_: Platform,
+        spec: WorkerSpec,
+        jobs: Mapping[type[JobContract], Handler],
+        calls: Mapping[type[LiveCall], LiveHandler] | None = None,
+        *,
+        on_stop: Sequence[Callable[[], None]] = (),
+        info: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        settings = platform_.settings
+        self._platform = platform_
+        self._spec = spec
+        self._info = info
+        self._on_stop = on_stop
+        self.name = (
+            settings.worker_name
+            or f"{spec.service}.{settings.pool}.{platform.node()}.{settings.worker_index}"
+        )
+        self.id = f"{self.name}:{secrets.token_hex(6)}"
+        self.runner = JobRunner(
+            platform_.db,
+            jobs,
+            worker_id=self.id,
+            tracing=platform_.tracing,
+            metrics=platform_.metrics,
+            lease_s=settings.lease_seconds,
+            heartbeat_s=settings.heartbeat_seconds,
+        )
+        self._backgrounds = {q: Background(self.runner, q, limit) for q, limit in spec.job_queues.items()}
+        self._live = LiveServer(
+            settings.redis_url,
+            calls or {},
+            worker_id=self.id,
+            tracing=platform_.tracing,
+            metrics=platform_.metrics,
+        )
+        queues = [*spec.job_queues, *([spec.live_queue] if spec.live_queue else [])]
+        # Doorbells only start a thread, so two slots beside the live ones keep them from waiting behind answers.
+        self._queue = QueueWorker(
+            settings.redis_url,
+            name=self.id.replace(":", "-"),
+            queues=queues,
+            slots=spec.live_slots + 2 if spec.live_slots else 2,
+            on_ring=lambda queue, parent: (
+                self._backgrounds[queue].hear(parent) if queue in self._backgrounds else None
+            ),
+            on_live=self._live.serve,
+            on_ready=self._ready,
+            on_drain=self.runner.drain,
+            drain_s=settings.drain_seconds,
+        )
+        self._queues = queues
+        self._closed = threading.Event()
+
+    def run(self) -> int:
+        """Register, consume until a signal, drain, leave. Returns the exit code."""
+        address = self._platform.metrics.serve(
+            self._platform.settings.metrics_host, self._platform.settings.metrics_port
+        )
+        retrying(lambda: self._register(address), attempts=10, patience=0.2)
+        reporter = threading.Thread(target=self._report_for_ever, name="report", daemon=True)
+        reporter.start()
+        log.info("worker_started", extra={"worker": self.id, "queues": self._queues})
+        code = self._queue.run()
+        self.runner.drain()
+        deadline = time.monotonic() + self._platform.settings.drain_seconds
+        ended = [background.join(deadline) for background in self._backgrounds.values()]
+        clean = all(ended)
+        for stop in self._on_stop:
+            stop()
+        self._closed.set()
+        reporter.join(5)
+        self._live.close()
+        self._leave()
+        self.runner.close()
+        self._platform.close()
+        log.info("worker_stopped", extra={"worker": self.id, "clean": clean})
+        return code if clean else 75
+
+    def _register(self, address: str) -> None:
+        spec, settings = self._spec, self._platform.settings
+        with self._platform.db.core() as connection:
+            connection.execute(
+                REGISTER,
+                (
+                    self.id,
+                    self.name,
+                    spec.service,
+                    settings.pool,
+                    self._queues,
+                    platform.node(),
+                    os.getpid(),
+                    sum(spec.job_queues.values()) + spec.live_slots,
+                    address,
+                ),
+            )
+            for job in job_store.release_previous(connection, self.name, self.id):
+                log.warning("lease_released", extra={"job": job.id, "state": job.state.value})
+            connection.execute(
+                "UPDATE core.worker SET state = 'stopped' WHERE name = %s AND id <> %s", (self.name, self.id)
+            )
+
+    def _ready(self) -> None:
+        if self._platform.settings.ready_file:
+            Path(self._platform.settings.ready_file).touch()
+        # What was queued while nobody listened needs no doorbell.
+        for background in self._backgrounds.values():
+            background.hear(None)
+
+    def _report_for_ever(self) -> None:
+        while not self._closed.wait(REPORT_S):
+            busy, slots = (
+                self.runner.busy + self._live.busy,
+                sum(self._spec.job_queues.values()) + self._spec.live_slots,
+            )
+            self._platform.metrics.busy.set(busy / max(slots, 1))
+            state = "draining" if self.runner.draining.is_set() else "running"
+            try:
+                with self._platform.db.core() as connection:
+                    connection.execute(REPORT, (busy, state, Jsonb(self._info()), self.id))
+                    waits = self._unheard(connection)
+            except HeliuError as exc:
+                log.warning("report_failed", extra={"error": exc.message})
+                continue
+            if waits:
+                log.critical("worker_deaf", extra={"worker": self.id, "queue": waits})
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _unheard(self, connection: Connection) -> str | None:
+        """A queue with work for this worker, which is free and has claimed nothing for a minute: it is deaf."""
+        if self.runner.draining.is_set() or time.monotonic() - self.runner.last_claim_at < STUCK_S:
+            return None
+        ready = job_store.ready_queues(connection)
+        for queue, background in self._backgrounds.items():
+            if queue in ready and background.free:
+                # One more chance by hand: a lost doorbell is no reason to die, a claim that fails is.
+                if time.monotonic() - self.runner.last_claim_at > 2 * STUCK_S:
+                    return queue
+                background.hear(None)
+        return None
+
+    def _leave(self) -> None:
+        try:
+            with self._platform.db.core() as connection:
+                connection.execute(REPORT, (0, "stopped", Jsonb({}), self.id))
+        except Unavailable as exc:
+            log.warning("leave_not_written", extra={"error": exc.message})
