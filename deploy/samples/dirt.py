@@ -129,13 +129,12 @@ def without_answer(dialogue: Dialogue) -> Dialogue:
 
 
 def mojibake(dialogue: Dialogue, dice: Dice) -> Dialogue:
-    """UTF-8 that somebody read as Latin-1 or Windows-1252, in every message."""
+    """UTF-8 that somebody read as Latin-1 or Windows-1252; English questions get typographic signs for it."""
     codec = dice.pick(("latin-1", "cp1252"))
-    tail = "" if dialogue.language == "zh" else dice.pick((" – I’m waiting", " … it’s odd", " – that’s all"))
-    texts = [text + tail for _, text in dialogue.messages]
-    messages = tuple(
-        (role, _misread(text, codec)) for (role, _), text in zip(dialogue.messages, texts, strict=True)
-    )
+    if dialogue.language == "en":
+        tail = dice.pick((" – I’m waiting", " … it’s odd", " – that’s all"))
+        dialogue = dialogue.with_question(dialogue.question + tail)
+    messages = tuple((role, _misread(text, codec)) for role, text in dialogue.messages)
     return replace(dialogue, messages=messages)
 
 
