@@ -18,7 +18,7 @@ from urllib.parse import quote
 import psycopg
 import redis
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from deploy import folders, processes
 from deploy.processes import Owner
@@ -203,7 +203,7 @@ def _initdb(place: folders.Place, data: Path, password: str, *, fast: bool) -> N
 def prepare_valkey(home: Path, password: str, *, tcp_port: int | None = None) -> Server:
     """The Valkey of `home`: nothing of it outlives it (Postgres holds the truth), and it evicts nothing.
 
-    `url` is `unix://:PASSWORD@/path/valkey.sock?db=0` for redis-py; kombu wants `broker_url(url)`.
+    `url` is `unix://:PASSWORD@/path/valkey.sock?db=0` for redis-py; kombu writes it differently.
     """
     folder = home / "valkey"
     folders.make_private(folder)
@@ -217,34 +217,21 @@ def prepare_valkey(home: Path, password: str, *, tcp_port: int | None = None) ->
     return Server(name="valkey", argv=(str(valkey_binary()), str(config)), folder=folder, url=where)
 
 
-def broker_url(redis_url: str) -> str:
-    """`redis_url` as kombu writes it: its sockets are `redis+socket://:PASSWORD@/path?virtual_host=0`.
-
-    (kombu 5.7 reads a password there only before the `@`; as a query it is lost.)
-    """
-    if not redis_url.startswith("unix://"):
-        return redis_url
-    return "redis+socket://" + redis_url.removeprefix("unix://").replace("?db=", "?virtual_host=")
-
-
-def end_leftovers(server: Server) -> int:
-    """End what an earlier incarnation left running on this data, and its pid file; returns how many.
-
-    A process is taken for ours only when it works in this very folder.
-    """
-    left = processes.working_in(server.folder)
-    processes.end(left, stop_signal=server.stop_signal, grace=10)
-    if server.name == "postgres" and not processes.working_in(server.folder):
+def end_leftovers(folder: Path, name: str, *, stop_signal: int) -> int:
+    """End what an earlier incarnation of server `name` left running in `folder`, and its pid file; returns how
+    many processes. A process is taken for ours only when it works in this very folder."""
+    left = processes.working_in(folder)
+    processes.end(left, stop_signal=stop_signal, grace=10)
+    if name == "postgres" and not processes.working_in(folder):
         # the number in it may belong to anybody by now, and Postgres would refuse to start
-        (server.folder / "postmaster.pid").unlink(missing_ok=True)
+        (folder / "postmaster.pid").unlink(missing_ok=True)
     return len(left)
 
 
-def database_answers(url: str, *, database: str | None = None) -> bool:
-    """Whether a Postgres lets us in at `url` (to another `database`, if given), waiting two seconds at most."""
-    where = make_conninfo(url, dbname=database) if database else url
+def database_answers(url: str) -> bool:
+    """Whether a Postgres lets us in at `url`, waiting two seconds at most."""
     try:
-        psycopg.connect(where, connect_timeout=2).close()
+        psycopg.connect(url, connect_timeout=2).close()
     except psycopg.OperationalError:
         return False
     return True
@@ -259,12 +246,16 @@ def redis_answers(url: str) -> bool:
         return False
 
 
-def ensure_database(url: str) -> None:
-    """Create the database that `url` names when the cluster does not have it yet."""
+def ensure_database(url: str) -> bool:
+    """Create the database that `url` names when the cluster has none; False while the server does not answer."""
     name = conninfo_to_dict(url)["dbname"]
-    with psycopg.connect(url, dbname="postgres", autocommit=True, connect_timeout=5) as connection:
-        if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(str(name))))
+    try:
+        with psycopg.connect(url, dbname="postgres", autocommit=True, connect_timeout=2) as connection:
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(str(name))))
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def check_redis_policy(url: str) -> None:

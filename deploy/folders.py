@@ -3,6 +3,7 @@ Never changes a folder that it did not make."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from deploy.processes import Owner
 from shared.errors import ConfigurationError
@@ -68,16 +70,28 @@ def is_private(folder: Path, uid: int) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & 0o077
 
 
-def write_private(path: Path, text: str, *, owner: Owner | None = None) -> None:
+def write_private(path: Path, text: str, *, owner: Owner | None = None, sync: bool = True) -> None:
     """Write a 0600 file whole: readers see the old text or the new one."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     if owner:
         os.chown(name, owner.uid, owner.gid)
     Path(name).replace(path)
+
+
+def take_lock(path: Path, *, wait: bool = False) -> IO[str] | None:
+    """Hold `path` until the returned file is closed or we die; None when somebody else holds it."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def read_secrets(home: Path) -> dict[str, str]:

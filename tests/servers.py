@@ -6,8 +6,8 @@ URL forms, the same that `heliu up` gives to every process:
   `postgresql://heliu:PASSWORD@127.0.0.1:PORT/heliu` with `tcp=True`.
 - Redis: `unix://:PASSWORD@/path/valkey.sock?db=0`, which redis-py takes as it is. kombu and Celery call the
   same socket `redis+socket://:PASSWORD@/path/valkey.sock?virtual_host=0`: whoever hands HELIU_REDIS_URL to
-  Celery replaces `unix://` by `redis+socket://` and `?db=` by `?virtual_host=` (`deploy.embedded.broker_url`
-  is the same rule; kombu 5.7 loses a password that is given as a query). With `tcp=True`, for a proxy in
+  Celery replaces `unix://` by `redis+socket://` and `?db=` by `?virtual_host=` (`shared.queue.broker_url`
+  does that; kombu 5.7 loses a password that is given as a query). With `tcp=True`, for a proxy in
   between: `redis://:PASSWORD@127.0.0.1:PORT/0`, good for both.
 
 Both run in "fast" mode (no fsync), in sessions of their own, and die with the process that started them,
@@ -50,7 +50,7 @@ class RunningServer:
 
     def start(self, *, seconds: float = 30) -> None:
         """Start it and wait until it answers."""
-        embedded.end_leftovers(self.server)
+        self._end_leftovers()
         self._process = processes.spawn(
             self.server.argv, log=self.log, owner=self.server.owner, death_signal=self.server.stop_signal
         )
@@ -94,7 +94,10 @@ class RunningServer:
             self._process.kill()
             self._process.wait()
         self._process = None
-        embedded.end_leftovers(self.server)
+        self._end_leftovers()
+
+    def _end_leftovers(self) -> None:
+        embedded.end_leftovers(self.server.folder, self.server.name, stop_signal=self.server.stop_signal)
 
 
 @contextmanager
@@ -103,18 +106,13 @@ def postgres_server(*, tcp: bool = False) -> Iterator[RunningServer]:
     with _home() as home:
         port = embedded.free_port() if tcp else None
         server = embedded.prepare_postgres(home, "test-password", fast=True, tcp_port=port)
-        running = RunningServer(server, home / "postgres.log", _accepts_connections)
+        running = RunningServer(server, home / "postgres.log", embedded.ensure_database)
         try:
             running.start()
-            embedded.ensure_database(server.url)
             yield running
         finally:
             running.thaw()
             running.stop()
-
-
-def _accepts_connections(url: str) -> bool:
-    return embedded.database_answers(url, database="postgres")  # ours may not be made yet
 
 
 @contextmanager

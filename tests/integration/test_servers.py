@@ -7,6 +7,7 @@ import redis
 from kombu import Connection
 
 from deploy import embedded, processes
+from shared.queue import broker_url
 from tests.servers import postgres_server, valkey_server
 
 
@@ -31,7 +32,7 @@ def test_valkey_is_reached_by_redis_py_and_kombu_on_its_socket() -> None:
     with valkey_server() as valkey:
         with redis.Redis.from_url(valkey.url) as client:
             assert client.info("memory")["maxmemory_policy"] == "noeviction"
-        with Connection(embedded.broker_url(valkey.url)) as connection:
+        with Connection(broker_url(valkey.url)) as connection:
             queue = connection.SimpleQueue("words")
             queue.put({"word": "合流"})
             assert queue.get(timeout=5).payload == {"word": "合流"}
