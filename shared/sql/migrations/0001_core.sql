@@ -173,10 +173,15 @@ CREATE TABLE core.audit (
     data jsonb NOT NULL DEFAULT '{}'
 );
 
--- A lane that wakes from idle starts at the lowest busy vtime, so it can neither hoard nor starve.
-CREATE FUNCTION core.wake_lane(q text, t uuid) RETURNS void LANGUAGE plpgsql AS $$
+-- A lane that wakes from idle starts at the lowest busy vtime, so it can neither hoard nor starve. It looks at
+-- every tenant's lanes, hence SECURITY DEFINER; a tenant may wake no lane but its own.
+CREATE FUNCTION core.wake_lane(q text, t uuid) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog AS $$
 DECLARE busy double precision;
 BEGIN
+    IF core.current_tenant() <> t THEN
+        RAISE insufficient_privilege USING MESSAGE = 'a tenant may only wake its own lane';
+    END IF;
     INSERT INTO core.lane (queue, tenant_id, cap, weight)
         SELECT q, t, max_running, weight FROM core.tenant WHERE id = t
         ON CONFLICT DO NOTHING;
@@ -248,6 +253,10 @@ ALTER TABLE core.tenant ENABLE ROW LEVEL SECURITY;
 ALTER TABLE core.tenant FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON core.tenant TO heliu_app USING (id = core.current_tenant());
 CREATE POLICY platform ON core.tenant TO heliu_core USING (true) WITH CHECK (true);
+-- For core.wake_lane, which runs as the owner.
+CREATE POLICY owner ON core.tenant FOR SELECT TO heliu_owner USING (true);
+CREATE POLICY owner ON core.job FOR SELECT TO heliu_owner USING (true);
+CREATE POLICY owner ON core.lane TO heliu_owner USING (true) WITH CHECK (true);
 
 GRANT SELECT, INSERT, UPDATE ON core.job, core.job_event, core.dependency, core.lane, core.webhook_endpoint,
     core.webhook_delivery TO heliu_app;

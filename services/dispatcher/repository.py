@@ -1,0 +1,23 @@
+"""The dispatcher's own questions to Postgres; what it does to jobs is in shared.job_store."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from shared.db import Connection
+
+SLOTS = """
+SELECT queue, sum(slots)::int AS slots FROM core.worker, unnest(queues) AS queue
+WHERE state = 'running' AND heartbeat_at > now() - interval '30 seconds' GROUP BY queue"""
+
+FORGET_WORKERS = "DELETE FROM core.worker WHERE heartbeat_at < now() - %s"
+
+
+def slots_by_queue(connection: Connection) -> dict[str, int]:
+    """Slots of workers that were heard of lately, by queue."""
+    return {row["queue"]: row["slots"] for row in connection.execute(SLOTS).fetchall()}
+
+
+def forget_workers(connection: Connection, silent_for: timedelta) -> int:
+    """Drop the rows of workers that are long gone; returns how many."""
+    return connection.execute(FORGET_WORKERS, (silent_for,)).rowcount
