@@ -11,6 +11,7 @@ from shared.contracts.recipe import (
     DropBroken,
     DropEmpty,
     ExactDuplicates,
+    ExactDuplicatesParams,
     Gates,
     InputMapping,
     LengthBounds,
@@ -101,6 +102,8 @@ def infer_mapping(columns: Sequence[str], samples: Sequence[Mapping[str, Any]]) 
 
 def default_recipe(mapping: InputMapping | Literal["auto"] = "auto") -> Recipe:
     """The recipe of a dataset made without one: repair, mask, settle conflicts, deduplicate, bound."""
+    # A conversation that long is a pasted log; plain documents are longer.
+    longest = 100_000 if mapping != "auto" and mapping.text is not None else 5_000
     steps: list[Step] = [
         NormalizeText(op="normalize_text"),
         DropEmpty(op="drop_empty"),
@@ -110,9 +113,9 @@ def default_recipe(mapping: InputMapping | Literal["auto"] = "auto") -> Recipe:
     if mapping == "auto" or mapping.label is not None:
         steps.append(ConflictingLabels(op="conflicting_labels"))
     steps += [
-        ExactDuplicates(op="exact_duplicates"),
+        ExactDuplicates(op="exact_duplicates", params=ExactDuplicatesParams(normalised=True)),
         LengthBounds(
-            op="length_bounds", params=LengthBoundsParams(min_chars=2, max_chars=20_000, max_turns=100)
+            op="length_bounds", params=LengthBoundsParams(min_chars=2, max_chars=longest, max_turns=100)
         ),
     ]
     gates = Gates(min_rows=10, max_dropped_ratio=0.5, max_pii_left=0, max_leaked_questions=0)

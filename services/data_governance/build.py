@@ -1,0 +1,171 @@
+"""From an uploaded file and a recipe to a published dataset version. Knows no job, no database and no queue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from services.data_governance.ingest import BATCH_ROWS, Source, peek
+from services.data_governance.operators import build as build_operator
+from services.data_governance.quality import Quality, operator_versions
+from services.data_governance.rows import Message, Operator, Row, question_key
+from services.data_governance.split import assign
+from services.data_governance.versions import VersionWriter
+from shared.contracts.recipe import Recipe, Step
+from shared.contracts.recipe_infer import default_recipe
+from shared.errors import HeliuError, InvalidInput
+
+Batches = Iterator[list[Row]]
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_REPLAY_CHARS = 8 * 1024 * 1024
+
+
+class Stopped(HeliuError):
+    """`should_stop` said so; nothing was published, and the same call starts over."""
+
+    code = "cancelled"
+
+
+class StepFailed(InvalidInput):
+    """A step with `on_drop: fail` would have dropped a row."""
+
+    code = "step_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a build is: rows and bytes (as stored) of the source, rows dropped so far, rows written."""
+
+    phase: Literal["reading", "writing"]
+    rows_read: int
+    rows_dropped: int
+    rows_written: int
+    bytes_read: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionResult:
+    """A published version. `rows` has `total`, `train` and `validation`; `folder` is where its files lie."""
+
+    id: str
+    folder: Path
+    rows: dict[str, int]
+    report: dict[str, Any]
+    manifest: dict[str, Any]
+
+
+def build_version(
+    input_path: Path,
+    recipe: Recipe | None,
+    out_dir: Path,
+    *,
+    source_name: str,
+    source_sha256: str,
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+    batch_rows: int = BATCH_ROWS,
+) -> VersionResult:
+    """Runs the recipe (the default one for None) over the file and publishes `out_dir/<version id>`.
+
+    The same bytes and recipe give the same id and the same files, whatever `batch_rows`. A failed gate is no
+    error: it stands in the report and in the manifest. Raises InvalidInput (the file or its columns), StepFailed,
+    Stopped.
+    """
+    recipe = resolve(recipe, input_path, source_name)
+    assert recipe.input != "auto"
+    source = Source.open(input_path, source_name, recipe.input, source_sha256)
+    quality = Quality(recipe)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with VersionWriter(out_dir) as writer:
+
+        def report_progress(phase: Literal["reading", "writing"]) -> None:
+            if should_stop():
+                raise Stopped(
+                    f"stopped after {source.rows_read} rows of `{source_name}`; nothing was published"
+                )
+            written = sum(writer.counts.values())
+            dropped = quality.rows_dropped + source.bad.total
+            on_progress(
+                Progress(phase, source.rows_read, dropped, written, source.bytes_read, source.bytes_total)
+            )
+
+        rows = _watched(source.batches(batch_rows), lambda: report_progress("reading"))
+        for index, step in enumerate(recipe.steps):
+            operator = build_operator(step)
+            if operator.needs_all:
+                spill = writer.folder / f"spill-{index}.jsonl"
+                rows = _replayed(rows, operator, spill, batch_rows)
+            rows = _applied(rows, operator, step, index, quality)
+        for batch in rows:
+            for row in batch:
+                question = question_key(row)
+                split = assign(question, row.id, recipe.split, recipe.seed)
+                writer.add(row, split)
+                quality.kept(row, split, question)
+            report_progress("writing")
+        report = quality.report(source.bad, source.rows_read)
+        about = {
+            "name": source_name,
+            "sha256": source_sha256,
+            "bytes": source.bytes_total,
+            "format": source.format,
+            "rows": source.rows_read,
+        }
+        manifest = writer.publish(recipe, operator_versions(recipe.steps), about, report)
+    version = str(manifest["version_id"])
+    return VersionResult(version, out_dir / version, manifest["rows"], report, manifest)
+
+
+def resolve(recipe: Recipe | None, path: Path, name: str) -> Recipe:
+    """The recipe with its mapping written out: inferred from the file where it says `auto`."""
+    if recipe is not None and recipe.input != "auto":
+        return recipe
+    mapping = peek(path, name).mapping()
+    return default_recipe(mapping) if recipe is None else recipe.model_copy(update={"input": mapping})
+
+
+def _watched(batches: Batches, look: Callable[[], None]) -> Batches:
+    for batch in batches:
+        look()
+        yield batch
+
+
+def _applied(batches: Batches, operator: Operator, step: Step, index: int, quality: Quality) -> Batches:
+    for batch in batches:
+        outcome = operator(batch)
+        if outcome.dropped and step.on_drop == "fail":
+            first = outcome.dropped[0]
+            raise StepFailed(
+                f"step {index} `{step.op}` may not drop a row, but line {first.row.line} breaks `{first.rule}`: "
+                f"{first.reason}; mend the source, or let the step drop",
+                param=f"steps[{index}].on_drop",
+            )
+        quality.step(index, batch, outcome)
+        yield outcome.kept
+
+
+def _replayed(batches: Batches, operator: Operator, spill: Path, batch_rows: int) -> Batches:
+    """Shows every row to the operator before the first comes out again; they wait on disk, not in memory."""
+    with spill.open("w", encoding="utf-8") as out:
+        for batch in batches:
+            operator.observe(batch)
+            for row in batch:
+                values = (row.row_id, row.line, row.id, row.messages, row.text, row.label, row.meta)
+                out.write(_encode(values) + "\n")
+    batch = []
+    chars = 0
+    with spill.open(encoding="utf-8", newline="\n") as held:
+        for text in held:
+            row_id, line, identity, messages, plain, label, meta = json.loads(text)
+            turns = None if messages is None else tuple(Message(*turn) for turn in messages)
+            batch.append(Row(row_id, line, identity, turns, plain, label, meta))
+            chars += len(text)
+            if len(batch) >= batch_rows or chars >= _REPLAY_CHARS:
+                yield batch
+                batch, chars = [], 0
+    spill.unlink()
+    yield batch

@@ -1,0 +1,122 @@
+"""What travels through a recipe: frozen rows, and what an operator did to them. Knows no file format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+ROLES = frozenset({"system", "user", "assistant", "tool"})
+_NOT_WORD = re.compile(r"[\W_]+")
+
+
+class Message(NamedTuple):
+    """One turn. `role` is empty where the source gave none."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One source row. Exactly one of `messages` and `text` is set; `meta` is JSON text of the other columns.
+
+    `row_id` is made from the source's sha256, the line and the content as it came in, so it stays the same
+    whatever a recipe does to the row.
+    """
+
+    row_id: str
+    line: int
+    id: str
+    messages: tuple[Message, ...] | None
+    text: str | None
+    label: str | None
+    meta: str
+
+    def texts(self) -> tuple[str, ...]:
+        """The strings that training would see."""
+        if self.messages is not None:
+            return tuple([m[1] for m in self.messages])
+        return (self.text or "",)
+
+    def content(self) -> str:
+        """Canonical JSON of what the row says: messages or text, and label."""
+        return _json((self.messages, self.text, self.label))
+
+    def with_texts(self, texts: Sequence[str]) -> Row:
+        """The row that says `texts` instead, one for each of its own."""
+        if self.messages is None:
+            return replace(self, text=texts[0])
+        turns = zip(self.messages, texts, strict=True)
+        return replace(self, messages=tuple(Message(m.role, text) for m, text in turns))
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that an operator refused, by which rule, and why in words that quote no row content."""
+
+    row: Row
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A row before and after; `rules` maps each rule to how often it applied within the row."""
+
+    before: Row
+    after: Row
+    rules: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an operator made of a batch: each row that went in is in `kept` or in `dropped`, in order."""
+
+    kept: list[Row] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    changed: list[Changed] = field(default_factory=list)
+
+
+class Operator(Protocol):
+    """Rows in, outcome out; the outcome of a file does not depend on how it was cut into batches.
+
+    `needs_all` says that `observe` must have seen every row before the first call.
+    """
+
+    needs_all: bool
+
+    def observe(self, rows: Sequence[Row]) -> None: ...
+
+    def __call__(self, rows: Sequence[Row]) -> Outcome: ...
+
+
+def hash128(text: str) -> bytes:
+    """16 bytes of BLAKE2b over UTF-8: 2**64 rows are needed before two are likely to collide."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def normalise_key(text: str) -> str:
+    """`text` without case, width, spaces and punctuation; itself when that leaves nothing."""
+    folded = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
+    return _NOT_WORD.sub("", folded) or text.strip()
+
+
+def question_key(row: Row) -> str:
+    """The normalised first user turn, or the normalised text: what training must not see of validation."""
+    if row.messages is None:
+        return normalise_key(row.text or "")
+    first = next((m.content for m in row.messages if m.role == "user"), None)
+    return normalise_key(first if first is not None else _json(row.messages))
+
+
+def make_row_id(source_sha256: str, line: int, content: str) -> str:
+    """`row-` and 32 hex digits of H(source, line, content)."""
+    return "row-" + hash128(f"{source_sha256}\n{line}\n{content}").hex()
+
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -1,0 +1,67 @@
+"""Keeps a fair, repeatable handful of examples a rule, with personal data masked. Does not depend on row order."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+from services.data_governance.pii import PLACEHOLDER, mask
+from services.data_governance.rows import Changed, Dropped, Row, hash128
+
+SAMPLES_PER_RULE = 20
+SAMPLE_CHARS = 300
+
+
+class Samples:
+    """For each rule the rows whose hash with the seed is lowest: the same rows, however the source was cut."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        # Negated, since heapq keeps the smallest on top and the largest hash is what has to give way.
+        self._held: dict[str, list[tuple[int, str, Dropped | Changed]]] = {}
+
+    def add(self, rule: str, row: Row, what: Dropped | Changed) -> None:
+        rank = -int.from_bytes(hash128(f"{self._seed}\n{rule}\n{row.row_id}"), "big")
+        held = self._held.setdefault(rule, [])
+        if len(held) < SAMPLES_PER_RULE:
+            heapq.heappush(held, (rank, row.row_id, what))
+        elif rank > held[0][0]:
+            heapq.heapreplace(held, (rank, row.row_id, what))
+
+    def report(self) -> dict[str, list[dict[str, Any]]]:
+        """By rule, in the order of the source's lines."""
+        shown = {rule: [_shown(what) for _, _, what in held] for rule, held in sorted(self._held.items())}
+        return {rule: sorted(entries, key=lambda entry: entry["line"]) for rule, entries in shown.items()}
+
+
+def _shown(what: Dropped | Changed) -> dict[str, Any]:
+    if isinstance(what, Dropped):
+        row = what.row
+        return {"line": row.line, "row_id": row.row_id, "reason": what.reason, "text": _cut(_text(row))}
+    before, after = _text(what.before), _text(what.after)
+    start = max(0, _first_change(before, after) - SAMPLE_CHARS // 4)
+    shown = {"before": _cut(before, start), "after": _cut(after, start)}
+    return {"line": what.before.line, "row_id": what.before.row_id, **shown}
+
+
+def _first_change(before: str, after: str) -> int:
+    """Where the two part; where masking made them the same, the first placeholder."""
+    if before == after:
+        return max(0, min((at for at in map(after.find, PLACEHOLDER.values()) if at >= 0), default=0))
+    pairs = enumerate(zip(before, after, strict=False))
+    return next((at for at, (old, new) in pairs if old != new), min(len(before), len(after)))
+
+
+def _cut(text: str, start: int = 0) -> str:
+    end = start + SAMPLE_CHARS
+    return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+
+
+def _text(row: Row) -> str:
+    """The row in one string; masked before it is cut, so that no half number is left."""
+    turns = [("text", row.text or "")] if row.messages is None else row.messages
+    text = "\n".join(f"{role or '?'}: {content}" for role, content in turns)
+    if row.label is not None:
+        text += f"\nlabel: {row.label}"
+    masked, _ = mask(text)
+    return masked
