@@ -1,0 +1,175 @@
+"""Runs forward passes of one base over planned rows: builds the step's tensors, returns logits to sample from.
+
+Knows the model, its cache and its adapters; nothing of requests, text or which row comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from typing import Any
+
+import torch
+
+from services.inference.engine.adapters import AdapterStore, StepAdapters
+from services.inference.engine.attention import (
+    IMPLEMENTATION,
+    DecodeGroup,
+    PagedCache,
+    Segment,
+    StepBatch,
+    UnsupportedModel,
+)
+from services.inference.engine.blocks import PADDING_BLOCK, BlockAllocator
+from services.inference.engine.linear import pack_linears
+from services.inference.engine.loading import load_model
+from services.inference.engine.request import EngineConfig, Priority
+from services.inference.engine.scheduler import Row, Sequence
+
+# A new decode group is opened when padding would cost more than one more round of small matmuls does.
+_GROUP_WASTE_TOKENS = 512
+_PROBE_TOKENS = 9
+
+
+class ModelRunner:
+    """One base in memory with its KV cache. Not thread-safe."""
+
+    def __init__(self, model: Any, config: EngineConfig) -> None:
+        """Take over `model`. Raises UnsupportedModel when paged attention does not give what the model does."""
+        self.device = torch.device(config.device)
+        self.allocator = BlockAllocator(config.kv_tokens, config.block_size)
+        self.cache = PagedCache(self.allocator.total + 1, config.block_size)
+        self.step_adapters = StepAdapters()
+        self._model = model
+        text_config = model.config.get_text_config()
+        self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
+        self.embeddings: int = model.get_input_embeddings().weight.shape[0]
+        self.context: int = (
+            getattr(text_config, "max_position_embeddings", None) or self.allocator.capacity_tokens
+        )
+        self._layers: int = text_config.num_hidden_layers
+        self._take_over(config)
+        self.adapters = AdapterStore(model, self.step_adapters, config.max_adapters)
+
+    @classmethod
+    def load(cls, path: str, config: EngineConfig) -> ModelRunner:
+        """Load a base from a folder. Raises UnsafeModel, BrokenModel or UnsupportedModel."""
+        return cls(load_model(path, dtype=config.dtype, device=config.device), config)
+
+    def bytes(self) -> int:
+        """Memory of the cache, the adapters and (about) the weights."""
+        weights = sum(p.nbytes for p in self._model.parameters()) + self._packed_bytes
+        return int(weights + self.cache.bytes() + self.adapters.bytes())
+
+    @torch.inference_mode()
+    def forward(self, rows: Rows[Row]) -> tuple[list[Row], torch.Tensor]:
+        """Compute the rows; returns those that sample, and their logits (rows, vocabulary) in that order.
+
+        Writes only the rows' own cache slots, so a pass that failed may be repeated, whole or in parts.
+        """
+        decodes = sorted((row for row in rows if row.count == 1), key=lambda row: row.start)
+        ordered = decodes + [row for row in rows if row.count > 1]
+        step, ids, positions, keep = self._batch(ordered, len(decodes))
+        self.step_adapters.set(
+            [row.sequence.adapter for row in ordered], [row.count for row in ordered], self.device
+        )
+        sampled = [row for row in ordered if row.samples]
+        if not sampled:
+            keep = [0]
+        output = self._model(
+            input_ids=ids,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=torch.tensor(keep, device=self.device),
+            step=step,
+        )
+        return sampled, output.logits[0][: len(sampled)]
+
+    def _batch(
+        self, rows: list[Row], decodes: int
+    ) -> tuple[StepBatch, torch.Tensor, torch.Tensor, list[int]]:
+        size = self.allocator.block_size
+        ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        keep: list[int] = []
+        segments = []
+        for number, row in enumerate(rows):
+            sequence, end = row.sequence, row.start + row.count
+            start = len(ids)
+            ids.extend(sequence.tokens[row.start : end])
+            positions.extend(range(row.start, end))
+            slots.extend(
+                sequence.blocks[place // size] * size + place % size for place in range(row.start, end)
+            )
+            if number >= decodes:
+                blocks = self._tensor(sequence.blocks[: self.allocator.blocks_for(end)])
+                segments.append(Segment(start, len(ids), row.start, blocks))
+            if row.samples:
+                keep.append(len(ids) - 1)
+        groups = self._groups([row.sequence for row in rows[:decodes]], positions)
+        step = StepBatch(self.cache, self._tensor(slots), groups, segments)
+        return step, self._tensor(ids).unsqueeze(0), self._tensor(positions).unsqueeze(0), keep
+
+    def _groups(self, sequences: list[Sequence], positions: list[int]) -> list[DecodeGroup]:
+        """Runs of sequences, sorted by length, in which padding to the longest stays cheap."""
+        groups: list[DecodeGroup] = []
+        start, waste = 0, 0
+        for end in range(1, len(sequences) + 1):
+            if end < len(sequences):
+                waste += (positions[end] - positions[end - 1]) * (end - start)
+                if waste <= _GROUP_WASTE_TOKENS:
+                    continue
+            longest = positions[end - 1] + 1
+            count = self.allocator.blocks_for(longest)
+            tables = [
+                s.blocks[:count] + [PADDING_BLOCK] * (count - len(s.blocks)) for s in sequences[start:end]
+            ]
+            lengths = self._tensor(positions[start:end]) + 1
+            width = count * self.allocator.block_size
+            groups.append(DecodeGroup(start, end, self._tensor(tables), lengths, longest, width))
+            start, waste = end, 0
+        return groups
+
+    def _tensor(self, values: list[Any]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.device)
+
+    @torch.inference_mode()
+    def _take_over(self, config: EngineConfig) -> None:
+        """Switch to paged attention and packed layers, and prove on a few tokens that nothing has changed."""
+        count = min(_PROBE_TOKENS, self.context, self.allocator.capacity_tokens)
+        tokens = [(7 + 13 * place) % self.embeddings for place in range(count)]
+        model, name = self._model, type(self._model).__name__
+        expected = model(input_ids=self._tensor([tokens]), use_cache=False).logits[0]
+        try:
+            model.set_attn_implementation(IMPLEMENTATION)
+        except (ValueError, KeyError) as exc:
+            raise UnsupportedModel(f"{name} does not take another attention function: {exc}") from exc
+        if model.config._attn_implementation != IMPLEMENTATION:
+            raise UnsupportedModel(f"{name} does not take another attention function")
+        packs = self.device.type == "cpu" and config.dtype == "float32"
+        self._packed_bytes = pack_linears(model) if packs else 0
+        got = self._probe(tokens)
+        if len(got) != len(expected) or not torch.allclose(got, expected, rtol=1e-3, atol=1e-3):
+            raise UnsupportedModel(
+                f"{name} computes something else under paged attention than by itself: its layers keep a state "
+                "that is not keys and values, or its options are not served"
+            )
+        self.cache.scrub(list(range(self.cache.blocks)))
+
+    def _probe(self, tokens: list[int]) -> torch.Tensor:
+        """All logits of `tokens`, through a prefill, a chunk after it, and one decode."""
+        blocks = list(range(1, self.allocator.blocks_for(len(tokens)) + 1))
+        sequence = Sequence("probe", "", Priority.BATCH, 0, tokens, len(tokens), blocks=blocks)
+        logits = []
+        cuts = sorted({0, len(tokens) // 2, len(tokens) - 1, len(tokens)})
+        for start, end in zip(cuts, cuts[1:], strict=False):
+            row = Row(sequence, start, end - start, samples=True)
+            step, ids, positions, _ = self._batch([row], 1 if row.count == 1 else 0)
+            output = self._model(input_ids=ids, position_ids=positions, use_cache=False, step=step)
+            if step.layers_seen != set(range(self._layers)):
+                raise UnsupportedModel(
+                    f"{type(self._model).__name__} has {self._layers} layers, of which only "
+                    f"{sorted(step.layers_seen)} use the shared attention interface"
+                )
+            logits.append(output.logits[0])
+        return torch.cat(logits)

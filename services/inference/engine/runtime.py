@@ -1,0 +1,341 @@
+"""One base being served: its runner, scheduler and tokenizers. A step is schedule -> run -> postprocess.
+
+Knows the generations submitted to it; nothing of other bases, of loading, or of who asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from services.inference.engine.adapters import AdapterWeights, UnsupportedAdapter
+from services.inference.engine.detokenize import Decode, Detokenizer
+from services.inference.engine.loading import end_tokens, load_tokenizer
+from services.inference.engine.request import (
+    EngineConfig,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Request,
+    Span,
+    Timings,
+    TokenDelta,
+    TokenLogprob,
+    Usage,
+)
+from services.inference.engine.runner import ModelRunner
+from services.inference.engine.sampler import Choice, choose
+from services.inference.engine.scheduler import Row, Scheduler, Sequence
+from services.inference.prompt import answer_room, render
+from shared.errors import HeliuError, InvalidInput
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A folder's tokenizer (None when it has none) and the tokens that end its answers."""
+
+    tokenizer: Any | None
+    ends: frozenset[int]
+
+    @classmethod
+    def load(cls, path: str) -> Codec:
+        tokenizer = load_tokenizer(path)
+        return cls(tokenizer, end_tokens(path, tokenizer))
+
+    def decoder(self) -> Decode:
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            return lambda _: ""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None and type(backend.model).__name__ == "BPE":
+            # What transformers' decode comes to for these, without its checks of every call.
+            return lambda ids: str(backend.decode(ids, skip_special_tokens=True))
+        return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+@dataclass(eq=False)
+class Generation:
+    """A request that has its prompt tokens, and all that has happened to it. Times are the engine's clock."""
+
+    request: Request
+    sequence: Sequence
+    limit: int
+    seed: int
+    ends: frozenset[int]
+    decode: Decode
+    text: Detokenizer
+    received: float
+    received_ns: int
+    started: float | None = None
+    first_token: float | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    pushed: int = 0
+    shown: int = 0
+
+    @property
+    def answer(self) -> list[int]:
+        return self.sequence.tokens[self.sequence.prompt_length :]
+
+
+class Runtime:
+    """Serves one base. Not thread-safe: the engine's thread owns it."""
+
+    def __init__(
+        self, runner: ModelRunner, codec: Codec, config: EngineConfig, clock: Callable[[], float]
+    ) -> None:
+        self._runner = runner
+        self._codec = codec
+        self._config = config
+        self._clock = clock
+        self._adapter_codecs: dict[str, Codec] = {}
+        self._generations: dict[str, Generation] = {}
+        self.scheduler = Scheduler(runner.allocator, config.max_slots, config.step_tokens)
+        self.adapters = runner.adapters
+        self.steps = 0
+        self.last_used = clock()
+        self.prompt_tokens = 0
+        self.answer_tokens = 0
+        self.preemptions = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self._generations
+
+    def bytes(self) -> int:
+        return self._runner.bytes()
+
+    def install_adapter(self, name: str, weights: AdapterWeights, codec: Codec) -> None:
+        """Make an adapter that was read available. Raises UnsupportedAdapter when it is not of this base."""
+        if codec.tokenizer is not None and len(codec.tokenizer) > self._runner.embeddings:
+            raise UnsupportedAdapter(
+                f"the adapter's tokenizer has {len(codec.tokenizer)} tokens, its base embeds "
+                f"{self._runner.embeddings}: it was trained on another base"
+            )
+        self.adapters.install(name, weights)
+        self._adapter_codecs[name] = codec if codec.tokenizer is not None else self._codec
+
+    def remove_adapter(self, name: str) -> None:
+        self.adapters.remove(name)
+
+    def submit(
+        self, request: Request, *, order: int, seed: int, received: float, received_ns: int
+    ) -> Generation:
+        """Tokenize and queue a request, whose adapter is in memory. Raises a typed error if it cannot be served."""
+        adapter = request.adapter.id if request.adapter is not None else None
+        codec = self._adapter_codecs[adapter] if adapter is not None else self._codec
+        prompt = self._prompt(request, codec)
+        context = min(self._runner.context, self._runner.allocator.capacity_tokens)
+        room = answer_room(
+            len(prompt),
+            request.sampling.max_tokens,
+            context=context,
+            default_max_tokens=self._config.default_max_tokens,
+        )
+        ends = frozenset() if request.sampling.ignore_eos else codec.ends | self._codec.ends
+        sequence = Sequence(request.id, request.tenant, request.priority, order, prompt, len(prompt), adapter)
+        decode = codec.decoder()
+        text = Detokenizer(decode, request.sampling.stop)
+        generation = Generation(
+            request, sequence, len(prompt) + room, seed, ends, decode, text, received, received_ns
+        )
+        self.resume(generation)
+        return generation
+
+    def resume(self, generation: Generation) -> None:
+        """Queue a generation that may have tokens from an earlier stay; its adapter is in memory."""
+        if generation.sequence.adapter is not None:
+            self.adapters.pin(generation.sequence.adapter)
+        self._generations[generation.request.id] = generation
+        self.scheduler.add(generation.sequence)
+        self.last_used = self._clock()
+
+    def withdraw(self, generation: Generation) -> None:
+        """Forget a generation, wherever it is; its blocks are free at once."""
+        del self._generations[generation.request.id]
+        self.scheduler.remove(generation.sequence)
+        if generation.sequence.adapter is not None:
+            self.adapters.unpin(generation.sequence.adapter)
+
+    def withdraw_all(self) -> list[Generation]:
+        generations = list(self._generations.values())
+        for generation in generations:
+            self.withdraw(generation)
+        return generations
+
+    def step(self) -> list[Event]:
+        """One forward pass, if anything is to be computed; returns what came of it."""
+        plan = self.scheduler.schedule()
+        self.preemptions += len(plan.preempted)
+        if not plan.rows:
+            return []
+        now = self._clock()
+        for row in plan.rows:
+            generation = self._generations[row.sequence.id]
+            if generation.started is None:
+                generation.started = now
+        events: list[Event] = []
+        self._run(plan.rows, events)
+        self.steps += 1
+        self.last_used = self._clock()
+        return events
+
+    def end(self, generation: Generation, reason: FinishReason) -> list[Event]:
+        """Withdraw a generation and say what it came to."""
+        self.withdraw(generation)
+        return conclude(generation, reason, self._clock())
+
+    def _prompt(self, request: Request, codec: Codec) -> list[int]:
+        if request.prompt_ids is not None:
+            worst = max(request.prompt_ids, default=0)
+            if not 0 <= min(request.prompt_ids, default=0) <= worst < self._runner.embeddings:
+                raise InvalidInput(
+                    f"prompt_ids must be from 0 to {self._runner.embeddings - 1}, got {worst}",
+                    param="prompt_ids",
+                )
+            return list(request.prompt_ids)
+        if codec.tokenizer is None:
+            raise InvalidInput("this model's folder has no tokenizer; give prompt_ids", param="messages")
+        return render(codec.tokenizer, messages=request.messages, prompt=request.prompt)
+
+    def _run(self, rows: list[Row], events: list[Event]) -> None:
+        """Compute and postprocess; a pass that fails is repeated in halves until the one at fault stands alone."""
+        try:
+            sampled, logits = self._runner.forward(rows)
+            choices = choose(logits, [self._sampling(row.sequence) for row in sampled])
+        except Exception as exc:  # noqa: BLE001 - whatever the model raises, it must not end the others
+            if len(rows) > 1:
+                self._run(rows[: len(rows) // 2], events)
+                self._run(rows[len(rows) // 2 :], events)
+            else:
+                self._fail(rows[0].sequence, exc, events)
+            return
+        for row in rows:
+            row.sequence.computed += row.count
+            self.prompt_tokens += 0 if row.samples and row.count == 1 else row.count
+        now = self._clock()
+        for row, choice in zip(sampled, choices, strict=True):
+            self._accept(self._generations[row.sequence.id], choice, now, events)
+
+    def _sampling(self, sequence: Sequence) -> tuple[Any, int, int]:
+        generation = self._generations[sequence.id]
+        return generation.request.sampling, generation.seed, len(sequence.tokens) - sequence.prompt_length
+
+    def _accept(self, generation: Generation, choice: Choice | None, now: float, events: list[Event]) -> None:
+        if choice is None:
+            self._fail(generation.sequence, None, events)
+            return
+        if generation.first_token is None:
+            generation.first_token = now
+        generation.sequence.tokens.append(choice.token)
+        self.answer_tokens += 1
+        if choice.logprob is not None:
+            text = generation.decode([choice.token])
+            generation.logprobs.append(TokenLogprob(choice.token, text, choice.logprob))
+        if choice.token in generation.ends or self._show(generation, events):
+            events.extend(self.end(generation, FinishReason.STOP))
+        elif len(generation.sequence.tokens) >= generation.limit:
+            events.extend(self.end(generation, FinishReason.LENGTH))
+
+    def _show(self, generation: Generation, events: list[Event]) -> bool:
+        """Decode the newest tokens where somebody watches or a stop string may come; True at a stop string."""
+        request = generation.request
+        if not (request.stream or request.sampling.stop):
+            return False
+        answer = generation.answer
+        piece = generation.text.push(answer[generation.pushed :])
+        generation.pushed = len(answer)
+        if piece.text and request.stream:
+            events.append(_delta(generation, piece.text))
+        return piece.stopped
+
+    def _fail(self, sequence: Sequence, cause: Exception | None, events: list[Event]) -> None:
+        generation = self._generations[sequence.id]
+        if cause is None:
+            # What it wrote may be non-finite too, and 0 x NaN would spoil the padding of whoever gets its blocks.
+            self._runner.cache.scrub(sequence.blocks)
+        self.withdraw(generation)
+        if cause is None:
+            message, code = "the model's output for this request is not finite", "model_output_invalid"
+        elif isinstance(cause, (MemoryError, torch.OutOfMemoryError)):
+            message, code = "the machine's memory does not hold this request", "out_of_memory"
+        else:
+            message, code = f"the forward pass failed: {type(cause).__name__}: {cause}", "engine_failed"
+        events.append(failure(generation.request.id, HeliuError(message, code=code)))
+
+
+def failure(request_id: str, error: HeliuError) -> Failed:
+    return Failed(request_id, error.code, error.message, error.param, error.retryable)
+
+
+def conclude(generation: Generation, reason: FinishReason, now: float) -> list[Event]:
+    """The last text of a generation that ends now, and its Finished event."""
+    request, answer = generation.request, generation.answer
+    events: list[Event] = []
+    tail = answer[generation.pushed :]
+    if tail and tail[-1] in generation.ends:
+        tail.pop()
+    pieces = []
+    # A stop string that ended it has already given out all there is.
+    if reason is not FinishReason.STOP or answer[-1] in generation.ends:
+        pieces = [generation.text.push(tail)]
+        if not pieces[0].stopped:
+            pieces.append(generation.text.finish())
+    shown = "".join(piece.text for piece in pieces)
+    if shown and request.stream:
+        events.append(_delta(generation, shown))
+    events.append(
+        Finished(
+            request.id,
+            generation.text.text,
+            tuple(answer),
+            reason,
+            Usage(generation.sequence.prompt_length, len(answer)),
+            *_times(generation, now),
+            tuple(generation.logprobs) if request.sampling.logprobs else None,
+        )
+    )
+    return events
+
+
+def _delta(generation: Generation, text: str) -> TokenDelta:
+    """The next delta: all tokens chosen since the last one."""
+    start, end = generation.shown, len(generation.answer)
+    generation.shown = end
+    return TokenDelta(generation.request.id, text, end - start, start, tuple(generation.logprobs[start:end]))
+
+
+def _times(generation: Generation, now: float) -> tuple[Timings, tuple[Span, ...]]:
+    received, started, first = generation.received, generation.started, generation.first_token
+    queued_until = now if started is None else started
+    filled_until = now if first is None else first
+    sequence = generation.sequence
+    timings = Timings(
+        queue=queued_until - received,
+        prefill=filled_until - queued_until,
+        decode=now - filled_until,
+        first_token=None if first is None else first - received,
+    )
+    marks: list[tuple[str, float | None, float, dict[str, int | float | str]]] = [
+        ("engine.queue", received, queued_until, {"priority": str(generation.request.priority)}),
+        ("engine.prefill", started, filled_until, {"tokens": sequence.prompt_length}),
+        (
+            "engine.decode",
+            first,
+            now,
+            {"tokens": len(sequence.tokens) - sequence.prompt_length, "preemptions": sequence.preemptions},
+        ),
+    ]
+
+    def nanoseconds(moment: float) -> int:
+        return generation.received_ns + int((moment - received) * 1e9)
+
+    spans = tuple(
+        Span(name, nanoseconds(start), nanoseconds(end), attributes)
+        for name, start, end, attributes in marks
+        if start is not None
+    )
+    return timings, spans

@@ -1,0 +1,224 @@
+"""Decides what each step computes: decodes first, then prefill chunks; priorities, fairness, preemption.
+
+Plain Python on deques; knows nothing of torch, text or time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from services.inference.engine.blocks import BlockAllocator
+from services.inference.engine.request import Priority
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """One request's tokens and cache. `computed` tokens have their keys and values in `blocks`."""
+
+    id: str
+    tenant: str
+    priority: Priority
+    order: int
+    tokens: list[int]
+    prompt_length: int
+    adapter: str | None = None
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    preemptions: int = 0
+
+    @property
+    def remaining(self) -> int:
+        """Tokens whose keys and values are still to be computed; 1 is a decode."""
+        return len(self.tokens) - self.computed
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`count` tokens of `sequence` from position `start`; `samples` when they reach its last token."""
+
+    sequence: Sequence
+    start: int
+    count: int
+    samples: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    rows: list[Row]
+    preempted: list[Sequence]
+
+
+class FairQueue:
+    """First in, first out for a tenant; round robin between tenants."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, deque[Sequence]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(len(line) for line in self._lines.values())
+
+    def __iter__(self) -> Iterator[Sequence]:
+        for line in self._lines.values():
+            yield from line
+
+    def push(self, sequence: Sequence) -> None:
+        self._lines.setdefault(sequence.tenant, deque()).append(sequence)
+
+    def push_front(self, sequence: Sequence) -> None:
+        """Back to the head: it was admitted once and has work to lose."""
+        self._lines.setdefault(sequence.tenant, deque()).appendleft(sequence)
+        self._lines.move_to_end(sequence.tenant, last=False)
+
+    def peek(self) -> Sequence | None:
+        for line in self._lines.values():
+            return line[0]
+        return None
+
+    def pop(self) -> Sequence:
+        tenant, line = next(iter(self._lines.items()))
+        sequence = line.popleft()
+        if line:
+            self._lines.move_to_end(tenant)
+        else:
+            del self._lines[tenant]
+        return sequence
+
+    def remove(self, sequence: Sequence) -> bool:
+        line = self._lines.get(sequence.tenant)
+        if line is None or sequence not in line:
+            return False
+        line.remove(sequence)
+        if not line:
+            del self._lines[sequence.tenant]
+        return True
+
+
+class Scheduler:
+    """Admits sequences into `max_slots` slots and plans steps of about `step_tokens` tokens.
+
+    A sequence must fit the cache alone (`fits`), so the oldest one always makes progress.
+    """
+
+    def __init__(self, allocator: BlockAllocator, max_slots: int, step_tokens: int) -> None:
+        self.allocator = allocator
+        self.max_slots = max_slots
+        self.step_tokens = step_tokens
+        self.admitting: frozenset[Priority] = frozenset(Priority)
+        self.running: list[Sequence] = []
+        self._waiting = {Priority.LIVE: FairQueue(), Priority.BATCH: FairQueue()}
+
+    def fits(self, tokens: int) -> bool:
+        return self.allocator.blocks_for(tokens) <= self.allocator.total
+
+    def add(self, sequence: Sequence) -> None:
+        self._waiting[sequence.priority].push(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that finished, failed or was cancelled; its blocks are free at once."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self._waiting[sequence.priority].remove(sequence)
+        self._release(sequence)
+
+    def waiting(self, priority: Priority) -> int:
+        return len(self._waiting[priority])
+
+    def preempt_batch(self) -> list[Sequence]:
+        """Send every running batch row back to the queue, with the tokens it has."""
+        rows = [sequence for sequence in self.running if sequence.priority is Priority.BATCH]
+        for sequence in reversed(rows):
+            self._preempt(sequence)
+        return rows
+
+    def schedule(self) -> Plan:
+        """The next step: every decode, then prefill chunks, live before batch, up to the token budget."""
+        planned: dict[str, Row] = {}
+        preempted: list[Sequence] = []
+        self.running.sort(key=_age)
+        self._plan_decodes(planned, preempted)
+        # However many decodes there are, prefill moves on by a block.
+        budget = max(self.step_tokens - len(planned), self.allocator.block_size)
+        for priority in (Priority.LIVE, Priority.BATCH):
+            for sequence in self.running:
+                if sequence.priority is priority and sequence.id not in planned and budget > 0:
+                    budget -= self._plan_prefill(sequence, budget, planned)
+            while budget > 0 and (admitted := self._admit(priority, planned, preempted)) is not None:
+                budget -= self._plan_prefill(admitted, budget, planned)
+        return Plan(list(planned.values()), preempted)
+
+    def _plan_decodes(self, planned: dict[str, Row], preempted: list[Sequence]) -> None:
+        # Oldest live first; a victim is always younger than who needs its blocks, so never yet planned.
+        for sequence in list(self.running):
+            if sequence.remaining != 1 or sequence in preempted:
+                continue
+            while not self._grow(sequence, len(sequence.tokens)):
+                victim = self.running[-1]
+                self._preempt(victim)
+                preempted.append(victim)
+                if victim is sequence:
+                    break
+            else:
+                planned[sequence.id] = Row(sequence, sequence.computed, 1, samples=True)
+
+    def _plan_prefill(self, sequence: Sequence, budget: int, planned: dict[str, Row]) -> int:
+        count = min(sequence.remaining, budget)
+        planned[sequence.id] = Row(sequence, sequence.computed, count, samples=count == sequence.remaining)
+        return count
+
+    def _admit(
+        self, priority: Priority, planned: dict[str, Row], preempted: list[Sequence]
+    ) -> Sequence | None:
+        queue = self._waiting[priority]
+        sequence = queue.peek()
+        if sequence is None or priority not in self.admitting:
+            return None
+        while not self._has_room(sequence):
+            victim = self._youngest_batch() if priority is Priority.LIVE else None
+            if victim is None:
+                return None
+            planned.pop(victim.id, None)
+            self._preempt(victim)
+            preempted.append(victim)
+        queue.pop()
+        self._grow(sequence, len(sequence.tokens))
+        self.running.append(sequence)
+        return sequence
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        """A slot, blocks for all its tokens, and for batch rows a reserve so that the others can grow."""
+        reserve = len(self.running) // 4 if sequence.priority is Priority.BATCH else 0
+        needed = self.allocator.blocks_for(len(sequence.tokens)) + reserve
+        return len(self.running) < self.max_slots and needed <= self.allocator.free
+
+    def _youngest_batch(self) -> Sequence | None:
+        rows = [sequence for sequence in self.running if sequence.priority is Priority.BATCH]
+        return max(rows, key=_age) if rows else None
+
+    def _grow(self, sequence: Sequence, tokens: int) -> bool:
+        needed = self.allocator.blocks_for(tokens) - len(sequence.blocks)
+        if needed <= 0:
+            return True
+        blocks = self.allocator.take(needed)
+        if blocks is None:
+            return False
+        sequence.blocks.extend(blocks)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.preemptions += 1
+        self._waiting[sequence.priority].push_front(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.allocator.give_back(sequence.blocks)
+        sequence.blocks = []
+        sequence.computed = 0
+
+
+def _age(sequence: Sequence) -> tuple[bool, int]:
+    """Sort key: live before batch, older before younger."""
+    return (sequence.priority is Priority.BATCH, sequence.order)
