@@ -1,0 +1,33 @@
+"""`python -m services.data_governance.main`: a worker of the queue `data`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+
+from services.data_governance import tasks
+from shared.contracts.base import JobContract
+from shared.contracts.data_governance import BuildVersion
+from shared.errors import HeliuError
+from shared.runner import Handler
+from shared.settings import read_settings
+from shared.worker import Worker, WorkerSpec, open_platform
+
+SLOTS = 1
+
+
+def main() -> int:
+    try:
+        settings = read_settings(os.environ)
+        platform = open_platform(settings, "data_governance")
+    except HeliuError as exc:
+        sys.stderr.write(f"data_governance: {exc.message}\n")
+        return 78
+    handlers: dict[type[JobContract], Handler] = {BuildVersion: partial(tasks.build_version, platform)}
+    spec = WorkerSpec("data_governance", {BuildVersion.queue_for(): settings.slots or SLOTS})
+    return Worker(platform, spec, handlers).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Queue entries of data governance: one function a contract."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from services.data_governance import repository
+from services.data_governance.build import Progress, Stopped, VersionResult
+from services.data_governance.build import build_version as build
+from shared.contracts.data_governance import BuildVersion
+from shared.contracts.recipe_text import parse_recipe
+from shared.db import Connection
+from shared.runner import JobContext, Outcome
+from shared.worker import Platform
+
+PROGRESS_S = 1.0
+
+
+def build_version(platform: Platform, ctx: JobContext, job: BuildVersion) -> Outcome:
+    """Govern one upload into a dataset version; a failed gate is an outcome, not an error."""
+    recipe = parse_recipe(job.recipe) if job.recipe is not None else None
+    told = 0.0
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal told
+        if time.monotonic() - told > PROGRESS_S:
+            ctx.progress(**asdict(progress))
+            told = time.monotonic()
+
+    work = platform.settings.home / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{job.dataset_id}-", dir=work) as scratch:
+        with platform.tracing.span("data.build", parent=ctx.span.traceparent) as span:
+            try:
+                result = build(
+                    platform.artifacts.path(job.artifact),
+                    recipe,
+                    Path(scratch),
+                    source_name=job.filename,
+                    source_sha256=job.artifact.removeprefix("sha256:"),
+                    on_progress=on_progress,
+                    should_stop=ctx.asked.is_set,
+                )
+            except Stopped:
+                ctx.check()
+                raise
+            span.set(rows_in=result.report["rows_in"], rows_kept=result.rows["total"])
+        with platform.tracing.span("data.store", parent=ctx.span.traceparent):
+            artifact = platform.artifacts.put_tree(result.folder)
+    return Outcome(
+        result={
+            "dataset_id": job.dataset_id,
+            "dataset": job.dataset_name,
+            "version_id": result.id,
+            "artifact": artifact,
+            "rows": result.rows,
+            "rows_in": result.report["rows_in"],
+            "dropped": result.report["dropped"],
+            "gate": result.report["gate"],
+        },
+        write=lambda connection: _publish(connection, ctx, job, result, artifact),
+    )
+
+
+def _publish(
+    connection: Connection, ctx: JobContext, job: BuildVersion, result: VersionResult, artifact: str
+) -> None:
+    repository.add_version(
+        connection,
+        tenant=ctx.job.tenant_id,
+        dataset_id=job.dataset_id,
+        job_id=ctx.job.id,
+        file_id=job.file_id,
+        artifact=artifact,
+        version_id=result.id,
+        rows=result.rows,
+        report=result.report,
+    )

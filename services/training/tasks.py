@@ -1,0 +1,213 @@
+"""Queue entries of training: one function a contract, each around a run in a child process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from services.training import repository
+from services.training.supervise import Sink, supervise
+from shared.contracts.training import DataRef, Evaluate, FineTune, Pretrain
+from shared.db import retrying
+from shared.errors import InvalidInput
+from shared.jobs import new_id
+from shared.runner import JobContext, Outcome
+from shared.worker import Platform
+
+
+
+def pretrain(platform: Platform, ctx: JobContext, job: Pretrain) -> Outcome:
+    """A base from scratch; a finished base can be served and tuned at once."""
+    run = _Run(platform, ctx, job.name)
+    spec = {
+        "kind": "pretrain",
+        "seed": job.seed,
+        "data": run.data(job.data, None),
+        "hyperparameters": job.hyperparameters.model_dump(exclude_defaults=True),
+    }
+    result = run.train(spec)
+    artifact = platform.artifacts.put_tree(Path(result["output_dir"]))
+    run.clean()
+    return Outcome(
+        result={
+            "model": job.name,
+            "artifact": artifact,
+            "trained_tokens": result["trained_tokens"],
+            **result["data"],
+        },
+        write=lambda connection: repository.add_model(
+            connection,
+            ctx.job.tenant_id,
+            job.name,
+            artifact=artifact,
+            job_id=ctx.job.id,
+            dataset_version=job.data.id,
+            info=result["data"],
+        ),
+    )
+
+
+def fine_tune(platform: Platform, ctx: JobContext, job: FineTune) -> Outcome:
+    """An adapter (LoRA) or a new base (full) from a base and conversations."""
+    name = f"ft:{job.base.model}:{job.suffix or 'heliu'}:{ctx.job.id[-8:]}"
+    run = _Run(platform, ctx, name)
+    spec = {
+        "kind": "sft",
+        "seed": job.seed,
+        "data": run.data(job.training, job.validation),
+        "base_dir": run.folder(job.base.base_artifact),
+        "hyperparameters": job.hyperparameters.model_dump(exclude_unset=True),
+    }
+    if job.base.adapter_artifact is not None:
+        raise InvalidInput(
+            f"{job.base.model} is an adapter; tune its base instead (stacked adapters are not served)",
+            param="model",
+        )
+    result = run.train(spec)
+    artifact = platform.artifacts.put_tree(Path(result["output_dir"]))
+    run.clean()
+    lora = job.hyperparameters.method == "lora"
+    return Outcome(
+        result={
+            "fine_tuned_model": name,
+            "artifact": artifact,
+            "trained_tokens": result["trained_tokens"],
+            **result["data"],
+        },
+        write=lambda connection: repository.add_model(
+            connection,
+            ctx.job.tenant_id,
+            name,
+            artifact=artifact,
+            job_id=ctx.job.id,
+            dataset_version=job.training.id,
+            info=result["data"],
+            base_id=job.base.model,
+            base_artifact=job.base.base_artifact if lora else None,
+        ),
+    )
+
+
+def evaluate(platform: Platform, ctx: JobContext, job: Evaluate) -> Outcome:
+    """Greedy answers to held-out conversations, scored."""
+    run = _Run(platform, ctx, job.model.model)
+    spec = {
+        "kind": "evaluate",
+        "seed": job.seed,
+        "data": {"train": [], "validation": run.data(job.data, None)["validation"]},
+        "base_dir": run.folder(job.model.base_artifact),
+        "adapter_dir": run.folder(job.model.adapter_artifact) if job.model.adapter_artifact else None,
+        "hyperparameters": {"limit": job.limit},
+    }
+    result = run.train(spec)
+    run.clean()
+    return Outcome(result={"model": job.model.model, "dataset": job.data.id, **result["data"]})
+
+
+class _Run:
+    """One attempt's folders and what its child reports: events, metrics, checkpoints, spans."""
+
+    def __init__(self, platform: Platform, ctx: JobContext, model_name: str) -> None:
+        self._platform = platform
+        self._ctx = ctx
+        self._model_name = model_name
+        # A folder for each attempt: a zombie of an earlier one can disturb nothing.
+        self._scratch = platform.settings.home / "work" / f"{ctx.job.id}-{ctx.job.epoch}"
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._cache = platform.settings.home / "cache"
+
+    def folder(self, tree: str) -> str:
+        """The local folder of an artifact tree."""
+        return str(self._platform.artifacts.materialize(tree, self._cache).absolute())
+
+    def data(self, training: DataRef, validation: DataRef | None) -> dict[str, list[str]]:
+        """Local paths of train and validation; raises InvalidInput for a version that fails its gate."""
+        self._ctx.progress(phase="validating")
+        train = self._paths(training)
+        if validation is not None:
+            return {"train": train, "validation": self._paths(validation)}
+        return {"train": train, "validation": train if training.kind == "version" else []}
+
+    def _paths(self, ref: DataRef) -> list[str]:
+        if ref.kind == "file":
+            # The child tells formats apart by name; objects in the store have none.
+            path = self._scratch / f"{ref.id}.jsonl"
+            if not path.exists():
+                path.symlink_to(self._platform.artifacts.path(ref.artifact).absolute())
+            return [str(path.absolute())]
+        folder = Path(self.folder(ref.artifact))
+        gate = json.loads((folder / "manifest.json").read_bytes())["gate"]
+        if not gate["passed"]:
+            raise InvalidInput(
+                f"dataset version {ref.id} fails its gate: {'; '.join(gate['reasons'])}",
+                code="dataset_gate_failed",
+                param="training_file",
+            )
+        return [str(path) for path in sorted(folder.glob("data/*.parquet"))]
+
+    def train(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Run the child to its result frame. Raises Stopped, ChildCrashed, or the child's own typed error."""
+        ctx, settings = self._ctx, self._platform.settings
+        checkpoint = ctx.job.progress.get("checkpoint")
+        frame = {
+            **spec,
+            "workdir": str((self._scratch / "run").absolute()),
+            "output_dir": str((self._scratch / "output").absolute()),
+            "resume_from": self.folder(checkpoint["artifact"]) if checkpoint else None,
+            **({"threads": settings.threads} if settings.threads else {}),
+        }
+        if checkpoint:
+            ctx.event("message", f"resuming from the checkpoint at step {checkpoint['step']}")
+        ctx.progress(phase="running")
+        sink = Sink(
+            event=lambda level, message, data: ctx.event("message", message, data, level),
+            metrics=self._metrics,
+            checkpoint=self._checkpoint,
+            span=lambda name, start, end, attributes: self._platform.tracing.record(
+                name, start, end, parent=ctx.span.traceparent, attributes=attributes
+            ),
+            progress=lambda step, total: ctx.progress(step=step, total_steps=total),
+            touch=ctx.touch,
+        )
+        return supervise(ctx, frame, sink, grace_s=settings.drain_seconds * 0.8)
+
+    def _metrics(self, step: int, data: dict[str, Any]) -> None:
+        job = self._ctx.job.id
+        if "train_loss" in data:
+            self._platform.metrics.train_loss.labels(job).set(data["train_loss"])
+        if "tokens_per_second" in data:
+            self._platform.metrics.train_tokens.labels(job).set(data["tokens_per_second"])
+        loss = f", training loss={data['train_loss']:.4f}" if "train_loss" in data else ""
+        self._ctx.event(
+            "metrics", f"Step {step}/{data.get('total_steps', '?')}{loss}", {"step": step, **data}
+        )
+
+    def _checkpoint(self, step: int, path: Path, metrics: dict[str, Any]) -> None:
+        """Store the folder, then move the job's pointer to it under the fence: resume reads the pointer only."""
+        ctx = self._ctx
+        artifact = self._platform.artifacts.put_tree(path)
+
+        def write() -> None:
+            with ctx.transaction() as connection:
+                repository.add_checkpoint(
+                    connection,
+                    new_id("ftckpt_"),
+                    ctx.job.tenant_id,
+                    ctx.job.id,
+                    step=step,
+                    epoch=ctx.job.epoch,
+                    artifact=artifact,
+                    model_id=f"{self._model_name}:ckpt-step-{step}",
+                    metrics=metrics,
+                )
+                repository.set_checkpoint(connection, ctx.job.id, step, artifact)
+
+        retrying(write, attempts=8, patience=0.2)
+        ctx.job.progress["checkpoint"] = {"step": step, "artifact": artifact}
+        ctx.event("message", f"checkpoint at step {step}", {"step": step})
+
+    def clean(self) -> None:
+        """Drop the attempt's folders; what counts is in the artifact store."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
