@@ -100,6 +100,9 @@ def _utf8_run(match: re.Match[str]) -> str:
         fixed = bytes(_BYTES[ch] for ch in match[0]).decode("utf-8")
     except UnicodeDecodeError:
         return match[0]
+    if not _ordinary(fixed):
+        # Control characters are what a mistake made twice leaves in between.
+        fixed = _UTF8_RUN.sub(_utf8_run, fixed)
     return fixed if _ordinary(fixed) else match[0]
 
 

@@ -49,7 +49,7 @@ _ALONE = r"(?<![0-9][ \-.])"
 _ALONE_END = r"(?![ \-][0-9])"
 _MOBILE = re.compile(
     # "+86 138..." and "0086138...", or the bare number
-    r"(?:(?<![0-9A-Za-z+])(?:\+|00)86[ \-]?|(?<![0-9A-Za-z+])\(\+?86\) ?|(?<![0-9])(?<![0-9]\.))"
+    r"(?:(?<![0-9A-Za-z+])(?:\+|00)86[ \-]?|(?<![0-9A-Za-z+])\(\+?86\) ?|(?<![0-9+])(?<![0-9]\.))"
     r"(?:1[3-9][0-9]{9}"
     + _END
     + r"|"
@@ -67,7 +67,7 @@ _LANDLINE = re.compile(
 )
 # E.164 with its plus sign, in groups; and the North American grouping without one (800 and 400 are hotlines).
 _INTERNATIONAL = re.compile(
-    r"(?<![0-9A-Za-z+])\+[1-9][0-9]{0,2}(?:[ \-.]?\(?[0-9]{1,4}\)?){2,6}" + _END + _ALONE_END
+    r"(?<![0-9A-Za-z+])\+[1-9][0-9]{0,2}(?:[ \-.]?(?:\([0-9]{1,4}\)|[0-9]{1,4})){2,6}" + _END + _ALONE_END
 )
 _NORTH_AMERICA = re.compile(
     r"(?<![0-9A-Za-z+.])"

@@ -14,7 +14,7 @@ from typing import Any
 from services.data_governance.ingest.bad_rows import BadRow
 from services.data_governance.rows import Message, Row, make_row_id
 from shared.contracts.recipe import InputMapping
-from shared.contracts.recipe_check import did_you_mean
+from shared.contracts.recipe_text import did_you_mean
 from shared.errors import InvalidInput
 
 MAX_DEPTH = 32
