@@ -253,7 +253,7 @@ def ensure_database(url: str) -> bool:
         with psycopg.connect(url, dbname="postgres", autocommit=True, connect_timeout=2) as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(str(name))))
-    except psycopg.OperationalError:
+    except psycopg.Error:
         return False
     return True
 

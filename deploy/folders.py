@@ -22,7 +22,7 @@ from shared.errors import ConfigurationError
 OUTSIDE = Path("/var/lib/heliu")  # not /var/tmp: that is swept by age
 UNPRIVILEGED = "nobody"
 SOCKET_FOLDER_BYTES = 85  # of the 107 (103 on macOS) that a socket's path may have, less the file's own name
-SECRETS = ("postgres_password", "valkey_password", "otlp_token")
+SECRETS = ("postgres_password", "valkey_password", "otlp_token", "key_pepper")
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,17 @@ def is_private(folder: Path, uid: int) -> bool:
 def write_private(path: Path, text: str, *, owner: Owner | None = None, sync: bool = True) -> None:
     """Write a 0600 file whole: readers see the old text or the new one."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    if owner:
-        os.chown(name, owner.uid, owner.gid)
-    Path(name).replace(path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        if owner:
+            os.chown(name, owner.uid, owner.gid)
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def take_lock(path: Path, *, wait: bool = False) -> IO[str] | None:
@@ -151,6 +154,12 @@ def postgres_place(home: Path, installed: Path, *, store: Path | None = None) ->
     if owner and not may_pass(installed / "bin", owner):
         binaries = _copy_binaries(installed, folder / "install")
     return Place(folder, binaries, owner, outside)
+
+
+def recorded_cluster(home: Path) -> Path | None:
+    """The data folder of the cluster of `home`, where one was made."""
+    record = home / "postgres.json"
+    return Path(json.loads(record.read_text())["folder"]) / "data" if record.exists() else None
 
 
 def _copy_binaries(installed: Path, target: Path) -> Path:

@@ -13,55 +13,21 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy import control, embedded, folders, logs, orphans, processes
-from deploy.processes import Identity
-from deploy.table import Spec, Table
+from deploy.managed import Process
+from deploy.table import Table
 from shared.errors import HeliuError, InvalidInput
 
 log = logging.getLogger("supervisor")
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between a fall and the restart
-STEADY_SECONDS = 60.0  # ready for so long, a process is forgiven its earlier falls
 HOUSEKEEPING_SECONDS = 10.0
-
-
-@dataclass
-class Process:
-    """One process of the table. state: waiting, starting, ready, backoff, stopping, stopped, done, failed."""
-
-    spec: Spec
-    index: int
-    state: str = "waiting"
-    child: subprocess.Popen[bytes] | None = None
-    identity: Identity | None = None
-    since: float = 0.0  # wall clock, when the state began
-    restarts: int = 0
-    falls: int = 0  # in a row
-    due: float = 0.0  # monotonic; backoff: next start, stopping: next stronger signal
-    asked: int = 0  # how many signals a stopping process has had
-    retired: bool = False  # forget it once it has stopped
-    last_exit: int | None = None
-
-    @property
-    def name(self) -> str:
-        return self.spec.process_name(self.index)
-
-    @property
-    def satisfied(self) -> bool:
-        return self.state == ("done" if self.spec.kind == "task" else "ready")
-
-    def enter(self, state: str) -> None:
-        log.info("process_%s %s", state, self.name)
-        self.state, self.since = state, time.time()
 
 
 class Supervisor:
@@ -117,7 +83,7 @@ class Supervisor:
         """Look at everything once; False when all has stopped and was meant to."""
         for process in self.processes:
             self._reap(process)
-        self._orphans.watch({p.child.pid for p in self.processes if p.child})
+        self._orphans.watch(self._children())
         self.processes = [p for p in self.processes if not (p.retired and p.state == "stopped")]
         if self.stopping:
             self._stop_next_stage()
@@ -149,7 +115,7 @@ class Supervisor:
         elif process.state == "starting" and self._is_ready(process):
             process.enter("ready")
         elif process.state == "stopping" and now >= process.due:
-            self._press(process)
+            process.press()
 
     def _needs_met(self, process: Process) -> bool:
         wanted = set(process.spec.needs)
@@ -166,7 +132,7 @@ class Supervisor:
         if spec.kind == "service":
             env |= {"HELIU_WORKER_INDEX": str(process.index), "HELIU_READY_FILE": str(ready_file)}
         try:
-            process.child = processes.spawn(
+            child = processes.spawn(
                 spec.argv,
                 log=logs.path(self.home, spec.name, process.index),
                 env=None if spec.is_server else env,
@@ -176,10 +142,9 @@ class Supervisor:
             )
         except OSError as exc:  # no memory, no file left: the machine may recover
             log.error("process_not_started %s: %s", process.name, exc)
-            self._fall(process, None)
-            return
-        process.identity = processes.identify(process.child.pid)
-        process.enter("starting")
+            process.fall(None)
+        else:
+            process.started(child)
 
     def _is_ready(self, process: Process) -> bool:
         spec = process.spec
@@ -196,47 +161,12 @@ class Supervisor:
         """Take note of an end: wanted, or a fall that is mended after a pause."""
         if process.child is None or process.child.poll() is None:
             return
-        code, lasted = process.child.returncode, time.time() - process.since
-        process.child, process.identity, process.last_exit = None, None, code
+        process.ended(process.child.returncode, wanted=self.stopping)
         self._ready_file(process).unlink(missing_ok=True)
-        self._orphans.adopt({p.child.pid for p in self.processes if p.child})
-        if process.state == "stopping" or self.stopping:
-            process.enter("stopped")
-        elif process.spec.kind == "task":
-            process.enter("done" if code == 0 else "failed")
-        else:
-            if process.state == "ready" and lasted >= STEADY_SECONDS:
-                process.falls = 0
-            self._fall(process, code)
+        self._orphans.adopt(self._children())
 
-    def _fall(self, process: Process, code: int | None) -> None:
-        process.falls += 1
-        process.restarts += 1
-        process.due = time.monotonic() + min(FIRST_PAUSE * 2 ** min(process.falls - 1, 10), LONGEST_PAUSE)
-        log.warning("process_fell %s exit=%s falls=%d", process.name, code, process.falls)
-        process.enter("backoff")
-
-    def _stop(self, process: Process) -> None:
-        if process.state == "stopping":
-            return
-        if process.child is None:
-            process.enter("stopped")
-            return
-        process.asked = 0
-        process.enter("stopping")
-        self._press(process)
-
-    def _press(self, process: Process) -> None:
-        """The next stronger signal: a request to drain, after the grace the hard one, and in the end SIGKILL."""
-        spec = process.spec
-        steps = [(spec.stop_signal, spec.grace), (spec.hard_signal, 10.0), (signal.SIGKILL, 5.0)]
-        number, patience = steps[min(process.asked, 2)]
-        if process.asked:
-            log.warning("process_pressed %s signal=%d", process.name, number)
-        if process.identity:
-            processes.send(process.identity, number, group=number == signal.SIGKILL)
-        process.asked += 1
-        process.due = time.monotonic() + patience
+    def _children(self) -> set[int]:
+        return {process.child.pid for process in self.processes if process.child}
 
     # --- everything at once
 
@@ -250,7 +180,7 @@ class Supervisor:
             if process.child is None and process.state in ("waiting", "backoff"):
                 process.enter("stopped")
             elif process.child and process.spec.stage == stage:
-                self._stop(process)
+                process.stop()
 
     # --- what others see
 
@@ -268,26 +198,15 @@ class Supervisor:
             "control": str(self.control_path),
             "gateway": self.table.gateway,
             "stopping": self.stopping,
-            "processes": [
-                {
-                    "name": p.name,
-                    "service": p.spec.name,
-                    "kind": p.spec.kind,
-                    "state": p.state,
-                    "pid": p.child.pid if p.child else None,
-                    "started": p.identity.started if p.identity else None,
-                    "restarts": p.restarts,
-                    "falls": p.falls,
-                    "since": p.since,
-                    "last_exit": p.last_exit,
-                    "log": str(logs.path(self.home, p.spec.name, p.index)),
-                }
-                for p in self.processes
-            ],
+            "processes": [process.describe(self.home) for process in self.processes],
         }
 
     def _serve(self, server: socket.socket) -> None:
-        connection, _ = server.accept()
+        try:
+            connection, _ = server.accept()
+        except OSError as exc:  # the client is gone again, or no descriptor is left
+            log.warning("control_not_accepted: %s", exc)
+            return
         with connection:
             try:
                 request = control.receive(connection)
@@ -309,7 +228,7 @@ class Supervisor:
             case {"do": "scale", "service": str(name), "count": int(count)}:
                 self._scale(name, count)
             case {"do": "stop", "process": str(name)}:
-                self._stop(self._named(name))
+                self._named(name).stop()
             case {"do": "start", "process": str(name)}:
                 process = self._named(name)
                 if process.state in ("stopped", "backoff", "failed"):
@@ -336,7 +255,7 @@ class Supervisor:
         kept = sorted((p for p in self.processes if p.spec is spec and not p.retired), key=lambda p: p.index)
         for process in kept[count:]:
             process.retired = True
-            self._stop(process)
+            process.stop()
         # a number is free again once its process has ended, so no two ever share a name
         taken = {p.index for p in self.processes if p.spec is spec}
         free = (index for index in range(1, 1000) if index not in taken)
