@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
 from typing import Any
 
 from shared import job_store, semconv
@@ -25,34 +24,12 @@ from shared.errors import HeliuError, Unavailable
 from shared.job_store import LeaseLost
 from shared.jobs import Job, NewJob, Status
 from shared.metrics import Metrics
+from shared.stop import ChildCrashed, Stop, Stopped
 from shared.telemetry import Span, Tracing
 
 log = logging.getLogger(__name__)
 
 BACKOFF_BASE_S, BACKOFF_CAP_S = 1.0, 60.0
-
-
-class Stop(StrEnum):
-    """Why a running job is asked to stop."""
-
-    CANCEL = "cancel"
-    PAUSE = "pause"
-    DRAIN = "drain"
-    LOST = "lost"
-    TIME_LIMIT = "time_limit"
-    STALLED = "stalled"
-
-
-class Stopped(Exception):
-    """Raised by a handler that has stopped because it was asked to."""
-
-    def __init__(self, reason: Stop) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
-
-
-class ChildCrashed(Exception):
-    """The child process of a handler died without an answer; counted apart from attempts."""
 
 
 @dataclass(frozen=True)

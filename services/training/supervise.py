@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from shared.child import Child, ChildGone
 from shared.errors import HeliuError
 from shared.frames import Frame
-from shared.runner import ChildCrashed, Stop, Stopped
+from shared.stop import ChildCrashed, Stop, Stopped
 
 PROGRESS_S = 1.0
 

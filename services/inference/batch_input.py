@@ -1,0 +1,203 @@
+"""Reads a batch's input: every line checked against the endpoint before any is run, then cut into shards.
+
+Streams; memory holds the ids that were seen and one line. Knows no queue and no SQL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from shared.contracts.chat import ChatRequest, check_text, parse_chat
+from shared.errors import HeliuError, InvalidInput
+
+MAX_LINE_BYTES = 1024 * 1024
+MAX_ROWS = 50_000
+MAX_ERRORS = 100
+KEYS = frozenset({"custom_id", "method", "url", "body"})
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the input: its number from 1, and the bytes that it lies at."""
+
+    number: int
+    start: int
+    end: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """One checked request of a batch."""
+
+    custom_id: str
+    request: ChatRequest
+
+
+@dataclass(frozen=True)
+class LineError:
+    """What is wrong with one line, in the shape of OpenAI's batch errors."""
+
+    line: int | None
+    code: str
+    message: str
+    param: str | None
+
+
+@dataclass(frozen=True)
+class ShardRange:
+    """`count` rows from row `first` (from 0), at bytes `start` to `end`."""
+
+    first: int
+    count: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole input: its rows, its shards, the models that it asks for, and what is wrong with it."""
+
+    rows: int
+    shards: tuple[ShardRange, ...]
+    models: tuple[str, ...]
+    errors: tuple[LineError, ...]
+
+
+def lines(source: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[Line]:
+    """Lines between two byte offsets without their ends; blank lines are passed over.
+
+    Raises InvalidInput for a line over MAX_LINE_BYTES, which is never held whole.
+    """
+    source.seek(start)
+    position, number = start, 0
+    while end is None or position < end:
+        content = source.readline(MAX_LINE_BYTES + 1)
+        if not content:
+            return
+        number += 1
+        if len(content) > MAX_LINE_BYTES:
+            raise InvalidInput(
+                f"line {number} is longer than {MAX_LINE_BYTES} bytes",
+                code="line_too_long",
+                param=str(number),
+            )
+        line = Line(number, position, position + len(content), content.rstrip(b"\r\n"))
+        position = line.end
+        if line.content.strip():
+            yield line
+
+
+def parse_row(content: bytes, endpoint: str) -> BatchRow:
+    """One line as a request; raises InvalidInput naming the place."""
+    try:
+        row = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(f"not UTF-8: byte {exc.start} of the line", code="invalid_json_line") from exc
+    except RecursionError as exc:
+        raise InvalidInput("nested too deeply", code="invalid_json_line") from exc
+    except ValueError as exc:
+        raise InvalidInput(f"not JSON: {exc}", code="invalid_json_line") from exc
+    if not isinstance(row, dict):
+        raise InvalidInput(
+            f"a line must be a JSON object, got {type(row).__name__}", code="invalid_json_line"
+        )
+    for key in sorted(KEYS - row.keys()):
+        raise InvalidInput(f"missing {key!r}", code="missing_required_parameter", param=key)
+    for key in sorted(row.keys() - KEYS):
+        raise InvalidInput(f"unknown key {key!r}; a line has {', '.join(sorted(KEYS))}", param=key)
+    custom_id = row["custom_id"]
+    if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= 512:
+        raise InvalidInput("custom_id must be a string of 1 to 512 characters", param="custom_id")
+    check_text(custom_id, "custom_id")
+    if row["method"] != "POST":
+        raise InvalidInput(
+            f"method must be 'POST', got {row['method']!r}", code="invalid_method", param="method"
+        )
+    if row["url"] != endpoint:
+        raise InvalidInput(
+            f"url must be the batch's endpoint {endpoint!r}, got {row['url']!r}",
+            code="invalid_url",
+            param="url",
+        )
+    if not isinstance(row["body"], dict):
+        raise InvalidInput("body must be a JSON object", param="body")
+    try:
+        request = parse_chat(row["body"])
+    except HeliuError as exc:
+        raise InvalidInput(exc.message, code=exc.code, param=f"body.{exc.param}") from exc
+    if request.stream:
+        raise InvalidInput("stream is not allowed in a batch", param="body.stream")
+    return BatchRow(custom_id, request)
+
+
+def plan(source: BinaryIO, endpoint: str, known_models: Collection[str], shard_rows: int) -> Plan:
+    """Check every line and cut the input into shards. Wrong lines are listed (the first MAX_ERRORS), never raised."""
+    errors: list[LineError] = []
+    seen: set[bytes] = set()
+    models: set[str] = set()
+    shards: list[ShardRange] = []
+    rows = 0
+    first: Line | None = None
+    last: Line | None = None
+    count = 0
+    try:
+        for line in lines(source):
+            if rows >= MAX_ROWS:
+                errors.append(
+                    LineError(line.number, "too_many_rows", f"a batch has at most {MAX_ROWS} lines", None)
+                )
+                break
+            rows += 1
+            try:
+                row = parse_row(line.content, endpoint)
+                _check_row(row, seen, known_models)
+                models.add(row.request.model)
+            except InvalidInput as exc:
+                if len(errors) < MAX_ERRORS:
+                    errors.append(
+                        LineError(line.number, exc.code, f"line {line.number}: {exc.message}", exc.param)
+                    )
+            first, last, count = first or line, line, count + 1
+            if count == shard_rows:
+                shards.append(ShardRange(rows - count, count, first.start, line.end))
+                first, count = None, 0
+    except InvalidInput as exc:
+        errors.append(LineError(int(exc.param or 0), exc.code, exc.message, None))
+    if first is not None and last is not None:
+        shards.append(ShardRange(rows - count, count, first.start, last.end))
+    if rows == 0 and not errors:
+        errors.append(LineError(None, "empty_file", "the input file has no lines", None))
+    return Plan(rows, tuple(shards), tuple(sorted(models)), tuple(errors))
+
+
+def _check_row(row: BatchRow, seen: set[bytes], known_models: Collection[str]) -> None:
+    mark = hashlib.blake2b(row.custom_id.encode(), digest_size=16).digest()
+    if mark in seen:
+        raise InvalidInput(
+            f"custom_id {row.custom_id!r} stands on an earlier line too; each must be its own",
+            code="duplicate_custom_id",
+            param="custom_id",
+        )
+    seen.add(mark)
+    if row.request.model not in known_models:
+        raise InvalidInput(
+            f"the model {row.request.model!r} does not exist", code="model_not_found", param="body.model"
+        )
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands twice in one object")
+        found[key] = value
+    return found

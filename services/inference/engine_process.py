@@ -1,0 +1,172 @@
+"""The worker's engine: one child process that many threads ask, restarted when it dies. Knows frames, no models.
+
+A death of the child fails what was in it with a typed, retryable error; the next request starts a new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from shared.child import Child, ChildGone
+from shared.errors import Unavailable
+from shared.frames import Frame
+
+log = logging.getLogger(__name__)
+
+RESTART_PAUSE_S = (0.0, 0.5, 1.0, 2.0, 5.0)
+
+
+class EngineCrashed(Unavailable):
+    """The engine's process died with this request in it."""
+
+    code = "engine_crashed"
+
+
+class Call:
+    """One request in the engine: its frames, and a way to give it up."""
+
+    def __init__(
+        self, request_id: str, process: EngineProcess, heard: queue.SimpleQueue[Frame] | None = None
+    ) -> None:
+        self.id = request_id
+        self._process = process
+        self.heard = heard if heard is not None else queue.SimpleQueue()
+
+    def frames(self, poll_s: float = 0.25) -> Iterator[Frame | None]:
+        """Yield the request's frames up to `done` or `error`, and None at every pause of `poll_s`."""
+        while True:
+            try:
+                frame = self.heard.get(timeout=poll_s)
+            except queue.Empty:
+                yield None
+                continue
+            yield frame
+            if frame["type"] in ("done", "error"):
+                return
+
+    def cancel(self) -> None:
+        self._process.cancel(self.id)
+
+
+class EngineProcess:
+    """Starts the child at the first request; thread-safe."""
+
+    def __init__(self, config: dict[str, Any], *, module: str = "services.inference.child") -> None:
+        self._config = {"op": "configure", **config}
+        self._module = module
+        self._lock = threading.Lock()
+        self._calls: dict[str, Call] = {}
+        self._child: Child | None = None
+        self._crashes = 0
+        self._closed = False
+        self.models: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Have a living child, waiting until it is ready. Raises EngineCrashed when it will not start."""
+        with self._lock:
+            self._ensure()
+
+    def submit(self, request: Frame, heard: queue.SimpleQueue[Frame] | None = None) -> Call:
+        """Hand a `generate` frame to the engine; its frames go to `heard`, which several calls may share.
+
+        Raises EngineCrashed when the engine does not take it.
+        """
+        call = Call(request["id"], self, heard)
+        with self._lock:
+            child = self._ensure()
+            self._calls[call.id] = call
+            try:
+                child.send({"op": "generate", **request})
+            except ChildGone as exc:
+                del self._calls[call.id]
+                raise EngineCrashed(str(exc)) from exc
+        return call
+
+    def cancel(self, request_id: str) -> None:
+        with self._lock:
+            if self._child is not None and request_id in self._calls:
+                try:
+                    self._child.send({"op": "cancel", "id": request_id})
+                except ChildGone as exc:
+                    log.debug("cancel_too_late", extra={"request": request_id, "error": str(exc)})
+
+    def _ensure(self) -> Child:
+        if self._closed:
+            raise Unavailable("this worker is stopping", code="worker_stopping")
+        if self._child is not None and self._child.alive:
+            return self._child
+        time.sleep(RESTART_PAUSE_S[min(self._crashes, len(RESTART_PAUSE_S) - 1)])
+        child = Child(self._module)
+        ready = threading.Event()
+        thread = threading.Thread(target=self._listen, args=(child, ready), name="engine", daemon=True)
+        thread.start()
+        try:
+            child.send(self._config)
+        except ChildGone as exc:
+            raise EngineCrashed(str(exc)) from exc
+        if not ready.wait(120) or not child.alive:
+            child.kill()
+            self._crashes += 1
+            raise EngineCrashed(f"the engine did not start: {child.how_it_ended()}")
+        self._child = child
+        return child
+
+    def _listen(self, child: Child, ready: threading.Event) -> None:
+        for frame in child.frames(poll_s=5.0):
+            if frame is None:
+                continue
+            kind = frame["type"]
+            if kind == "ready":
+                ready.set()
+            elif kind == "loaded":
+                self.models[str(frame.get("adapter_id") or frame.get("base_id"))] = frame.get("seconds")
+            elif "id" in frame and frame["id"] is not None:
+                self._hand_out(frame)
+            elif kind == "error":
+                log.error("engine_error", extra={"code": frame.get("code"), "error": frame.get("message")})
+        ready.set()
+        self._fail_all(child)
+
+    def _hand_out(self, frame: Frame) -> None:
+        ended = frame["type"] in ("done", "error")
+        call = self._calls.pop(frame["id"], None) if ended else self._calls.get(frame["id"])
+        if ended:
+            self._crashes = 0
+        if call is not None:
+            call.heard.put(frame)
+
+    def _fail_all(self, child: Child) -> None:
+        how = child.how_it_ended()
+        with self._lock:
+            if self._child is child:
+                self._child = None
+                self.models.clear()
+            calls, self._calls = list(self._calls.values()), {}
+            if not self._closed:
+                self._crashes += 1
+                log.error("engine_died", extra={"how": how, "requests": len(calls)})
+        for call in calls:
+            call.heard.put(
+                {
+                    "type": "error",
+                    "id": call.id,
+                    "code": "engine_crashed",
+                    "message": f"the engine died with this request in it: {how}",
+                    "param": None,
+                    "retryable": True,
+                }
+            )
+        child.close()
+
+    def close(self) -> None:
+        """End the child; what is still in it fails."""
+        with self._lock:
+            self._closed = True
+            child = self._child
+        if child is not None:
+            child.close()

@@ -1,0 +1,62 @@
+"""`python -m services.inference.main`: a worker of the pool's live and batch queues. Never imports torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from functools import partial
+
+from services.inference import tasks
+from services.inference.engine_process import EngineProcess
+from shared.contracts.base import JobContract
+from shared.contracts.inference import Batch, BatchShard, Generate
+from shared.errors import HeliuError
+from shared.runner import Handler
+from shared.settings import read_settings
+from shared.worker import Worker, WorkerSpec, open_platform
+
+# Two: while one commits its last rows, the other keeps the engine full.
+SHARDS = 2
+
+
+def main() -> int:
+    try:
+        settings = read_settings(os.environ)
+        platform = open_platform(settings, "inference", max_connections=12)
+    except HeliuError as exc:
+        sys.stderr.write(f"inference: {exc.message}\n")
+        return 78
+    engine = EngineProcess(
+        {
+            "max_slots": settings.engine_slots,
+            "kv_tokens": settings.engine_kv_tokens,
+            "max_models": settings.engine_max_models,
+            **({"threads": settings.threads} if settings.threads else {}),
+        }
+    )
+    jobs: dict[type[JobContract], Handler] = {
+        Batch: partial(tasks.batch, platform),
+        BatchShard: partial(tasks.shard, platform, engine),
+    }
+    spec = WorkerSpec(
+        "inference",
+        {Batch.queue_for(settings.pool): SHARDS},
+        live_queue=Generate.queue_for(settings.pool),
+        live_slots=settings.slots or settings.engine_slots,
+    )
+    worker = Worker(
+        platform,
+        spec,
+        jobs,
+        {Generate: partial(tasks.generate, platform, engine)},
+        on_stop=[engine.close],
+        info=lambda: {"models": dict(engine.models)},
+    )
+    # Loading torch takes seconds: begin now, so that the first request does not wait for it.
+    threading.Thread(target=engine.start, name="engine-start", daemon=True).start()
+    return worker.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

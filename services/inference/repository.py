@@ -1,0 +1,127 @@
+"""SQL of batch rows, and of the files and usage that a batch leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from services.inference.answers import StoredRow
+from shared.db import Connection
+
+ADD_ROW = """
+INSERT INTO inference.batch_row (batch_id, row_no, tenant_id, custom_id, status_code, body, prompt_tokens,
+    completion_tokens, epoch) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+
+ADD_USAGE = """
+INSERT INTO gateway.usage (tenant_id, api_key_id, request_id, job_id, endpoint, model, model_artifact, pool, status,
+    prompt_tokens, completion_tokens, seconds, trace_id)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+
+DONE_ROWS = "SELECT row_no FROM inference.batch_row WHERE batch_id = %s AND row_no >= %s AND row_no < %s"
+
+COUNTS = """
+SELECT count(*) FILTER (WHERE status_code = 200) AS completed, count(*) FILTER (WHERE status_code <> 200) AS failed,
+    COALESCE(sum(prompt_tokens), 0) AS prompt_tokens, COALESCE(sum(completion_tokens), 0) AS completion_tokens
+FROM inference.batch_row WHERE batch_id = %s"""
+
+PAGE = """
+SELECT row_no, custom_id, status_code, body FROM inference.batch_row
+WHERE batch_id = %s AND row_no > %s ORDER BY row_no LIMIT %s"""
+
+SHARD_ERRORS = """
+SELECT payload, error, state FROM core.job WHERE parent_id = %s AND state <> 'succeeded' ORDER BY id"""
+
+ADD_FILE = """
+INSERT INTO gateway.file (id, tenant_id, filename, purpose, bytes, artifact, job_id)
+VALUES (%s, %s, %s, 'batch_output', %s, %s, %s)"""
+
+PAGE_ROWS = 500
+
+
+def add_rows(
+    connection: Connection,
+    *,
+    tenant: UUID,
+    batch_id: str,
+    epoch: int,
+    rows: Sequence[StoredRow],
+    endpoint: str,
+    pool: str,
+    api_key_id: str | None,
+    trace_id: str | None,
+) -> None:
+    """Insert rows, and a usage row for each answer, in the caller's fenced transaction. A row twice is an error."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            ADD_ROW,
+            [
+                (
+                    batch_id,
+                    row.row_no,
+                    tenant,
+                    row.custom_id,
+                    row.status_code,
+                    Jsonb(row.body),
+                    row.prompt_tokens,
+                    row.completion_tokens,
+                    epoch,
+                )
+                for row in rows
+            ],
+        )
+        cursor.executemany(
+            ADD_USAGE,
+            [
+                (
+                    tenant,
+                    api_key_id,
+                    f"{batch_id}:{row.row_no}",
+                    batch_id,
+                    endpoint,
+                    row.model,
+                    row.model_artifact,
+                    pool,
+                    "ok",
+                    row.prompt_tokens,
+                    row.completion_tokens,
+                    row.seconds,
+                    trace_id,
+                )
+                for row in rows
+                if row.status_code == 200
+            ],
+        )
+
+
+def done_rows(connection: Connection, batch_id: str, first: int, count: int) -> set[int]:
+    """Numbers of the rows in the range that are stored already."""
+    rows = connection.execute(DONE_ROWS, (batch_id, first, first + count)).fetchall()
+    return {row["row_no"] for row in rows}
+
+
+def counts(connection: Connection, batch_id: str) -> dict[str, int]:
+    row = connection.execute(COUNTS, (batch_id,)).fetchone()
+    assert row is not None
+    return {name: int(value) for name, value in row.items()}
+
+
+def page(connection: Connection, batch_id: str, after: int) -> list[dict[str, Any]]:
+    """The next rows by number, at most PAGE_ROWS."""
+    return connection.execute(PAGE, (batch_id, after, PAGE_ROWS)).fetchall()
+
+
+def unfinished_shards(
+    connection: Connection, batch_id: str
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
+    """(payload, error, state) of every shard that did not succeed."""
+    for row in connection.execute(SHARD_ERRORS, (batch_id,)).fetchall():
+        yield row["payload"], row["error"] or {}, row["state"]
+
+
+def add_output_file(
+    connection: Connection, file_id: str, tenant: UUID, filename: str, size: int, artifact: str, job_id: str
+) -> None:
+    connection.execute(ADD_FILE, (file_id, tenant, filename, size, artifact, job_id))

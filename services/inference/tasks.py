@@ -1,0 +1,296 @@
+"""Queue entries of inference: the live answer, the batch and its shards."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from services.inference import repository
+from services.inference.answers import StoredRow, row_error
+from services.inference.batch_input import lines, parse_row, plan
+from services.inference.engine_process import EngineProcess
+from services.inference.output_files import OutputFiles
+from services.inference.shard import Pending, ShardRun
+from shared import semconv
+from shared.contracts.inference import Batch, BatchShard, Generate, ModelRef
+from shared.db import Connection, retrying
+from shared.errors import HeliuError, InvalidInput
+from shared.jobs import NewJob, Status, new_id
+from shared.live_server import LiveContext
+from shared.runner import JobContext, Outcome, Waiting
+from shared.worker import Platform
+
+SHARDS_IN_ONE_TRACE = 80
+
+
+def models_for_engine(platform: Platform, model: ModelRef) -> dict[str, Any]:
+    """The engine's `base` and `adapter` of a request, fetched into the local cache at first use."""
+    cache = platform.settings.home / "cache"
+
+    def local(artifact: str) -> dict[str, str]:
+        return {"id": artifact, "path": str(platform.artifacts.materialize(artifact, cache).absolute())}
+
+    return {
+        "base": local(model.base_artifact),
+        "adapter": local(model.adapter_artifact) if model.adapter_artifact else None,
+    }
+
+
+def generate(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Generate) -> dict[str, Any]:
+    """One live answer: tokens as they come, then the whole with its usage."""
+    with platform.tracing.span(
+        f"chat {call.model.name}",
+        parent=ctx.span.traceparent,
+        attributes={
+            semconv.GEN_AI_OPERATION: "chat",
+            semconv.GEN_AI_REQUEST_MODEL: call.model.name,
+            semconv.TENANT: ctx.tenant,
+        },
+    ) as span:
+        running = engine.submit(
+            {
+                "id": f"{ctx.request}.{ctx.attempt}",
+                "tenant": ctx.tenant,
+                "priority": "live",
+                **models_for_engine(platform, call.model),
+                "messages": [message.model_dump() for message in call.messages],
+                "prompt": None,
+                "sampling": {**call.sampling.model_dump(mode="json"), "logprobs": False},
+            }
+        )
+        cancelled = False
+        for frame in running.frames():
+            if ctx.cancelled.is_set() and not cancelled:
+                running.cancel()
+                cancelled = True
+            if frame is None:
+                continue
+            if frame["type"] == "token":
+                ctx.send("token", {"text": frame["text"], "tokens": frame["tokens"]})
+            elif frame["type"] == "error":
+                raise HeliuError(
+                    frame["message"],
+                    code=frame["code"],
+                    param=frame.get("param"),
+                    retryable=frame["retryable"],
+                )
+            elif frame["type"] == "done":
+                for part in frame.get("spans", ()):
+                    platform.tracing.record(
+                        part["name"],
+                        part["start_ns"],
+                        part["end_ns"],
+                        parent=span.traceparent,
+                        attributes=part.get("attributes"),
+                    )
+                usage, timings = frame["usage"], frame["timings"]
+                span.set_all(
+                    {
+                        semconv.GEN_AI_INPUT_TOKENS: usage["prompt_tokens"],
+                        semconv.GEN_AI_OUTPUT_TOKENS: usage["completion_tokens"],
+                        semconv.GEN_AI_FINISH_REASONS: [frame["finish_reason"]],
+                    }
+                )
+                _count(platform, call.model.name, usage, timings)
+                return {
+                    "text": frame["text"],
+                    "finish_reason": frame["finish_reason"],
+                    "usage": usage,
+                    "timings": timings,
+                }
+    raise HeliuError("the engine ended a request without an answer", code="engine_failed", retryable=True)
+
+
+def _count(platform: Platform, model: str, usage: dict[str, int], timings: dict[str, float]) -> None:
+    metrics = platform.metrics
+    metrics.tokens.labels(model, "input").inc(usage["prompt_tokens"])
+    metrics.tokens.labels(model, "output").inc(usage["completion_tokens"])
+    if timings.get("first_token_s") is not None:
+        metrics.first_token.labels(model).observe(timings["first_token_s"])
+    if usage["completion_tokens"] > 1:
+        metrics.per_token.labels(model).observe(timings["decode_s"] / (usage["completion_tokens"] - 1))
+
+
+def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
+    """First time: check the input and hand out shards. When they have ended: put the files together."""
+    if ctx.job.progress.get("phase") in ("rows", "finalizing"):
+        return _finalize(platform, ctx, job)
+    with platform.tracing.span("batch.plan", parent=ctx.span.traceparent) as span:
+        with platform.artifacts.open(job.artifact) as source:
+            planned = plan(source, job.endpoint, job.models.keys(), platform.settings.shard_rows)
+        span.set(rows=planned.rows, shards=len(planned.shards), errors=len(planned.errors))
+    if planned.errors:
+        first = planned.errors[0]
+        return Outcome(
+            status=Status.FAILED,
+            result={"errors": [asdict(error) for error in planned.errors], "total": planned.rows},
+            error={"code": first.code, "message": first.message, "line": first.line, "param": first.param},
+        )
+    models = {name: job.models[name] for name in planned.models}
+    own_traces = len(planned.shards) > SHARDS_IN_ONE_TRACE
+    children = []
+    for shard in planned.shards:
+        payload = BatchShard(
+            batch_id=ctx.job.id,
+            artifact=job.artifact,
+            endpoint=job.endpoint,
+            models=models,
+            first=shard.first,
+            count=shard.count,
+            start=shard.start,
+            end=shard.end,
+        )
+        traceparent = ctx.span.traceparent
+        if own_traces:
+            root = platform.tracing.start("batch.shard", links=[traceparent])
+            root.end()
+            traceparent = root.traceparent
+        children.append(
+            NewJob(
+                id=new_id(BatchShard.id_prefix),
+                tenant_id=ctx.job.tenant_id,
+                kind=BatchShard.kind,
+                queue=BatchShard.queue_for(job.pool),
+                payload=payload.dump(),
+                priority=ctx.job.priority,
+                max_attempts=BatchShard.max_attempts,
+                max_crashes=BatchShard.max_crashes,
+                cost=shard.count / platform.settings.shard_rows,
+                parent_id=ctx.job.id,
+                api_key_id=ctx.job.api_key_id,
+                traceparent=traceparent,
+            )
+        )
+    return Waiting(
+        children,
+        {
+            "phase": "rows",
+            "total": planned.rows,
+            "models": list(planned.models),
+            "in_progress_at": int(time.time()),
+            "finalize_on_cancel": True,
+        },
+    )
+
+
+def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: BatchShard) -> Outcome:
+    """Answer the shard's rows that are not stored yet; what was stored before a crash stays."""
+    with ctx.transaction() as connection:
+        done = repository.done_rows(connection, job.batch_id, job.first, job.count)
+    pending = []
+    with platform.artifacts.open(job.artifact) as source:
+        for offset, line in enumerate(lines(source, job.start, job.end)):
+            if job.first + offset not in done:
+                row = parse_row(line.content, job.endpoint)
+                pending.append(Pending(job.first + offset, row, job.models[row.request.model]))
+
+    def store(rows: list[StoredRow]) -> None:
+        numbers = {row.row_no for row in rows}
+
+        def write() -> None:
+            with ctx.transaction() as connection:
+                if numbers <= repository.done_rows(connection, job.batch_id, job.first, job.count):
+                    return  # an earlier COMMIT got through and only its reply was lost
+                repository.add_rows(
+                    connection,
+                    tenant=ctx.job.tenant_id,
+                    batch_id=job.batch_id,
+                    epoch=ctx.job.epoch,
+                    rows=rows,
+                    endpoint=job.endpoint,
+                    pool=platform.settings.pool,
+                    api_key_id=ctx.job.api_key_id,
+                    trace_id=ctx.job.trace_id,
+                )
+
+        retrying(write, attempts=8, patience=0.2)
+        ctx.touch()
+
+    run = ShardRun(engine, job.batch_id, str(ctx.job.tenant_id), ctx.job.epoch, store)
+    run.answer(pending, ctx, lambda model: models_for_engine(platform, model))
+    return Outcome(result={"rows": job.count, "answered_before": len(done)})
+
+
+def _finalize(platform: Platform, ctx: JobContext, job: Batch) -> Outcome:
+    """Error rows for what no shard answered, then output and error file, and the end, in one transaction."""
+    ctx.progress(phase="finalizing", finalizing_at=int(time.time()))
+    cancelled = ctx.job.cancel_requested_at is not None
+    total = int(ctx.job.progress["total"])
+    _fill_gaps(platform, ctx, job, cancelled)
+    work = platform.settings.home / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=ctx.job.id, dir=work) as scratch:
+        files = OutputFiles(Path(scratch), ctx.job.id)
+        after = -1
+        while True:
+            with ctx.transaction() as connection:
+                rows = repository.page(connection, ctx.job.id, after)
+            if not rows:
+                break
+            files.add(rows)
+            after = rows[-1]["row_no"]
+            ctx.touch()
+        with ctx.transaction() as connection:
+            counts = repository.counts(connection, ctx.job.id)
+        if counts["completed"] + counts["failed"] != total:
+            raise HeliuError(
+                f"batch {ctx.job.id} has {counts['completed'] + counts['failed']} rows stored of {total}",
+                code="internal_error",
+                retryable=True,
+            )
+        stored = {
+            name: (*platform.artifacts.put(path.open("rb")), new_id("file-")) for name, path in files.close()
+        }
+
+    def write(connection: Connection) -> None:
+        for name, (artifact, size, file_id) in stored.items():
+            filename = f"{ctx.job.id}_{name}.jsonl"
+            repository.add_output_file(
+                connection, file_id, ctx.job.tenant_id, filename, size, artifact, ctx.job.id
+            )
+
+    return Outcome(
+        status=Status.CANCELLED if cancelled else Status.SUCCEEDED,
+        result={
+            "total": total,
+            **counts,
+            "output_file_id": stored["output"][2] if "output" in stored else None,
+            "error_file_id": stored["error"][2] if "error" in stored else None,
+        },
+        write=write,
+    )
+
+
+def _fill_gaps(platform: Platform, ctx: JobContext, job: Batch, cancelled: bool) -> None:
+    with ctx.transaction() as connection:
+        unfinished = list(repository.unfinished_shards(connection, ctx.job.id))
+    for payload, error, state in unfinished:
+        part = BatchShard.model_validate(payload)
+        code = "batch_cancelled" if cancelled else str(error.get("code", f"shard_{state}"))
+        message = "the batch was cancelled before this row" if cancelled else str(error.get("message", state))
+        with ctx.transaction() as connection, platform.artifacts.open(job.artifact) as source:
+            done = repository.done_rows(connection, ctx.job.id, part.first, part.count)
+            rows = []
+            for offset, line in enumerate(lines(source, part.start, part.end)):
+                if part.first + offset in done:
+                    continue
+                try:
+                    custom_id = parse_row(line.content, job.endpoint).custom_id
+                except InvalidInput as exc:
+                    raise HeliuError(f"a checked line no longer parses: {exc.message}") from exc
+                status = 499 if cancelled else 500
+                rows.append(StoredRow(part.first + offset, custom_id, status, row_error(code, message)))
+            repository.add_rows(
+                connection,
+                tenant=ctx.job.tenant_id,
+                batch_id=ctx.job.id,
+                epoch=ctx.job.epoch,
+                rows=rows,
+                endpoint=job.endpoint,
+                pool=job.pool,
+                api_key_id=None,
+                trace_id=None,
+            )
