@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import AttentionInterface
 
 from shared.errors import HeliuError
@@ -161,7 +161,7 @@ def paged_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001 - the interface's; there is never one
     *,
     step: StepBatch,
     scaling: float | None = None,
@@ -228,7 +228,7 @@ def _prefill(
     windowed = window is not None and total > window
     if segment.context == 0 and not windowed:
         k, v = _repeat_heads(k, repeat), _repeat_heads(v, repeat)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+        out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
         return out[0].transpose(0, 1)
     index = segment.index(k.shape[1])
     all_k = cache.gather(cache.keys[layer], index, 1)[:, :, :total]
@@ -236,7 +236,7 @@ def _prefill(
     all_k, all_v = _repeat_heads(all_k, repeat), _repeat_heads(all_v, repeat)
     if windowed or q.device.type != "cpu" or q.shape[3] != all_v.shape[3]:
         mask = segment.mask(window, q.device)
-        out = F.scaled_dot_product_attention(q, all_k, all_v, attn_mask=mask, scale=scale)
+        out = scaled_dot_product_attention(q, all_k, all_v, attn_mask=mask, scale=scale)
         return out[0].transpose(0, 1)
     return _joined(q, all_k, all_v, segment.context, scale)[0].transpose(0, 1)
 

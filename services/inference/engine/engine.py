@@ -136,6 +136,11 @@ class Engine:
         return bool(self._entries or self._loads or self._outbox)
 
     @property
+    def runnable(self) -> bool:
+        """A step would give something now, without waiting for a load."""
+        return bool(self._outbox) or any(not runtime.idle for runtime in self._runtimes.values())
+
+    @property
     def drained(self) -> bool:
         return self._draining and not self._entries and not self._outbox
 
@@ -189,8 +194,7 @@ class Engine:
 
     def wait(self, timeout: float | None = None) -> None:
         """Sleep until a load ends, if nothing else is to be done; else return at once."""
-        busy = self._outbox or any(not runtime.idle for runtime in self._runtimes.values())
-        if self._loads and not busy:
+        if self._loads and not self.runnable:
             wait(self._loads, timeout=timeout, return_when=FIRST_COMPLETED)
 
     def generate(self, requests: Iterable[Request]) -> list[Finished | Failed]:

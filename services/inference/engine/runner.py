@@ -6,6 +6,7 @@ Knows the model, its cache and its adapters; nothing of requests, text or which 
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -162,7 +163,7 @@ class ModelRunner:
         sequence = Sequence("probe", "", Priority.BATCH, 0, tokens, len(tokens), blocks=blocks)
         logits = []
         cuts = sorted({0, len(tokens) // 2, len(tokens) - 1, len(tokens)})
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in pairwise(cuts):
             row = Row(sequence, start, end - start, samples=True)
             step, ids, positions, _ = self._batch([row], 1 if row.count == 1 else 0)
             output = self._model(input_ids=ids, position_ids=positions, use_cache=False, step=step)
