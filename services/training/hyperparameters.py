@@ -1,0 +1,121 @@
+"""The hyperparameters of each kind of run: names, ranges, defaults, strict parsing. Knows no torch.
+
+`None` inside means "auto": the run picks the value once it has seen the data and the model, and reports it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from shared.errors import InvalidInput
+
+T = TypeVar("T")
+
+
+def _number(kind: type, low: float, high: float, default: Any = None) -> Any:
+    return field(default=default, metadata={"kind": kind, "low": low, "high": high})
+
+
+def _choice(*options: str) -> Any:
+    return field(default=options[0], metadata={"kind": str, "options": options})
+
+
+@dataclass(frozen=True)
+class PretrainHyperparameters:
+    """A Llama-shaped model from scratch. With the defaults: 1.4 million parameters."""
+
+    vocab_size: int = _number(int, 300, 200_000, 4096)
+    hidden_size: int = _number(int, 8, 16_384, 128)
+    layers: int = _number(int, 1, 200, 4)
+    heads: int = _number(int, 1, 256, 2)
+    context_length: int = _number(int, 16, 131_072, 512)
+    n_epochs: int | None = _number(int, 1, 1000)
+    max_steps: int | None = _number(int, 1, 10_000_000)
+    batch_size: int | None = _number(int, 1, 4096)
+    learning_rate: float | None = _number(float, 1e-8, 1.0)
+    warmup_ratio: float = _number(float, 0.0, 0.999, 0.05)
+    max_seconds: float | None = _number(float, 1.0, 1e8)
+    checkpoint_every: int | None = _number(int, 1, 10_000_000)
+    log_every: int | None = _number(int, 1, 10_000_000)
+
+
+@dataclass(frozen=True)
+class SftHyperparameters:
+    """Supervised fine-tuning on the assistant's answers: a LoRA adapter, or every weight."""
+
+    method: str = _choice("lora", "full")
+    lora_r: int | None = _number(int, 1, 512)
+    lora_alpha: float | None = _number(float, 1e-3, 10_000.0)
+    lora_dropout: float = _number(float, 0.0, 0.99, 0.0)
+    target_modules: str | tuple[str, ...] = field(default="auto", metadata={"kind": tuple})
+    n_epochs: int | None = _number(int, 1, 1000)
+    max_steps: int | None = _number(int, 1, 10_000_000)
+    batch_size: int | None = _number(int, 1, 4096)
+    learning_rate: float | None = _number(float, 1e-8, 1.0)
+    learning_rate_multiplier: float = _number(float, 1e-4, 10_000.0, 1.0)
+    warmup_ratio: float = _number(float, 0.0, 0.999, 0.05)
+    max_length: int | None = _number(int, 16, 131_072)
+    max_seconds: float | None = _number(float, 1.0, 1e8)
+    checkpoint_every: int | None = _number(int, 1, 10_000_000)
+    log_every: int | None = _number(int, 1, 10_000_000)
+
+
+@dataclass(frozen=True)
+class EvaluateHyperparameters:
+    """How many held-out conversations are answered, and how."""
+
+    limit: int = _number(int, 1, 100_000, 200)
+    batch_size: int = _number(int, 1, 4096, 32)
+    max_new_tokens: int | None = _number(int, 1, 131_072)
+
+
+def parse(cls: type[T], given: Mapping[str, Any]) -> T:
+    """Build `cls` from outside values; "auto" leaves the default. Raises InvalidInput that names the field."""
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # every caller passes a dataclass
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "known are " + ", ".join(sorted(known)) + "."
+            raise InvalidInput(f"unknown hyperparameter {name!r}; {hint}", param=f"hyperparameters.{name}")
+        if value is None or value == "auto":
+            continue
+        values[name] = _checked(name, value, known[name].metadata)
+    parsed = cls(**values)
+    if isinstance(parsed, PretrainHyperparameters):
+        _check_shape(parsed)
+    return parsed
+
+
+def _checked(name: str, value: Any, rule: Mapping[str, Any]) -> Any:
+    param = f"hyperparameters.{name}"
+    if "options" in rule:
+        if value not in rule["options"]:
+            raise InvalidInput(
+                f"{name} is {value!r}; it must be one of {', '.join(rule['options'])}", param=param
+            )
+        return value
+    if rule["kind"] is tuple:
+        if isinstance(value, list | tuple) and value and all(isinstance(v, str) and v for v in value):
+            return tuple(value)
+        raise InvalidInput(f'{name} is {value!r}; it must be "auto" or a list of module names', param=param)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (rule["kind"] is int and int(value) != value):
+        want = "a whole number" if rule["kind"] is int else "a number"
+        raise InvalidInput(f'{name} is {value!r}; it must be {want} or "auto"', param=param)
+    if not rule["low"] <= value <= rule["high"]:
+        raise InvalidInput(f"{name} is {value}; it must be from {rule['low']} to {rule['high']}", param=param)
+    return rule["kind"](value)
+
+
+def _check_shape(p: PretrainHyperparameters) -> None:
+    if p.hidden_size % p.heads or (p.hidden_size // p.heads) % 2:
+        raise InvalidInput(
+            f"hidden_size {p.hidden_size} over {p.heads} heads is no even head size; "
+            "hidden_size must be a multiple of 2 x heads",
+            param="hyperparameters.hidden_size",
+        )

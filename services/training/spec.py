@@ -1,0 +1,62 @@
+"""What a training child is asked to do: the first frame on its stdin, checked. Knows no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import InvalidInput
+
+Kind = Literal["pretrain", "sft", "evaluate"]
+
+
+class DataPaths(BaseModel):
+    """Local files: governed Parquet (rows are picked by their `split` column) or JSONL."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: tuple[Path, ...] = ()
+    validation: tuple[Path, ...] = ()
+
+
+class Spec(BaseModel):
+    """One run. `workdir` holds checkpoints and scratch; `output_dir` is made by the run and must not exist yet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    workdir: Path
+    output_dir: Path
+    resume_from: Path | None = None
+    data: DataPaths
+    base_dir: Path | None = None
+    adapter_dir: Path | None = None
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
+    threads: int = Field(default=2, ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> Spec:
+        if self.kind != "evaluate" and not self.data.train:
+            raise ValueError(f"data.train is empty; a {self.kind} run needs at least one file")
+        if self.kind == "evaluate" and not self.data.validation:
+            raise ValueError("data.validation is empty; an evaluate run needs at least one file")
+        if self.kind != "pretrain" and self.base_dir is None:
+            raise ValueError(f"base_dir is missing; a {self.kind} run needs the folder of a base model")
+        if self.kind == "pretrain" and self.base_dir is not None:
+            raise ValueError("base_dir is given, but a pretrain run starts from nothing")
+        if self.adapter_dir is not None and self.kind != "evaluate":
+            raise ValueError("adapter_dir is given, but only an evaluate run takes an adapter")
+        return self
+
+
+def parse_spec(frame: dict[str, Any]) -> Spec:
+    """Raises InvalidInput that names the first field at fault."""
+    try:
+        return Spec.model_validate(frame)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "spec"
+        raise InvalidInput(f"{place}: {first['msg']}", code="invalid_spec", param=place) from exc
