@@ -53,7 +53,7 @@ RETURNING j.id, j.epoch, j.cancel_requested_at IS NOT NULL AS cancel, j.pause_re
 LEAVE = """
 UPDATE core.job SET state = %(state)s, lease_until = NULL, worker_id = NULL, result = %(result)s, error = %(error)s,
     finished_at = CASE WHEN %(terminal)s THEN now() END,
-    run_at = now() + %(delay)s,
+    run_at = CASE WHEN %(state)s = 'queued' THEN now() + %(delay)s ELSE run_at END,
     attempt = attempt - CASE WHEN %(charged)s THEN 0 ELSE 1 END,
     crashes = crashes + %(crash)s,
     blocked_by = %(blocked_by)s,
@@ -104,6 +104,7 @@ AND j.blocked_by = 0 AND (-j.priority, j.run_at, j.id) < (%s, %s, %s)"""
 LIST = """
 SELECT * FROM core.job WHERE tenant_id = %(tenant)s AND (%(kinds)s::text[] IS NULL OR kind = ANY(%(kinds)s))
 AND (%(states)s::text[] IS NULL OR state = ANY(%(states)s)) AND (%(parents)s OR parent_id IS NULL)
+AND (%(metadata)s::jsonb IS NULL OR metadata @> %(metadata)s)
 AND (%(after)s::text IS NULL OR (created_at, id) < (SELECT created_at, id FROM core.job WHERE id = %(after)s))
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s"""
 
@@ -442,8 +443,9 @@ def list_jobs(
     after: str | None = None,
     limit: int = 20,
     parts: bool = False,
+    metadata: dict[str, str] | None = None,
 ) -> tuple[list[Job], bool]:
-    """(newest first, whether there are more). `parts` includes shards and other children."""
+    """(newest first, whether there are more). `parts` includes shards and other children; `metadata` must match."""
     if after is not None:
         get(connection, after, kinds=kinds)
     rows = connection.execute(
@@ -455,6 +457,7 @@ def list_jobs(
             "after": after,
             "limit": limit + 1,
             "parents": parts,
+            "metadata": Jsonb(metadata) if metadata is not None else None,
         },
     ).fetchall()
     return [Job.from_row(row) for row in rows[:limit]], len(rows) > limit

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import redis
 from celery import Celery
 from celery.concurrency.thread import TaskPool
-from celery.signals import worker_ready, worker_shutting_down
+from celery.platforms import SecurityWarning
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -203,6 +205,9 @@ class QueueWorker:
 
     def run(self) -> int:
         """Consume until a signal; returns the exit code. Call it from the main thread."""
+        # The process has set its logging up; and Celery's warning of root is about pickle, which is not accepted.
+        setup_logging.connect(_keep_logging, weak=False)
+        warnings.simplefilter("ignore", SecurityWarning)
         worker_ready.connect(self._ready, weak=False)
         worker_shutting_down.connect(self._shutting_down, weak=False)
         worker = self._app.Worker(
@@ -227,3 +232,7 @@ class QueueWorker:
         killer.daemon = True
         killer.start()
         self._on_drain()
+
+
+def _keep_logging(**_: Any) -> None:
+    """Connected to Celery's `setup_logging`, which then leaves the root logger alone."""

@@ -68,6 +68,7 @@ class Settings:
     jaeger_url: str = setting("", doc="address of Jaeger's UI, for links")
     trace_sample_ratio: float = setting(1.0, doc="share of live requests that are traced; jobs always are")
     trace_retention_hours: float = setting(72.0, doc="how long the built-in receiver keeps spans")
+    alert_rules: str = setting("", doc="YAML or JSON file that changes thresholds of alerts")
     metrics_host: str = setting("127.0.0.1", doc="address that each process serves /metrics on")
     metrics_port: int = setting(0, doc="port of a process's /metrics; 0 takes a free one")
     threads: int = setting(0, doc="CPU threads of a trainer or engine; 0 takes what torch would")

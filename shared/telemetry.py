@@ -15,12 +15,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, SamplingResult, TraceIdRatioBased
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
+from shared import semconv
 
 Attributes = Mapping[str, Any]
 
@@ -48,6 +51,10 @@ class Span:
     def trace_id(self) -> str:
         return f"{self._span.get_span_context().trace_id:032x}"
 
+    def rename(self, name: str) -> None:
+        """Name the span anew: an HTTP server knows its route only after it has matched."""
+        self._span.update_name(name)
+
     def set(self, **attributes: Any) -> None:
         """Attributes by keyword; use `set_all` for names with dots."""
         self.set_all(attributes)
@@ -63,6 +70,29 @@ class Span:
 
     def end(self) -> None:
         self._span.end()
+
+
+class _RatioUnlessKept(Sampler):
+    """Samples new traces by ratio, except those whose first span says `heliu.keep`: jobs are always traced."""
+
+    def __init__(self, ratio: float) -> None:
+        self._ratio = TraceIdRatioBased(ratio)
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Any = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        chosen = ALWAYS_ON if (attributes or {}).get(semconv.KEEP) else self._ratio
+        return chosen.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+
+    def get_description(self) -> str:
+        return f"UnlessKept{{{self._ratio.get_description()}}}"
 
 
 class Tracing:
@@ -82,7 +112,7 @@ class Tracing:
             {"service.name": f"heliu-{service}", "service.instance.id": instance or service}
         )
         self._provider = TracerProvider(
-            resource=resource, sampler=ParentBased(TraceIdRatioBased(sample_ratio)), shutdown_on_exit=False
+            resource=resource, sampler=ParentBased(_RatioUnlessKept(sample_ratio)), shutdown_on_exit=False
         )
         if exporter is None and endpoint:
             headers = {"authorization": f"Bearer {token}"} if token else None
@@ -143,6 +173,10 @@ class Tracing:
         """Write a span that somebody else measured, in unix nanoseconds."""
         span = self.start(name, parent=parent, attributes=attributes, start_ns=start_ns)
         span._span.end(end_time=max(start_ns, end_ns))
+
+    def flush(self) -> None:
+        """Export what has ended so far, for at most five seconds."""
+        self._provider.force_flush(5000)
 
     def shutdown(self) -> None:
         """Flush for at most five seconds and stop."""
