@@ -1,14 +1,32 @@
-"""Queue entries of monitoring: the no-op jobs that tests, the chaos run and benchmarks submit."""
+"""Queue entries of monitoring and its sweep: short transactions around the rules and the SQL."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 
+from services.monitoring import repository, rollup
+from services.monitoring.alerts import Observation, Open, Rule, decide, message
+from services.monitoring.gauges import Gauges
+from services.monitoring.otlp import SpanRow
+from shared import job_store
 from shared.contracts.core import Noop
+from shared.db import Connection, Database, Row
 from shared.errors import HeliuError
+from shared.jobs import new_id
 from shared.runner import JobContext, Outcome
 from shared.worker import Platform
+
+log = logging.getLogger(__name__)
+
+SPANS_PER_TRACE = 2000
+KEEP_ROLLUPS = timedelta(days=90)
+FORGET_AT_ONCE = 5000
+FORGET_ROUNDS = 20
 
 
 def noop(platform: Platform, ctx: JobContext, job: Noop) -> Outcome:
@@ -34,3 +52,104 @@ def noop(platform: Platform, ctx: JobContext, job: Noop) -> Outcome:
     if job.outcome == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     return Outcome({"steps": job.steps, "epoch": ctx.job.epoch})
+
+
+def keep_spans(db: Database, gauges: Gauges, rows: list[SpanRow]) -> int:
+    """Store one export; returns how many spans found no place. Raises Unavailable."""
+    if not rows:
+        return 0
+    with db.core() as connection:
+        dropped = repository.keep_spans(connection, rows, SPANS_PER_TRACE)
+    gauges.spans_kept.inc(len(rows) - dropped)
+    gauges.spans_dropped.inc(dropped)
+    return dropped
+
+
+def sweep(db: Database, rules: Sequence[Rule], gauges: Gauges, keep_spans_for: timedelta) -> None:
+    """Roll up, judge, forget. Each part is a transaction of its own; safe on several workers at once."""
+    roll_up(db)
+    judge(db, rules, gauges)
+    forget(db, keep_spans_for)
+
+
+def roll_up(db: Database) -> int:
+    """Bring the minute rollups up to the last whole minute; returns how many were written."""
+    with db.core() as connection:
+        now, oldest = repository.oldest_left(connection)
+    written = 0
+    for start, end in rollup.due(now, oldest):
+        with db.core() as connection:
+            if not repository.take_lock(connection):
+                break
+            written += repository.roll(connection, start, end)
+    return written
+
+
+def judge(db: Database, rules: Sequence[Rule], gauges: Gauges) -> None:
+    """Measure, raise and resolve alerts, and queue their webhooks, all in one transaction."""
+    with db.core() as connection:
+        measured = {rule: repository.observe(connection, rule.measure, rule.window) for rule in rules}
+        gauges.show_queues(repository.observe(connection, "queue_age", timedelta(0)))
+        gauges.show_jobs(
+            (row["kind"], row["state"], row["jobs"]) for row in repository.jobs_by_state(connection)
+        )
+        if repository.take_lock(connection):
+            decision = decide(measured, repository.open_alerts(connection))
+            for rule, seen in decision.raised:
+                _raise(connection, rule, seen)
+            for alert in decision.resolved:
+                _resolve(connection, alert)
+        gauges.show_alerts(alert.rule for alert in repository.open_alerts(connection))
+
+
+def forget(db: Database, keep_spans_for: timedelta) -> int:
+    """Drop what is past its time; returns how many spans."""
+    forgotten = 0
+    for _ in range(FORGET_ROUNDS):
+        with db.core() as connection:
+            dropped = repository.forget_spans(connection, keep_spans_for, FORGET_AT_ONCE)
+        forgotten += dropped
+        if dropped < FORGET_AT_ONCE:
+            break
+    with db.core() as connection:
+        repository.forget_rollups(connection, KEEP_ROLLUPS)
+    return forgotten
+
+
+def _raise(connection: Connection, rule: Rule, seen: Observation) -> None:
+    values = {
+        "id": new_id("alert_"),
+        "rule": rule.name,
+        "subject": seen.subject,
+        "tenant": seen.tenant,
+        "severity": rule.severity,
+        "message": message(rule, seen),
+        "value": seen.value,
+        "threshold": rule.threshold,
+        "traces": list(seen.traces),
+    }
+    row = repository.raise_alert(connection, values)
+    if row is not None:
+        log.warning("alert_raised", extra={"alert": row["id"], "rule": rule.name, "subject": seen.subject})
+        _tell(connection, "alert.raised", row)
+
+
+def _resolve(connection: Connection, alert: Open) -> None:
+    row = repository.resolve_alert(connection, alert.id)
+    if row is not None:
+        log.info("alert_resolved", extra={"alert": alert.id, "rule": alert.rule, "subject": alert.subject})
+        _tell(connection, "alert.resolved", row)
+
+
+def _tell(connection: Connection, type_: str, row: Row) -> None:
+    """Queue the webhook in the alert's own transaction: to its tenant, or to the operator's."""
+    tenant = row["tenant_id"] or repository.operator_tenant(connection)
+    if tenant is not None:
+        job_store.enqueue_webhooks(connection, tenant, type_, _public(row))
+
+
+def _public(row: Row) -> dict[str, Any]:
+    shown: dict[str, Any] = {key: value for key, value in row.items() if key != "tenant_id"}
+    for key in ("started_at", "resolved_at"):
+        shown[key] = int(row[key].timestamp()) if row[key] is not None else None
+    return shown
