@@ -50,16 +50,15 @@ def detect(head: bytes, name: str) -> Format:
         raise _refused(name, "binary data, or UTF-16 text without its mark; text must be UTF-8")
     if b"\r" in head and b"\n" not in head and len(head) > 1:
         raise _refused(name, "text with the line ends of old Macs (CR); save it with LF or CRLF")
+    # The first lines tell; a single line may be cut where the head ends, and then its first characters have to do.
     lines = [line.strip() for line in head.removeprefix(_UTF8_BOM).split(b"\n") if line.strip()]
-    # A single line may be cut where the head ends; then its first character has to do.
+    if shape := _not_by_line(lines):
+        raise _refused(name, f"{shape}; write one object a line (`jq -c '.[]' in.json > out.jsonl`)")
     if any(_is_object(line) for line in lines[:20]) or (len(lines) == 1 and lines[0].startswith(b'{"')):
         return "jsonl"
     by_name = _BY_NAME.get(_suffix(name))
     if by_name == "parquet":
         raise _refused(name, "no Parquet file, although its name says so; write it again")
-    if by_name != "csv" and lines[0].startswith((b"[", b"{")):
-        what = "one JSON array" if lines[0].startswith(b"[") else "JSON over several lines"
-        raise _refused(name, f"{what}; write one object a line (`jq -c '.[]' in.json > out.jsonl`)")
     if by_name is not None:
         return by_name
     if re.search(rb"[,;\t|]", lines[0]) and _HIGH.sub(b"", lines[0]).decode("ascii", "ignore").isprintable():
@@ -94,6 +93,15 @@ def check_encoding(head: bytes, name: str, encoding: str) -> None:
             code="wrong_encoding",
             param="input.encoding",
         )
+
+
+def _not_by_line(lines: list[bytes]) -> str | None:
+    """What JSON it is that does not hold one object a line; None for JSONL, however dirty, and for CSV."""
+    if lines[0] == b"[" or lines[0].startswith((b"[{", b"[ {")):
+        return "one JSON array"
+    if lines[0] == b"{" or (lines[0].startswith(b"{") and not _is_object(lines[0]) and lines[1:2] == [b"}"]):
+        return "JSON over several lines"
+    return None
 
 
 def _is_object(line: bytes) -> bool:
