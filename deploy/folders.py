@@ -22,7 +22,7 @@ from shared.errors import ConfigurationError
 OUTSIDE = Path("/var/lib/heliu")  # not /var/tmp: that is swept by age
 UNPRIVILEGED = "nobody"
 SOCKET_FOLDER_BYTES = 85  # of the 107 (103 on macOS) that a socket's path may have, less the file's own name
-SECRETS = ("postgres_password", "valkey_password", "otlp_token", "key_pepper")
+SECRETS = ("postgres_password", "valkey_password", "otlp_token")
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,17 @@ def read_secrets(home: Path) -> dict[str, str]:
 
 def may_pass(path: Path, owner: Owner) -> bool:
     """Whether `owner` may walk down to `path` and into it (by mode bits; access lists are not asked)."""
-    for folder in (path, *path.parents):
-        found = folder.stat()
-        if found.st_uid == owner.uid:
-            allowed = found.st_mode & 0o100
-        elif found.st_gid == owner.gid:
-            allowed = found.st_mode & 0o010
-        else:
-            allowed = found.st_mode & 0o001
-        if not allowed:
-            return False
-    return True
+    return all(admits(folder, owner) for folder in (path, *path.parents))
+
+
+def admits(folder: Path, owner: Owner) -> bool:
+    """Whether the mode bits of `folder` let `owner` pass through it."""
+    found = folder.stat()
+    if found.st_uid == owner.uid:
+        return bool(found.st_mode & 0o100)
+    if found.st_gid == owner.gid:
+        return bool(found.st_mode & 0o010)
+    return bool(found.st_mode & 0o001)
 
 
 def postgres_place(home: Path, installed: Path, *, store: Path | None = None) -> Place:
@@ -143,6 +143,12 @@ def postgres_place(home: Path, installed: Path, *, store: Path | None = None) ->
         if not root.exists():
             root.mkdir(parents=True, mode=0o711)
             root.chmod(0o711)
+        if not may_pass(root, owner):
+            raise ConfigurationError(
+                f"as root, Postgres runs as {UNPRIVILEGED}, which can enter neither {home} nor {root}; set HELIU_HOME "
+                "to a folder whose parents everybody may enter, or run as another user",
+                param="HELIU_HOME",
+            )
         folder = root / f"{hashlib.sha256(str(home).encode()).hexdigest()[:8]}-{secrets.token_hex(4)}"
     outside = folder.parent != home
     make_private(folder, owner)

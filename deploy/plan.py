@@ -16,11 +16,11 @@ from shared.settings import Settings, read_settings
 PROJECT = Path(__file__).resolve().parent.parent
 NOT_PASSED_ON = ("HELIU_API_KEY", "HELIU_READY_FILE", "HELIU_WORKER_INDEX", "HELIU_WORKER_NAME")
 
-Specs = Callable[[Path, Sequence[Server], Settings], tuple[Spec, ...]]
+Specs = Callable[[Sequence[Server], Settings], tuple[Spec, ...]]
 
 
-def whole_platform(home: Path, servers: Sequence[Server], settings: Settings) -> tuple[Spec, ...]:
-    return platform_specs(home, servers, drain_seconds=settings.drain_seconds)
+def whole_platform(servers: Sequence[Server], settings: Settings) -> tuple[Spec, ...]:
+    return platform_specs(servers, drain_seconds=settings.drain_seconds)
 
 
 def prepare(
@@ -64,14 +64,13 @@ def prepare(
         "HELIU_GATEWAY_HOST": settings.gateway_host,
         "HELIU_GATEWAY_PORT": str(port),
         "HELIU_GATEWAY_URL": gateway,
-        "HELIU_KEY_PEPPER": settings.key_pepper or passwords["key_pepper"],
         "HELIU_OTLP_PORT": str(otlp_port),
         "HELIU_OTLP_TOKEN": token,
         "HELIU_OTLP_ENDPOINT": settings.otlp_endpoint or f"http://127.0.0.1:{otlp_port}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), environ.get("PYTHONPATH", "")])),
         "PYTHONUNBUFFERED": "1",
     }
-    wanted = specs(home, servers, settings)
+    wanted = specs(servers, settings)
     return Table(wanted if only is None else narrow(wanted, only), env, gateway)
 
 
@@ -79,7 +78,7 @@ def _gateway_port(home: Path, settings: Settings, environ: Mapping[str, str]) ->
     """The port that was asked for, else the one of the last time, else 8000, else any that is free."""
     record = home / "gateway_port"
     if "HELIU_GATEWAY_PORT" in environ and settings.gateway_port:
-        if not _is_free(settings.gateway_host, settings.gateway_port):
+        if not is_free(settings.gateway_host, settings.gateway_port):
             raise ConfigurationError(
                 f"port {settings.gateway_port} of {settings.gateway_host} is taken; free it, or set "
                 "HELIU_GATEWAY_PORT to another (unset: a free one is found)",
@@ -88,14 +87,13 @@ def _gateway_port(home: Path, settings: Settings, environ: Mapping[str, str]) ->
         return settings.gateway_port
     earlier = int(record.read_text()) if record.exists() else settings.gateway_port
     candidates = (earlier, settings.gateway_port)
-    port = (
-        next((p for p in candidates if p and _is_free(settings.gateway_host, p)), 0) or embedded.free_port()
-    )
+    port = next((p for p in candidates if p and is_free(settings.gateway_host, p)), 0) or embedded.free_port()
     folders.write_private(record, f"{port}\n")
     return port
 
 
-def _is_free(host: str, port: int) -> bool:
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

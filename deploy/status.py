@@ -29,6 +29,19 @@ class ProcessStatus:
     memory_mb: float
     log: Path
 
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "service": self.service,
+            "kind": self.kind,
+            "state": self.state,
+            "pid": self.pid,
+            "restarts": self.restarts,
+            "since": self.since.isoformat(timespec="milliseconds"),
+            "memory_mb": self.memory_mb,
+            "log": str(self.log),
+        }
+
 
 @dataclass(frozen=True)
 class Status:
@@ -44,6 +57,16 @@ class Status:
     def settled(self) -> bool:
         """Nothing is on its way up or down."""
         return all(p.state in ("ready", "done", "stopped") for p in self.processes)
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape of `heliu status --json`; `gateway` is null when nothing runs."""
+        return {
+            "running": self.running,
+            "gateway": self.gateway or None,
+            "home": str(self.home),
+            "processes": [process.as_json() for process in self.processes],
+            "servers": {name: dict(about) for name, about in self.servers.items()},
+        }
 
 
 def read_status(home: Path, running: bool, state: Mapping[str, Any]) -> Status:

@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from deploy.embedded import Server
@@ -93,7 +92,7 @@ def server_spec(server: Server) -> Spec:
     )
 
 
-def platform_specs(home: Path, servers: Iterable[Server], *, drain_seconds: float) -> tuple[Spec, ...]:
+def platform_specs(servers: Iterable[Server], *, drain_seconds: float) -> tuple[Spec, ...]:
     """The whole platform on this machine; `servers` are those that we run ourselves."""
     specs = [server_spec(server) for server in servers]
     names = {spec.name for spec in specs}
@@ -101,8 +100,7 @@ def platform_specs(home: Path, servers: Iterable[Server], *, drain_seconds: floa
     specs.append(
         Spec("migrate", (*python, "shared.migrate"), "task", needs=tuple(names & {"postgres"}), grace=10.0)
     )
-    bootstrap = (*python, "shared.bootstrap", "--home", str(home))
-    specs.append(Spec("bootstrap", bootstrap, "task", needs=("migrate",), grace=10.0))
+    specs.append(Spec("bootstrap", (*python, "shared.bootstrap"), "task", needs=("migrate",), grace=10.0))
     for name in ("gateway", "dispatcher", *WORKERS, "monitoring"):
         specs.append(
             Spec(

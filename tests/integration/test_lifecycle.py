@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -66,14 +68,14 @@ def service(name: str, mode: str = "drains", **more: object) -> Spec:
 
 
 def only_these(*specs: Spec) -> local.Specs:
-    def build(home: Path, servers: Sequence[Server], settings: Settings) -> tuple[Spec, ...]:
+    def build(servers: Sequence[Server], settings: Settings) -> tuple[Spec, ...]:
         return specs
 
     return build
 
 
 def with_servers(*specs: Spec) -> local.Specs:
-    def build(home: Path, servers: Sequence[Server], settings: Settings) -> tuple[Spec, ...]:
+    def build(servers: Sequence[Server], settings: Settings) -> tuple[Spec, ...]:
         return (*map(server_spec, servers), *specs)
 
     return build
@@ -253,6 +255,24 @@ def test_up_and_down_may_be_repeated(home: Path, elsewhere: dict[str, str]) -> N
     assert pid_of(home, "worker.1") == before
     local.down(home)
     assert not local.down(home).running
+
+
+def test_two_ups_at_once_end_with_one_platform(home: Path, elsewhere: dict[str, str]) -> None:
+    build = only_these(service("worker"))
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: local.up(home, specs=build, environ=elsewhere), range(2)))
+    assert both[0].processes[0].pid == both[1].processes[0].pid
+
+
+def test_a_gateway_port_that_was_asked_for_and_is_taken_is_refused(
+    home: Path, elsewhere: dict[str, str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        environ = {**elsewhere, "HELIU_GATEWAY_PORT": str(taken.getsockname()[1])}
+        with pytest.raises(HeliuError, match="is taken"):
+            local.up(home, specs=only_these(), environ=environ)
 
 
 def test_logs_are_read_by_service(home: Path, elsewhere: dict[str, str]) -> None:
