@@ -382,4 +382,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    # A plain exit aborts: the reading thread still holds stdin. All frames are flushed.
+    os._exit(code)

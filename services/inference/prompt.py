@@ -64,6 +64,16 @@ def _encode(tokenizer: Any, prompt: str) -> list[int]:
         raise InvalidInput(f"the model's tokenizer refuses this prompt: {exc}", param="prompt") from exc
 
 
+def check_characters(characters: int, *, longest_token: int, context: int) -> None:
+    """Refuse a text that cannot fit even in the longest tokens, before the time to tokenize it is spent."""
+    least = -(-characters // max(longest_token, 1))
+    if least > context:
+        raise PromptTooLong(
+            f"the prompt has {characters} characters, so {least} tokens or more; the model takes {context}",
+            param="messages",
+        )
+
+
 def answer_room(prompt_tokens: int, max_tokens: int | None, *, context: int, default_max_tokens: int) -> int:
     """How many tokens may be answered. Raises PromptTooLong (with the numbers) or InvalidInput (empty prompt)."""
     if prompt_tokens < 1:

@@ -33,6 +33,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None, []),
     "target_parameters": (None, []),
     "arrow_config": (None,),
+    # The others start from a base of changed weights (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA).
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
 
 
@@ -193,6 +195,9 @@ class AdapterStore:
         self._limit = limit
         self._held: OrderedDict[str, AdapterWeights] = OrderedDict()
         self._pins: dict[str, int] = {}
+        # Its rows are the sampled ones only, not the step's tokens that the masks are made for.
+        output = model.get_output_embeddings()  # type: ignore[operator]
+        self._output = next(name for name, module in model.named_modules() if module is output)
 
     def __contains__(self, name: str) -> bool:
         return name in self._held
@@ -245,6 +250,8 @@ class AdapterStore:
                 f"the adapter targets {module!r}, which this base does not have"
             ) from exc
         inner = layer.base if isinstance(layer, LoraLayer) else layer
+        if module == self._output:
+            raise UnsupportedAdapter(f"the adapter targets {module!r}, the output layer, which is not served")
         needs = (matrices[0].shape[1], matrices[1].shape[0])
         has = _features(inner)
         if has is None:

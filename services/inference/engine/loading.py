@@ -83,8 +83,9 @@ def load_model(path: str, *, dtype: str, device: str) -> Any:
         raise BrokenModel(f"{path!r} is an adapter; give the folder of its base", param="path")
     config = _read_config(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             folder,
+            output_loading_info=True,
             config=config,
             dtype=getattr(torch, dtype),
             local_files_only=True,
@@ -93,6 +94,12 @@ def load_model(path: str, *, dtype: str, device: str) -> Any:
         )
     except Exception as exc:
         raise BrokenModel(f"{path!r} cannot be loaded: {type(exc).__name__}: {exc}", param="path") from exc
+    if info["missing_keys"]:
+        # The library would go on with random ones.
+        raise BrokenModel(
+            f"{path!r} lacks {len(info['missing_keys'])} weights, {min(info['missing_keys'])!r} for one",
+            param="path",
+        )
     return model.to(device).eval()
 
 

@@ -30,21 +30,23 @@ from services.inference.engine.request import (
 from services.inference.engine.runner import ModelRunner
 from services.inference.engine.sampler import Choice, choose
 from services.inference.engine.scheduler import Row, Scheduler, Sequence
-from services.inference.prompt import answer_room, render
+from services.inference.prompt import answer_room, check_characters, render
 from shared.errors import HeliuError, InvalidInput
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A folder's tokenizer (None when it has none) and the tokens that end its answers."""
+    """A folder's tokenizer (None when it has none), its longest token's characters, and what ends an answer."""
 
     tokenizer: Any | None
+    longest: int
     ends: frozenset[int]
 
     @classmethod
     def load(cls, path: str) -> Codec:
         tokenizer = load_tokenizer(path)
-        return cls(tokenizer, end_tokens(path, tokenizer))
+        longest = 0 if tokenizer is None else max(map(len, tokenizer.get_vocab()), default=0)
+        return cls(tokenizer, longest, end_tokens(path, tokenizer))
 
     def decoder(self) -> Decode:
         tokenizer = self.tokenizer
@@ -199,6 +201,8 @@ class Runtime:
             return list(request.prompt_ids)
         if codec.tokenizer is None:
             raise InvalidInput("this model's folder has no tokenizer; give prompt_ids", param="messages")
+        texts = [request.prompt or "", *(message["content"] for message in request.messages or ())]
+        check_characters(sum(map(len, texts)), longest_token=codec.longest, context=self._runner.context)
         return render(codec.tokenizer, messages=request.messages, prompt=request.prompt)
 
     def _run(self, rows: list[Row], events: list[Event]) -> None:
