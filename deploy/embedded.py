@@ -163,7 +163,10 @@ def _initdb(place: folders.Place, data: Path, password: str, *, fast: bool) -> N
     """Make the cluster aside and move it into place whole, so that a kill leaves no half of one."""
     making = data.with_name("data.new")
     secret = place.folder / "initdb.password"
+    said = place.folder / "initdb.log"
+    processes.end(processes.working_in(making), stop_signal=signal.SIGKILL, grace=5)  # of one that was killed
     folders.remove(making)
+    said.unlink(missing_ok=True)
     folders.write_private(secret, password + "\n", owner=place.owner)
     command = [
         str(place.binaries / "bin" / "initdb"),
@@ -179,24 +182,18 @@ def _initdb(place: folders.Place, data: Path, password: str, *, fast: bool) -> N
         "--builtin-locale=C.UTF-8",
         *(["--no-sync"] if fast else []),
     ]
+    child = processes.spawn(command, log=said, cwd=place.folder, owner=place.owner)
     try:
-        done = subprocess.run(
-            command,
-            cwd=place.folder,
-            capture_output=True,
-            text=True,
-            timeout=INITDB_SECONDS,
-            check=False,
-            user=place.owner.uid if place.owner else None,
-            group=place.owner.gid if place.owner else None,
-            extra_groups=[] if place.owner else None,
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise ServerFailed(f"initdb could not run in {place.folder}: {exc}") from exc
+        code = child.wait(timeout=INITDB_SECONDS)
+    except subprocess.TimeoutExpired as exc:
+        child.kill()
+        child.wait()
+        raise ServerFailed(f"initdb in {place.folder} took more than {INITDB_SECONDS} s") from exc
     finally:
         secret.unlink(missing_ok=True)
-    if done.returncode != 0:
-        raise ServerFailed(f"initdb failed in {place.folder}: {done.stderr.strip()[-2000:]}")
+    if code != 0:
+        raise ServerFailed(f"initdb failed in {place.folder}: {said.read_text()[-2000:]}")
+    said.unlink()
     making.rename(data)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -255,6 +256,20 @@ def test_up_and_down_may_be_repeated(home: Path, elsewhere: dict[str, str]) -> N
     assert pid_of(home, "worker.1") == before
     local.down(home)
     assert not local.down(home).running
+
+
+def test_an_up_that_was_killed_midway_does_not_stop_the_next(home: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from deploy import local; from deploy.table import server_spec\n"
+        "local.up(Path(sys.argv[1]), specs=lambda servers, settings: tuple(map(server_spec, servers)))"
+    )
+    client = subprocess.Popen([sys.executable, "-c", code, str(home)], env=ENVIRON, stderr=subprocess.DEVNULL)
+    eventually(
+        lambda: bool((cluster := folders.recorded_cluster(home)) and any(cluster.parent.glob("data*")))
+    )
+    client.kill()
+    client.wait()
+    assert local.up(home, specs=with_servers(), environ=ENVIRON).settled
 
 
 def test_two_ups_at_once_end_with_one_platform(home: Path, elsewhere: dict[str, str]) -> None:
