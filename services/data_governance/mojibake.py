@@ -84,13 +84,14 @@ def damage(text: str) -> str | None:
         return "nothing but question marks, so letters were lost when it was encoded"
     if text.isascii():
         return None
-    for run in _WIDE_RUN.findall(text):
+    latin = _SUSPECT_LATIN.search(text)
+    for run in _WIDE_RUN.findall(text) if latin or _UTF8_AS_GBK.search(text) else ():
         suspects = len(_UTF8_AS_GBK.findall(run))
         if suspects * 4 >= len(run) and (suspects >= 3 or (suspects >= 2 and _GBK_MARKS.search(run))):
             return "it is UTF-8 read as GBK, with bytes lost"
         if len(run) >= 6 and len(_UTF8_RUN.sub("", run)) * 2 < len(run):
             return "it is UTF-8 read as Windows-1252, with bytes lost"
-    if _RESIDUE.search(text) and _HANZI.search(text):
+    if latin and _RESIDUE.search(text) and _HANZI.search(text):
         return "parts of it are UTF-8 read as Windows-1252, with bytes lost"
     return None
 

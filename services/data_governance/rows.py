@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 _NOT_WORD = re.compile(r"[\W_]+")
+_NOT_WORD_ASCII = bytes(code for code in range(128) if not chr(code).isalnum())
 
 
 class Message(NamedTuple):
@@ -102,8 +103,9 @@ def hash128(text: str) -> bytes:
 
 def normalise_key(text: str) -> str:
     """`text` without case, width, spaces and punctuation; itself when that leaves nothing."""
-    folded = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
-    return _NOT_WORD.sub("", folded) or text.strip()
+    if text.isascii():
+        return text.lower().encode().translate(None, _NOT_WORD_ASCII).decode() or text.strip()
+    return _NOT_WORD.sub("", unicodedata.normalize("NFKC", text).casefold()) or text.strip()
 
 
 def question_key(row: Row) -> str:

@@ -90,7 +90,7 @@ def infer_mapping(columns: Sequence[str], samples: Sequence[Mapping[str, Any]]) 
     if text is not None:
         extra["system"] = None
         return InputMapping(text=text, **_without(extra, text))
-    shown = ", ".join(f"`{c}`" for c in columns[:20]) or "none"
+    shown = ", ".join(f"`{c[:60]}`" for c in columns[:20]) or "none"
     raise InvalidInput(
         f"cannot tell which columns hold the conversation; the columns are {shown}. Name them in the recipe: "
         '{"input": {"prompt": "question", "completion": "answer"}}, {"input": {"messages": "dialogue"}} or '

@@ -53,7 +53,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.6)
     if near:
         return f"did you mean `{next(k for k in known if k.lower() == near[0])}`?"
-    return "known are " + ", ".join(f"`{k}`" for k in known)
+    return "known are " + ", ".join(f"`{k[:60]}`" for k in known[:30])
 
 
 def parse_recipe(source: bytes | str | Mapping[str, Any]) -> Recipe:

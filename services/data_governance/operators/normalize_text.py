@@ -99,8 +99,9 @@ def _no_control(text: str) -> str:
 
 def _tidy_spaces(text: str) -> str:
     """Line ends to LF, runs of spaces to one, none around line ends, at most one blank line, none at the ends."""
-    if not text.isprintable():
-        text = _LINE_END.sub("\n", text)
+    if text.isprintable():  # then the only white space is U+0020
+        return (_SPACES.sub(" ", text) if "  " in text else text).strip()
+    text = _LINE_END.sub("\n", text)
     text = _SPACES.sub(" ", text)
     if "\n" in text:
         text = _BLANK_LINES.sub("\n\n", _AROUND_LINE_END.sub("\n", text))
