@@ -16,7 +16,8 @@ from deploy.table import Table
 
 @dataclass(frozen=True)
 class ProcessStatus:
-    """One process. `since` is the beginning of its state; `memory_mb` counts its children too."""
+    """One process. `since` is the beginning of its state; `memory_mb` is resident memory with its children's,
+    so pages that Postgres shares between its processes count more than once."""
 
     name: str
     service: str
