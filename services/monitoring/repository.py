@@ -114,8 +114,6 @@ RESOLVE = "UPDATE monitoring.alert SET resolved_at = now() WHERE id = %s AND res
 
 OPERATOR = "SELECT id FROM core.tenant WHERE name = 'default'"
 
-JOBS_BY_STATE = "SELECT kind, state, count(*)::int AS jobs FROM core.job GROUP BY kind, state"
-
 
 def take_lock(connection: Connection) -> bool:
     """True when this transaction is the one that sweeps; another worker's sweep makes it False."""
@@ -197,8 +195,3 @@ def operator_tenant(connection: Connection) -> UUID | None:
     """The tenant whose endpoints hear of the platform's own alerts."""
     row = connection.execute(OPERATOR).fetchone()
     return row["id"] if row is not None else None
-
-
-def jobs_by_state(connection: Connection) -> list[Row]:
-    """kind, state, jobs."""
-    return connection.execute(JOBS_BY_STATE).fetchall()

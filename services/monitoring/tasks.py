@@ -89,10 +89,6 @@ def judge(db: Database, rules: Sequence[Rule], gauges: Gauges) -> None:
     """Measure, raise and resolve alerts, and queue their webhooks, all in one transaction."""
     with db.core() as connection:
         measured = {rule: repository.observe(connection, rule.measure, rule.window) for rule in rules}
-        gauges.show_queues(repository.observe(connection, "queue_age", timedelta(0)))
-        gauges.show_jobs(
-            (row["kind"], row["state"], row["jobs"]) for row in repository.jobs_by_state(connection)
-        )
         if repository.take_lock(connection):
             decision = decide(measured, repository.open_alerts(connection))
             for rule, seen in decision.raised:
