@@ -93,6 +93,10 @@ class Schedule:
         self.total = affordable
         return True
 
+    def logs_at(self, step: int, every: int) -> bool:
+        """Whether the means up to `step` are told now; the last stretch is never shorter than `every` steps."""
+        return step % every == 0 and self.total - step >= every
+
     def state(self) -> dict[str, int | bool]:
         return {"total": self.total, "warmup": self.warmup, "measured": self.measured}
 

@@ -180,9 +180,11 @@ class Pretrainer:
             if boundary:
                 self._run.span("epoch", epoch_start, {"epoch": self.epoch, "step": self.step})
                 epoch_start = time.time_ns()
-            if boundary or due or self.step % self.log_every == 0:
-                self._report(tally, with_validation=boundary)
+            if last or due or self._schedule.logs_at(self.step, self.log_every):
+                self._report(tally)
                 tally = Tally(started=time.perf_counter())
+            if boundary and self._held_out:
+                self._validate()
             if due:
                 self._save()
 
@@ -208,7 +210,7 @@ class Pretrainer:
         tally.tokens += count
         tally.steps += 1
 
-    def _report(self, tally: Tally, *, with_validation: bool) -> None:
+    def _report(self, tally: Tally) -> None:
         seconds = time.perf_counter() - tally.started
         data = {
             "train_loss": tally.loss / tally.steps,
@@ -218,13 +220,11 @@ class Pretrainer:
             "epoch": self.epoch,
             "total_steps": float(self._schedule.total),
         }
-        if with_validation and self._held_out:
-            data |= self._validate()
         self.last_metrics = self.last_metrics | data
         self._run.metrics(self.step, data)
         self._run.progress(self.step, self._schedule.total)
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> None:
         with self._run.timed("eval", step=self.step), torch.no_grad():
             self._model.eval()
             loss, correct, count = 0.0, 0, 0
@@ -233,13 +233,15 @@ class Pretrainer:
                 part_loss, right, number = next_token_loss(self._model, ids, labels)
                 loss, correct, count = loss + part_loss.item(), correct + right, count + number
             self._model.train()
-        return {"valid_loss": loss / count, "valid_mean_token_accuracy": correct / count}
+        found = {"valid_loss": loss / count, "valid_mean_token_accuracy": correct / count}
+        self.last_metrics = self.last_metrics | found
+        self._run.metrics(self.step, self.last_metrics)
 
     def _leave(self, tally: Tally) -> None:
         reason = self._run.stop_reason or "drain"
         if reason != "cancel" and self.step > 0:
             if tally.steps:
-                self._report(tally, with_validation=False)
+                self._report(tally)
             self._save()
         raise Stopped(reason, self.step)
 

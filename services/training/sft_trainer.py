@@ -73,6 +73,11 @@ class ReportingTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
         self._metrics[mode].clear()
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        with self.plan.run.timed("eval", step=self.state.global_step):
+            found: dict[str, float] = super().evaluate(*arguments, **named)
+        return found
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """No card: the platform keeps the lineage."""
 
@@ -125,7 +130,7 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
             plan.run.span("epoch", self._epoch_start, {"epoch": plan.epoch(step), "step": step})
             self._epoch_start = time.time_ns()
         control.should_evaluate = boundary and self._trainer.eval_dataset is not None and stop is None
-        control.should_log = boundary or due or stop is not None or step % plan.log_every == 0
+        control.should_log = last or due or stop is not None or plan.schedule.logs_at(step, plan.log_every)
         control.should_save = (due or stop is not None) and stop != "cancel"
         control.should_training_stop = last or stop is not None
         self._trainer.left = stop is not None
@@ -140,7 +145,6 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
             data = {
                 "valid_loss": logs["eval_loss"],
                 "valid_mean_token_accuracy": logs["eval_mean_token_accuracy"],
-                **{k: v for k, v in plan.last_metrics.items() if not k.startswith("valid_")},
             }
         elif "loss" in logs:
             now = time.perf_counter()
@@ -158,4 +162,4 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
         else:
             return
         plan.last_metrics = plan.last_metrics | data
-        plan.run.metrics(step, data)
+        plan.run.metrics(step, plan.last_metrics if "valid_loss" in data else data)

@@ -97,8 +97,7 @@ def test_a_kill_at_any_moment_leaves_only_whole_ones(tmp_path: Path) -> None:
             store.write(step, fill, {})
             print(step, flush=True)
     """)
-    kills = 0
-    for start in range(0, 1000, 100):
+    for kills, start in enumerate(range(0, 1000, 100)):
         with subprocess.Popen(
             [sys.executable, "-c", script, str(tmp_path), str(start)], stdout=subprocess.PIPE
         ) as writer:
@@ -106,7 +105,6 @@ def test_a_kill_at_any_moment_leaves_only_whole_ones(tmp_path: Path) -> None:
             for _ in range(1 + kills % 3):
                 writer.stdout.readline()
             os.kill(writer.pid, signal.SIGKILL)
-        kills += 1
         seen = list(tmp_path.glob("checkpoint-*"))
         assert seen
         for path in seen:
