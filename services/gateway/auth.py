@@ -1,0 +1,105 @@
+"""Who asks: from the Authorization header to a caller. Everything but PUBLIC needs a key; knows no route."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from dataclasses import dataclass
+from uuid import UUID
+
+from fastapi import Request
+
+from services.gateway import repository_keys
+from shared import keys
+from shared.db import Database
+from shared.errors import HeliuError
+
+PUBLIC = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+CACHE_S = 3.0
+CACHE_KEYS = 10_000
+HINT = "send `Authorization: Bearer hl_...`; `heliu keys create NAME` makes a key"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A tenant's key at work. `key_id` None is the machine's own user with HELIU_AUTH=off."""
+
+    tenant: UUID
+    tenant_name: str
+    key_id: str | None
+    role: str
+    requests_per_minute: int
+    tokens_per_day: int | None
+    max_live: int
+
+    @property
+    def is_operator(self) -> bool:
+        return self.role == "operator"
+
+
+class Authenticator:
+    """Looks keys up by their digest; remembers a key for CACHE_S, so that a revocation bites within that."""
+
+    def __init__(self, db: Database, *, pepper: str, enabled: bool, requests_per_minute: int) -> None:
+        self._db = db
+        self._pepper = pepper
+        self._enabled = enabled
+        self._requests_per_minute = requests_per_minute
+        self._known: dict[bytes, tuple[Caller, float]] = {}
+
+    def remembered(self, header: str | None) -> Caller | None:
+        """The caller without a query, where it was seen a moment ago."""
+        digest = self._digest(header)
+        held = self._known.get(digest)
+        return held[0] if held is not None and held[1] > time.monotonic() else None
+
+    def authenticate(self, header: str | None) -> Caller:
+        """One query. Raises HeliuError `authentication_required` or `invalid_api_key`."""
+        digest = self._digest(header)
+        with self._db.core() as connection:
+            row = (
+                repository_keys.find_key(connection, digest)
+                if digest
+                else repository_keys.default_tenant(connection)
+            )
+        if row is None or (digest and not hmac.compare_digest(bytes(row["digest"]), digest)):
+            raise HeliuError(f"this API key is not valid, or was revoked; {HINT}", code="invalid_api_key")
+        caller = Caller(
+            tenant=row["tenant_id"],
+            tenant_name=row["tenant_name"],
+            key_id=row["id"],
+            role=row["role"],
+            requests_per_minute=row["requests_per_minute"] or self._requests_per_minute,
+            tokens_per_day=row["tokens_per_day"],
+            max_live=row["max_live"],
+        )
+        if len(self._known) >= CACHE_KEYS:
+            self._known.clear()
+        self._known[digest] = (caller, time.monotonic() + CACHE_S)
+        return caller
+
+    def forget(self) -> None:
+        """Drop what is remembered: a key of this process was just revoked."""
+        self._known.clear()
+
+    def _digest(self, header: str | None) -> bytes:
+        """The key's digest; empty with auth off. Raises for a missing or mistyped key, without a query."""
+        if not self._enabled:
+            return b""
+        if not header:
+            raise HeliuError(f"no API key was given; {HINT}", code="authentication_required")
+        scheme, _, key = header.partition(" ")
+        key = key.strip()
+        if scheme.lower() != "bearer" or not keys.well_formed(key):
+            raise HeliuError(f"this is not an API key of this platform; {HINT}", code="invalid_api_key")
+        return keys.digest(key, self._pepper)
+
+
+def operator_only(request: Request) -> None:
+    """Dependency of the operator's routes."""
+    caller: Caller = request.state.caller
+    if not caller.is_operator:
+        raise HeliuError(
+            f"{request.method} {request.url.path} needs an operator key; this key has the role 'tenant'",
+            code="permission_denied",
+        )

@@ -1,0 +1,298 @@
+"""From bytes to a checked request body: caps before parsing, strict JSON, and errors that name the place.
+
+Knows no route and no SQL. What it refuses is a HeliuError with `param` such as `method.supervised.n_epochs`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from anyio import to_thread
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import ClientDisconnect
+
+from services.gateway.auth import Caller
+from shared.errors import HeliuError, InvalidInput
+from shared.telemetry import Span
+
+MAX_DEPTH = 64
+DRAIN_BYTES = 64 * 1024 * 1024
+DRAIN_S = 5.0
+SMALL = 64 * 1024
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Body(BaseModel):
+    """A request body: unknown fields refused, nothing converted, no NaN."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+@dataclass(frozen=True)
+class Incoming(Generic[M]):
+    """A checked body and what the job core wants to know of the request that brought it."""
+
+    body: M
+    digest: bytes
+    idempotency_key: str | None
+    retried: bool
+    caller: Caller
+    traceparent: str
+
+
+def incoming(model: type[M]) -> Callable[[Request], Awaitable[Incoming[M]]]:
+    """A dependency that reads, checks and parses the body as `model`."""
+
+    async def read(request: Request) -> Incoming[M]:
+        raw, parsed = await read_json(request)
+        body = parse(model, raw, parsed)
+        caller: Caller = request.state.caller
+        span: Span = request.state.span
+        canonical = json.dumps(parsed, sort_keys=True, ensure_ascii=False)
+        return Incoming(
+            body=body,
+            digest=hashlib.sha256(f"{request.url.path}\n{canonical}".encode()).digest(),
+            idempotency_key=_idempotency_key(request),
+            retried=_retry_count(request) >= 1,
+            caller=caller,
+            traceparent=span.traceparent,
+        )
+
+    return read
+
+
+async def read_json(request: Request) -> tuple[bytes, dict[str, Any]]:
+    """(bytes, object) of a JSON body. Raises HeliuError for its type, size, encoding, syntax or depth."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise HeliuError(
+            f"Content-Encoding {encoding!r} is not accepted; send the body as it is",
+            code="unsupported_media_type",
+            param="Content-Encoding",
+        )
+    media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media != "application/json" and not media.endswith("+json"):
+        raise HeliuError(
+            f"Content-Type {media!r} is not accepted here; send application/json",
+            code="unsupported_media_type",
+            param="Content-Type",
+        )
+    cap: int = request.app.state.gateway.settings.max_body_bytes
+    raw = await read_capped(request, cap)
+    # Parsing a large body would hold up every stream that this loop serves.
+    parsed = strict_json(raw) if len(raw) < SMALL else await to_thread.run_sync(strict_json, raw)
+    if not isinstance(parsed, dict):
+        raise InvalidInput(f"the body must be a JSON object, got {_name(parsed)}", param="body")
+    return raw, parsed
+
+
+async def read_capped(request: Request, cap: int) -> bytes:
+    """The body; raises HeliuError `body_too_large` past `cap` bytes, without holding more than that."""
+    chunks, size = [], 0
+    declared = request.headers.get("content-length", "")
+    too_large = declared.isdecimal() and len(declared) < 20 and int(declared) > cap
+    stream = request.stream()
+    if not too_large:
+        async for chunk in stream:
+            size += len(chunk)
+            if size > cap:
+                too_large = True
+                break
+            chunks.append(chunk)
+    if too_large:
+        await drain(request)
+        raise HeliuError(f"the body is over the limit of {cap} bytes", code="body_too_large", param="body")
+    return b"".join(chunks)
+
+
+async def drain(request: Request) -> None:
+    """Read on for a while and forget it: a client that is still sending would never see the answer."""
+    read, until = 0, time.monotonic() + DRAIN_S
+    while read < DRAIN_BYTES and time.monotonic() < until:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        read += len(message.get("body", b""))
+        if not message.get("more_body", False):
+            return
+
+
+def strict_json(raw: bytes) -> Any:
+    """Parse UTF-8 JSON without NaN, infinities, repeated keys, NUL characters or deep nesting."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(
+            f"the body is not UTF-8: byte {exc.start} is 0x{raw[exc.start]:02x}",
+            code="invalid_encoding",
+            param="body",
+        ) from exc
+    if not text.strip():
+        raise InvalidInput("the body is empty; send a JSON object", param="body")
+    try:
+        parsed = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique
+        )
+    except RecursionError as exc:
+        raise InvalidInput(f"the body is nested deeper than {MAX_DEPTH} levels", param="body") from exc
+    except json.JSONDecodeError as exc:
+        raise InvalidInput(
+            f"the body is not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}",
+            code="invalid_json",
+            param="body",
+        ) from exc
+    except ValueError as exc:
+        # A whole number of more digits than Python converts.
+        raise InvalidInput(f"the body holds a number that is too long: {exc}", param="body") from exc
+    _check_values(parsed)
+    return parsed
+
+
+def _refuse_constant(name: str) -> Any:
+    raise InvalidInput(f"{name} is not a JSON value", code="invalid_json", param="body")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise InvalidInput(f"the number {text[:40]} is too large", code="invalid_json", param="body")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InvalidInput(
+                f"the key {key[:80]!r} stands twice in one object", code="invalid_json", param=key[:80]
+            )
+        found[key] = value
+    return found
+
+
+def _check_values(parsed: Any) -> None:
+    """Refuse what Postgres cannot hold (NUL, lone surrogates), and nesting beyond MAX_DEPTH."""
+    stack: list[tuple[Any, tuple[str | int, ...]]] = [(parsed, ())]
+    while stack:
+        value, place = stack.pop()
+        if len(place) > MAX_DEPTH:
+            raise InvalidInput(f"the body is nested deeper than {MAX_DEPTH} levels", param=dotted(place[:4]))
+        if isinstance(value, str):
+            _check_text(value, place)
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                _check_text(key, place)
+                stack.append((inner, (*place, key)))
+        elif isinstance(value, list):
+            stack.extend((inner, (*place, index)) for index, inner in enumerate(value))
+
+
+def _check_text(text: str, place: tuple[str | int, ...]) -> None:
+    if "\x00" in text:
+        raise InvalidInput("a string holds a NUL character", param=dotted(place) or "body")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise InvalidInput("a string holds half of a surrogate pair", param=dotted(place) or "body") from exc
+
+
+def parse(model: type[M], raw: bytes, parsed: Mapping[str, Any]) -> M:
+    """The body as `model`; raises InvalidInput naming the first place at fault."""
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as exc:
+        raise translate(exc, parsed, model) from exc
+
+
+def translate(exc: ValidationError, parsed: Any, model: type[BaseModel]) -> InvalidInput:
+    """pydantic's first complaint in one sentence, with the place as the caller wrote it."""
+    errors = exc.errors(include_url=False)
+    # In a union the branch that went deepest is the one that was meant.
+    first = max(errors, key=lambda e: (len(_place(e, parsed)), e["type"] != "literal_error"))
+    param = dotted(_place(first, parsed))
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(first["loc"][-1]), _names(model), 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return InvalidInput(f"unknown parameter {param!r}{hint}", code="unknown_parameter", param=param)
+    if first["type"] == "missing":
+        return InvalidInput(
+            f"missing required parameter {param!r}", code="missing_required_parameter", param=param
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidInput(f"{param or 'body'}: {message}, got {short(first['input'])}", param=param or "body")
+
+
+def _place(error: ErrorDetails, parsed: Any) -> tuple[str | int, ...]:
+    """The parts of pydantic's location that stand in the body: it names the branches of unions too."""
+    place: list[str | int] = []
+    value = parsed
+    parts = error["loc"]
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        if (
+            isinstance(value, dict)
+            and isinstance(part, str)
+            and (part in value or (last and error["type"] == "missing"))
+        ):
+            place.append(part)
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            place.append(part)
+            value = value[part]
+    return tuple(place)
+
+
+def dotted(place: tuple[str | int, ...]) -> str:
+    """`("messages", 0, "content")` -> `messages[0].content`."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part[:80]}" if text else part[:80]
+    return text
+
+
+@cache
+def _names(model: type[BaseModel]) -> list[str]:
+    """Every field name that a body of this model may hold at any depth."""
+    schema = model.model_json_schema()
+    objects = [schema, *schema.get("$defs", {}).values()]
+    return sorted({name for one in objects for name in one.get("properties", {})})
+
+
+def short(value: Any) -> str:
+    """A value for an error message, of 80 characters at most."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _name(value: Any) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
+        raise InvalidInput(
+            "Idempotency-Key must be 1 to 255 printable ASCII characters", param="Idempotency-Key"
+        )
+    return key
+
+
+def _retry_count(request: Request) -> int:
+    text = request.headers.get("x-stainless-retry-count", "0")
+    return int(text) if text.isdecimal() and len(text) < 6 else 0

@@ -1,0 +1,55 @@
+"""The layer behind the span: no request passes without a key and a place in its key's minute."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.gateway.auth import PUBLIC, Authenticator
+from services.gateway.errors import error_response
+from services.gateway.limits import RateLimiter
+from shared.errors import HeliuError
+from shared.telemetry import Span, Tracing
+
+
+class GateMiddleware:
+    """Denies by default: only paths in PUBLIC pass without a caller."""
+
+    def __init__(
+        self, app: ASGIApp, authenticator: Authenticator, limiter: RateLimiter, tracing: Tracing
+    ) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._limiter = limiter
+        self._tracing = tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PUBLIC:
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._admit(scope)
+        except HeliuError as exc:
+            await error_response(exc, scope["state"]["trace_id"])(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _admit(self, scope: Scope) -> None:
+        header = Request(scope).headers.get("authorization")
+        state, span = scope["state"], scope["state"]["span"]
+        caller = self._authenticator.remembered(header)
+        if caller is None:
+            with self._span("authorize", span):
+                caller = await to_thread.run_sync(self._authenticator.authenticate, header)
+        state["caller"] = caller
+        budget = self._limiter.take_granted(caller)
+        if budget is None:
+            with self._span("quota", span):
+                budget = await to_thread.run_sync(self._limiter.take, caller)
+        state["budget"] = budget.headers() if caller.key_id is not None else {}
+
+    def _span(self, name: str, parent: Span) -> AbstractContextManager[Span]:
+        return self._tracing.span(name, parent=parent.traceparent)

@@ -1,0 +1,229 @@
+"""`python -m services.gateway.main`: wiring of the HTTP door. `create_app` makes the same for tests."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from services.gateway.auth import Authenticator
+from services.gateway.context import Bell, Gateway
+from services.gateway.docs import describe
+from services.gateway.errors import error_response, http_error
+from services.gateway.gate import GateMiddleware
+from services.gateway.limits import RateLimiter
+from services.gateway.routes import (
+    batches,
+    chat,
+    datasets,
+    files,
+    fine_tuning,
+    health,
+    jobs,
+    models,
+    operator,
+    traces,
+    training,
+    usage,
+    webhooks,
+)
+from services.gateway.tracing import HttpMetrics, TracingMiddleware
+from services.gateway.usage import UsageWriter
+from shared.bootstrap import pepper_of
+from shared.errors import HeliuError, InvalidInput
+from shared.live_client import LiveClient
+from shared.queue import Publisher
+from shared.settings import read_settings
+from shared.worker import Platform, open_platform
+
+ROUTERS = (
+    health.router,
+    files.router,
+    models.router,
+    chat.router,
+    fine_tuning.router,
+    training.router,
+    batches.router,
+    datasets.router,
+    jobs.router,
+    webhooks.router,
+    usage.router,
+    traces.router,
+    operator.router,
+)
+CONNECTIONS = 16
+# Few more than connections: a request that waits for one holds a thread meanwhile.
+THREADS = 20
+UPLOADS = 32
+
+
+def wire(platform: Platform) -> Gateway:
+    """The parts of one gateway on a platform. Opens Redis clients and starts the ledger's thread."""
+    settings = platform.settings
+    publisher = Publisher(settings.redis_url, platform.tracing)
+    pepper = pepper_of(settings)
+    return Gateway(
+        platform=platform,
+        publisher=publisher,
+        bell=Bell(publisher),
+        live=LiveClient(publisher, settings.redis_url, silence_s=settings.live_silence_seconds),
+        authenticator=Authenticator(
+            platform.db,
+            pepper=pepper,
+            enabled=settings.auth == "on",
+            requests_per_minute=settings.requests_per_minute,
+        ),
+        limiter=RateLimiter(platform.db),
+        usage=UsageWriter(platform.db),
+        uploads=CapacityLimiter(UPLOADS),
+        pepper=pepper,
+    )
+
+
+def create_app(platform: Platform) -> FastAPI:
+    """The application on an opened platform; it closes what it opened, and not the platform."""
+    gateway = wire(platform)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
+        await gateway.live.start()
+        try:
+            yield
+        finally:
+            gateway.closing.set()
+            await gateway.live.close()
+            await to_thread.run_sync(_close, gateway)
+
+    app = FastAPI(
+        title="Heliu",
+        version="0.1.0",
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+    )
+    app.state.gateway = gateway
+    for router in ROUTERS:
+        app.include_router(router)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    app.add_exception_handler(HeliuError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_validation)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(ClientDisconnect, _answer_gone)
+    # The last one added is the outermost.
+    app.add_middleware(
+        GateMiddleware,
+        authenticator=gateway.authenticator,
+        limiter=gateway.limiter,
+        tracing=platform.tracing,
+    )
+    app.add_middleware(TracingMiddleware, tracing=platform.tracing, metrics=HttpMetrics(platform.metrics))
+    return app
+
+
+def _close(gateway: Gateway) -> None:
+    gateway.usage.close()
+    gateway.bell.close()
+    gateway.publisher.close()
+
+
+async def _answer_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HeliuError)
+    return error_response(exc, request.state.trace_id)
+
+
+async def _answer_validation(request: Request, exc: Exception) -> Response:
+    """Query and path parameters; bodies are checked by `bodies`."""
+    assert isinstance(exc, RequestValidationError)
+    first: dict[str, Any] = exc.errors()[0]
+    param = str(first["loc"][-1])
+    error = InvalidInput(f"{param}: {first['msg']}, got {str(first['input'])[:80]!r}", param=param)
+    return error_response(error, request.state.trace_id)
+
+
+async def _answer_http(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    path = f"{request.method} {request.url.path}"
+    said = {
+        404: f"no route {path}; the routes are at /docs",
+        405: f"{path} is not served; this path has other methods (see the Allow header)",
+    }
+    response = error_response(
+        http_error(exc.status_code, said.get(exc.status_code, str(exc.detail))), request.state.trace_id
+    )
+    for name, value in (exc.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+async def _answer_gone(request: Request, _: Exception) -> Response:
+    gone = HeliuError("the client closed the connection", code="client_closed_request")
+    return error_response(gone, request.state.trace_id)
+
+
+class Server(uvicorn.Server):
+    """uvicorn that says when it serves, and lets streams end when it is asked to stop."""
+
+    def __init__(self, config: uvicorn.Config, *, ready_file: str, closing: threading.Event) -> None:
+        super().__init__(config)
+        self._ready_file = ready_file
+        self._closing = closing
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._ready_file and self.started:
+            Path(self._ready_file).touch()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self._closing.set()
+        super().handle_exit(sig, frame)
+
+
+def make_server(app: FastAPI) -> Server:
+    """A server for the app's own settings; `port` 0 takes a free one."""
+    gateway: Gateway = app.state.gateway
+    settings = gateway.settings
+    config = uvicorn.Config(
+        app,
+        host=settings.gateway_host,
+        port=settings.gateway_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        backlog=1024,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
+    )
+    return Server(config, ready_file=settings.ready_file, closing=gateway.closing)
+
+
+def main() -> int:
+    try:
+        settings = read_settings(os.environ)
+        platform = open_platform(settings, "gateway", max_connections=CONNECTIONS)
+    except HeliuError as exc:
+        sys.stderr.write(f"gateway: {exc.message}\n")
+        return 78
+    server = make_server(create_app(platform))
+    server.run()
+    platform.close()
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""SQL of served models and training checkpoints."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from shared.db import Connection, Row
+
+GET = "SELECT * FROM training.model WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL"
+
+LIST = """
+SELECT * FROM training.model WHERE tenant_id = %s AND deleted_at IS NULL
+ORDER BY created_at DESC, id DESC LIMIT %s"""
+
+NAMES = """
+SELECT id FROM training.model WHERE tenant_id = %s AND deleted_at IS NULL ORDER BY created_at DESC LIMIT 200"""
+
+DELETE = """
+UPDATE training.model SET deleted_at = now() WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL RETURNING id"""
+
+CHECKPOINTS = """
+SELECT * FROM training.checkpoint WHERE job_id = %(job)s
+  AND (%(after)s::text IS NULL OR step < (SELECT step FROM training.checkpoint WHERE id = %(after)s))
+ORDER BY step DESC LIMIT %(limit)s"""
+
+CHECKPOINT = "SELECT 1 FROM training.checkpoint WHERE job_id = %s AND id = %s"
+
+
+def get_model(connection: Connection, tenant: UUID, name: str) -> Row | None:
+    return connection.execute(GET, (tenant, name)).fetchone()
+
+
+def list_models(connection: Connection, tenant: UUID, limit: int) -> list[Row]:
+    """Newest first."""
+    return connection.execute(LIST, (tenant, limit)).fetchall()
+
+
+def model_names(connection: Connection, tenant: UUID) -> list[str]:
+    """Names to look a mistyped one up in."""
+    return [row["id"] for row in connection.execute(NAMES, (tenant,)).fetchall()]
+
+
+def delete_model(connection: Connection, tenant: UUID, name: str) -> bool:
+    return connection.execute(DELETE, (tenant, name)).fetchone() is not None
+
+
+def list_checkpoints(connection: Connection, job_id: str, after: str | None, limit: int) -> list[Row]:
+    """Newest first."""
+    return connection.execute(CHECKPOINTS, {"job": job_id, "after": after, "limit": limit}).fetchall()
+
+
+def has_checkpoint(connection: Connection, job_id: str, checkpoint_id: str) -> bool:
+    return connection.execute(CHECKPOINT, (job_id, checkpoint_id)).fetchone() is not None

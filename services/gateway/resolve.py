@@ -1,0 +1,106 @@
+"""From the names in a request to content: models, training data, batch inputs. Runs as the caller's tenant."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+from uuid import UUID
+
+from services.gateway import repository_datasets, repository_files, repository_models
+from shared.contracts.inference import ModelRef
+from shared.contracts.training import BaseRef, DataRef
+from shared.db import Connection, Row
+from shared.errors import HeliuError, InvalidInput, NotFound
+
+MAX_BATCH_MODELS = 1000
+
+
+def model_row(connection: Connection, tenant: UUID, name: str, param: str = "model") -> Row:
+    """The tenant's model of this name; raises NotFound (`model_not_found`) with a near name."""
+    row = repository_models.get_model(connection, tenant, name)
+    if row is None:
+        near = difflib.get_close_matches(name, repository_models.model_names(connection, tenant), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; GET /v1/models lists those that do"
+        raise NotFound(f"the model {name!r} does not exist{hint}", code="model_not_found", param=param)
+    return row
+
+
+def model_ref(row: Row) -> ModelRef:
+    """A served model by content: an adapter on its base, or a base."""
+    base, adapter = _parts(row)
+    return ModelRef(name=row["id"], base_artifact=base, adapter_artifact=adapter)
+
+
+def base_ref(row: Row) -> BaseRef:
+    """The same for training."""
+    base, adapter = _parts(row)
+    return BaseRef(model=row["id"], base_artifact=base, adapter_artifact=adapter)
+
+
+def _parts(row: Row) -> tuple[str, str | None]:
+    if row["kind"] == "adapter":
+        return str(row["base_artifact"]), str(row["artifact"])
+    return str(row["artifact"]), None
+
+
+def batch_models(connection: Connection, tenant: UUID) -> dict[str, ModelRef]:
+    """Every model that a row of a batch may name."""
+    rows = repository_models.list_models(connection, tenant, MAX_BATCH_MODELS)
+    return {row["id"]: model_ref(row) for row in rows}
+
+
+def file_row(connection: Connection, file_id: str, *, param: str, purpose: str | None = None) -> Row:
+    """The tenant's file; raises NotFound, or InvalidInput for a file of another purpose."""
+    row = repository_files.get_file(connection, file_id)
+    if row is None:
+        raise NotFound(f"no file {file_id!r}", param=param)
+    if purpose is not None and row["purpose"] != purpose:
+        raise InvalidInput(
+            f"file {file_id} has the purpose {row['purpose']!r}; upload it with purpose {purpose!r}",
+            param=param,
+        )
+    return row
+
+
+def version_row(connection: Connection, tenant: UUID, version_id: str, *, param: str) -> Row:
+    """A version whose gate let it through. Raises NotFound, or HeliuError `dataset_gate_failed` with the reasons."""
+    rows = repository_datasets.versions(connection, tenant, version_id=version_id, limit=2)
+    if not rows:
+        raise NotFound(f"no dataset version {version_id!r}", param=param)
+    row = rows[0]
+    if not row["gate_passed"]:
+        raise HeliuError(
+            f"dataset version {version_id} fails its gate: {_reasons(row['gate'])}",
+            code="dataset_gate_failed",
+            param=param,
+        )
+    return row
+
+
+def _reasons(gate: dict[str, Any]) -> str:
+    reasons = gate.get("reasons") or [str(gate)[:500]]
+    return "; ".join(str(reason) for reason in reasons)
+
+
+def version_ref(connection: Connection, tenant: UUID, version_id: str, *, param: str) -> DataRef:
+    """A governed version as training data."""
+    if not version_id.startswith("dsv-"):
+        raise InvalidInput(
+            f"{version_id!r} is not a dataset version; its id starts with 'dsv-' and stands in the dataset's "
+            "versions and in the result of the job that built it",
+            param=param,
+        )
+    row = version_row(connection, tenant, version_id, param=param)
+    return DataRef(id=row["id"], kind="version", artifact=row["artifact"])
+
+
+def data_ref(connection: Connection, tenant: UUID, name: str, *, param: str) -> DataRef:
+    """Training data: a file uploaded for fine-tuning, or a governed version."""
+    if name.startswith("dsv-"):
+        return version_ref(connection, tenant, name, param=param)
+    if not name.startswith("file-"):
+        raise InvalidInput(
+            f"{name!r} is neither a file id ('file-...') nor a dataset version ('dsv-...')", param=param
+        )
+    row = file_row(connection, name, param=param, purpose="fine-tune")
+    return DataRef(id=row["id"], kind="file", artifact=row["artifact"])

@@ -1,0 +1,107 @@
+"""`/v1/batches`: a file of requests, answered in the background."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends
+from pydantic import Field
+
+from services.gateway import resolve, shapes
+from services.gateway.bodies import Body, Incoming, incoming
+from services.gateway.context import CallerDep, GatewayDep
+from services.gateway.docs import json_body
+from services.gateway.metadata import Metadata
+from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.submission import submit
+from shared import job_store
+from shared.contracts.inference import Batch
+from shared.db import Connection, retrying
+from shared.errors import InvalidInput, NotFound
+from shared.jobs import Job
+
+router = APIRouter(tags=["batches"])
+
+KINDS = (Batch.kind,)
+MAX_INPUT_BYTES = 200 * 1024 * 1024
+
+
+class CreateBatch(Body):
+    input_file_id: str = Field(min_length=1, max_length=256)
+    endpoint: Literal["/v1/chat/completions"]
+    completion_window: Literal["24h"]
+    metadata: Metadata | None = None
+    output_expires_after: dict[str, Any] | None = None
+
+
+EXAMPLE = {
+    "input_file_id": "file-0123456789abcdef01234567",
+    "endpoint": "/v1/chat/completions",
+    "completion_window": "24h",
+}
+
+
+@router.post("/v1/batches", summary="Run a batch", **json_body(CreateBatch, EXAMPLE))
+def create(
+    gateway: GatewayDep, request: Annotated[Incoming[CreateBatch], Depends(incoming(CreateBatch))]
+) -> dict[str, Any]:
+    """Every line of the file is checked before any is run; see `errors` of a batch that failed."""
+    body, tenant = request.body, request.caller.tenant
+    if body.output_expires_after is not None:
+        raise InvalidInput(
+            "output_expires_after is not served; leave it out and delete the files when they are no longer needed",
+            code="unsupported_parameter",
+            param="output_expires_after",
+        )
+    gateway.limiter.check_tokens(request.caller)
+
+    def make(connection: Connection) -> Batch:
+        row = resolve.file_row(connection, body.input_file_id, param="input_file_id", purpose="batch")
+        if row["bytes"] > MAX_INPUT_BYTES:
+            raise InvalidInput(
+                f"the file has {row['bytes']} bytes; a batch takes {MAX_INPUT_BYTES} at most",
+                param="input_file_id",
+            )
+        return Batch(
+            input_file_id=row["id"],
+            artifact=row["artifact"],
+            endpoint=body.endpoint,
+            completion_window=body.completion_window,
+            models=resolve.batch_models(connection, tenant),
+            pool=gateway.settings.pool,
+        )
+
+    return shapes.batch(submit(gateway, request, Batch, make, metadata=body.metadata))
+
+
+@router.get("/v1/batches", summary="List batches")
+def list_batches(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
+    """Newest first."""
+    with gateway.db.transaction(caller.tenant) as connection:
+        try:
+            jobs, more = job_store.list_jobs(
+                connection, caller.tenant, kinds=KINDS, after=page.after, limit=page.limit
+            )
+        except NotFound as exc:
+            raise unknown_cursor(page.after or "") from exc
+    return listing([shapes.batch(job) for job in jobs], more)
+
+
+@router.get("/v1/batches/{batch_id}", summary="One batch")
+def retrieve(batch_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
+    with gateway.db.transaction(caller.tenant) as connection:
+        return shapes.batch(job_store.get(connection, batch_id, kinds=KINDS))
+
+
+@router.post("/v1/batches/{batch_id}/cancel", summary="Cancel a batch")
+def cancel(batch_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
+    """Rows that have been answered are kept and stand in the output file."""
+
+    def once() -> Job:
+        with gateway.db.transaction(caller.tenant) as connection:
+            job_store.get(connection, batch_id, kinds=KINDS)
+            return job_store.request_cancel(connection, batch_id)
+
+    job = retrying(once, attempts=4)
+    gateway.bell.ring(job.queue, None)
+    return shapes.batch(job)

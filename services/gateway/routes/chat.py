@@ -1,0 +1,155 @@
+"""`/v1/chat/completions`, plain and streamed: the live trip through the queue to a worker's engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from anyio import to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from services.gateway import resolve, sse
+from services.gateway.answers import Answer
+from services.gateway.auth import Caller
+from services.gateway.bodies import read_json
+from services.gateway.context import Gateway, GatewayDep
+from services.gateway.docs import json_body
+from services.gateway.errors import error_object, internal_error
+from services.gateway.usage import UsageRow
+from shared import semconv
+from shared.contracts.chat import parse_chat
+from shared.contracts.inference import Generate, ModelRef
+from shared.errors import HeliuError
+from shared.streams import Entry
+
+router = APIRouter(tags=["chat"])
+
+ENDPOINT = "/v1/chat/completions"
+EXAMPLE = {"model": "base-1m", "messages": [{"role": "user", "content": "你好"}], "stream": True}
+
+
+class _Ledger:
+    """Writes the one usage row of a request, however it ends."""
+
+    def __init__(self, gateway: Gateway, request: Request, answer: Answer, ref: ModelRef) -> None:
+        self._gateway = gateway
+        self._request = request
+        self._answer = answer
+        self._ref = ref
+
+    def close(self, status: str) -> None:
+        """`status` is ok, error or cancelled."""
+        answer, state = self._answer, self._request.state
+        caller: Caller = state.caller
+        state.span.set_all(
+            {
+                semconv.GEN_AI_REQUEST_MODEL: answer.model,
+                semconv.GEN_AI_INPUT_TOKENS: answer.prompt_tokens,
+                semconv.GEN_AI_OUTPUT_TOKENS: answer.completion_tokens,
+            }
+        )
+        if answer.first_token_s is not None:
+            self._gateway.platform.metrics.first_token.labels(answer.model).observe(answer.first_token_s)
+        self._gateway.usage.add(
+            UsageRow(
+                tenant_id=caller.tenant,
+                api_key_id=caller.key_id,
+                request_id=state.request_id,
+                endpoint=ENDPOINT,
+                model=answer.model,
+                model_artifact=self._ref.adapter_artifact or self._ref.base_artifact,
+                pool=self._gateway.settings.pool,
+                status=status,
+                prompt_tokens=answer.prompt_tokens,
+                completion_tokens=answer.completion_tokens,
+                seconds=answer.seconds,
+                first_token_seconds=answer.first_token_s,
+                trace_id=state.trace_id,
+            )
+        )
+
+
+@router.post(ENDPOINT, summary="Chat with a model", response_model=None, **json_body(None, EXAMPLE))
+async def create(request: Request, gateway: GatewayDep) -> Response:
+    """What is not served (tools, n > 1, log probabilities, ...) is refused by name, never ignored."""
+    _, body = await read_json(request)
+    asked = parse_chat(body)
+    caller: Caller = request.state.caller
+    ref = await to_thread.run_sync(_resolve, gateway, caller, asked.model)
+    answer = Answer(asked.model, asked.include_usage)
+    ledger = _Ledger(gateway, request, answer, ref)
+    entries = gateway.live.call(
+        Generate(model=ref, messages=asked.messages, sampling=asked.sampling),
+        pool=gateway.settings.pool,
+        tenant=str(caller.tenant),
+        max_in_flight=caller.max_live,
+        accept_s=gateway.settings.live_deadline_seconds,
+        parent=request.state.span.traceparent,
+    )
+    try:
+        # Until the first token everything that goes wrong can still be a proper status.
+        first = await sse.unless_gone(request, _first(entries) if asked.stream else _all(entries, answer))
+    except BaseException as exc:
+        gone = not isinstance(exc, HeliuError) or exc.code == "client_closed_request"
+        ledger.close("cancelled" if gone else "error")
+        raise
+    if first is None:
+        ledger.close("ok")
+        return JSONResponse(answer.completion())
+    return sse.EventStream(_stream(request, entries, first, answer, ledger))
+
+
+def _resolve(gateway: Gateway, caller: Caller, model: str) -> ModelRef:
+    gateway.limiter.check_tokens(caller)
+    with gateway.db.transaction(caller.tenant) as connection:
+        return resolve.model_ref(resolve.model_row(connection, caller.tenant, model))
+
+
+async def _first(entries: AsyncIterator[Entry]) -> Entry | None:
+    async for entry in entries:
+        if entry.type in ("token", "done"):
+            return entry
+    raise internal_error()
+
+
+async def _all(entries: AsyncIterator[Entry], answer: Answer) -> Entry | None:
+    async for entry in entries:
+        if entry.type == "token":
+            answer.token(entry.data)
+        elif entry.type == "done":
+            answer.done(entry.data)
+    return None
+
+
+async def _stream(
+    request: Request, entries: AsyncIterator[Entry], first: Entry, answer: Answer, ledger: _Ledger
+) -> AsyncIterator[bytes]:
+    """Chunks from the first token on. An error in the middle is told as an error, never as a quiet end."""
+    status = "cancelled"
+    try:
+        yield sse.event(answer.chunk({"role": "assistant", "content": "", "refusal": None}))
+        async for entry in _chain(first, entries):
+            text = answer.token(entry.data) if entry.type == "token" else ""
+            if entry.type == "done":
+                text = answer.done(entry.data)
+            if text:
+                yield sse.event(answer.chunk({"content": text}))
+        yield sse.event(answer.chunk({}, answer.finish_reason))
+        if answer.include_usage:
+            yield sse.event(answer.usage_chunk())
+        status = "ok"
+        yield sse.DONE
+    except HeliuError as exc:
+        status = "error"
+        request.state.span.fail(exc.message)
+        yield sse.event({"error": error_object(exc, request.state.trace_id)})
+    finally:
+        ledger.close(status)
+        await entries.aclose()  # type: ignore[attr-defined]
+
+
+async def _chain(first: Entry, rest: AsyncIterator[Entry]) -> AsyncIterator[Entry]:
+    yield first
+    if first.type != "done":
+        async for entry in rest:
+            yield entry

@@ -1,0 +1,134 @@
+"""`/v1/datasets`: from an upload to a governed, immutable version, and its report."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import Field
+
+from services.gateway import repository_datasets, resolve, shapes
+from services.gateway.bodies import Body, Incoming, incoming
+from services.gateway.context import CallerDep, GatewayDep
+from services.gateway.docs import json_body
+from services.gateway.metadata import Metadata
+from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.submission import submit
+from shared.contracts.data_governance import BuildVersion
+from shared.contracts.recipe_text import parse_recipe
+from shared.db import Connection, Row
+from shared.errors import InvalidInput, NotFound
+
+router = APIRouter(tags=["datasets"])
+
+MOST_VERSIONS = 100
+
+
+class CreateVersion(Body):
+    """`name` makes the dataset at its first use; without a `recipe` one is inferred from the first rows."""
+
+    name: str = Field(
+        min_length=1, max_length=128, pattern=r"^[^\s/\x00-\x1f\x7f]([^/\x00-\x1f\x7f]*[^\s/\x00-\x1f\x7f])?$"
+    )
+    file_id: str = Field(min_length=1, max_length=256)
+    recipe: dict[str, Any] | None = None
+    metadata: Metadata | None = None
+
+
+EXAMPLE = {
+    "name": "service-dialogues",
+    "file_id": "file-0123456789abcdef01234567",
+    "recipe": {"version": 1, "steps": [{"op": "normalize_text"}, {"op": "mask_pii"}]},
+}
+
+
+@router.post(
+    "/v1/datasets", summary="Govern an upload into a dataset version", **json_body(CreateVersion, EXAMPLE)
+)
+def create(
+    gateway: GatewayDep, request: Annotated[Incoming[CreateVersion], Depends(incoming(CreateVersion))]
+) -> dict[str, Any]:
+    """Answers with the job that builds the version; its result names the version and the gate's verdict."""
+    body, tenant = request.body, request.caller.tenant
+    if body.name in (".", ".."):
+        raise InvalidInput(f"{body.name!r} is not a name for a dataset", param="name")
+    if body.recipe is not None:
+        _check_recipe(body.recipe)
+
+    def make(connection: Connection) -> BuildVersion:
+        file = resolve.file_row(connection, body.file_id, param="file_id")
+        dataset = repository_datasets.ensure_dataset(connection, tenant, body.name)
+        return BuildVersion(
+            dataset_id=dataset["id"],
+            dataset_name=body.name,
+            file_id=file["id"],
+            artifact=file["artifact"],
+            filename=file["filename"],
+            recipe=body.recipe,
+        )
+
+    job = submit(gateway, request, BuildVersion, make, metadata=body.metadata)
+    return {
+        **shapes.job(job),
+        "dataset": job.payload["dataset_name"],
+        "dataset_id": job.payload["dataset_id"],
+    }
+
+
+def _check_recipe(recipe: dict[str, Any]) -> None:
+    try:
+        parse_recipe(recipe)
+    except InvalidInput as exc:
+        exc.param = f"recipe.{exc.param}" if exc.param else "recipe"
+        raise
+
+
+@router.get("/v1/datasets", summary="List datasets")
+def list_datasets(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
+    """Newest first."""
+    with gateway.db.transaction(caller.tenant) as connection:
+        if page.after and not repository_datasets.dataset_existed(connection, page.after):
+            raise unknown_cursor(page.after)
+        rows = repository_datasets.list_datasets(connection, caller.tenant, page.after, page.limit + 1)
+    return listing([shapes.dataset(row) for row in rows[: page.limit]], len(rows) > page.limit)
+
+
+@router.get("/v1/datasets/{name}", summary="One dataset with its versions")
+def retrieve(name: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
+    """By name or id; versions newest first, at most 100."""
+    with gateway.db.transaction(caller.tenant) as connection:
+        dataset = _dataset(connection, caller, name)
+        versions = repository_datasets.versions(
+            connection, caller.tenant, dataset_id=dataset["id"], limit=MOST_VERSIONS
+        )
+    return {**shapes.dataset(dataset), "versions": [shapes.dataset_version(row) for row in versions]}
+
+
+@router.get("/v1/datasets/{name}/versions", summary="Versions of a dataset")
+def list_versions(name: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
+    """Newest first, at most 100."""
+    with gateway.db.transaction(caller.tenant) as connection:
+        dataset = _dataset(connection, caller, name)
+        rows = repository_datasets.versions(
+            connection, caller.tenant, dataset_id=dataset["id"], limit=MOST_VERSIONS
+        )
+    return listing([shapes.dataset_version(row) for row in rows], False)
+
+
+@router.get("/v1/datasets/{name}/versions/{version_id}", summary="One version with report and gate")
+def retrieve_version(name: str, version_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
+    with gateway.db.transaction(caller.tenant) as connection:
+        dataset = _dataset(connection, caller, name)
+        rows = repository_datasets.versions(
+            connection, caller.tenant, dataset_id=dataset["id"], version_id=version_id, limit=1
+        )
+    if not rows:
+        raise NotFound(f"dataset {name!r} has no version {version_id!r}", param="version_id")
+    return shapes.dataset_version(rows[0], full=True)
+
+
+def _dataset(connection: Connection, caller: CallerDep, name: str) -> Row:
+    row = repository_datasets.get_dataset(connection, caller.tenant, name)
+    if row is None:
+        raise NotFound(f"no dataset {name!r}", param="name")
+    return row

@@ -1,0 +1,80 @@
+"""Is it alive, can it take work, and what do its instruments say."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse, Response
+
+from services.gateway import repository_platform
+from services.gateway.auth import operator_only
+from services.gateway.context import Gateway, GatewayDep
+from services.gateway.gauges import platform_text
+from shared.errors import HeliuError, Unavailable
+from shared.migrate import pending
+
+router = APIRouter(tags=["platform"])
+
+LEAST_FREE_BYTES = 256 * 1024 * 1024
+LEAST_FREE_SHARE = 0.01
+
+
+@router.get("/healthz", summary="The process is alive")
+async def healthz() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="Durable work is accepted")
+def readyz(gateway: GatewayDep) -> JSONResponse:
+    """503 while Postgres, its migrations or the disk of the artifacts stand in the way. Redis is only told."""
+    checks = {
+        "postgres": _postgres(gateway),
+        "artifacts": _disk(gateway.artifacts.root),
+        "redis": _redis(gateway),
+    }
+    ready = all(checks[name] == "ok" for name in ("postgres", "artifacts"))
+    body = {"status": "ready" if ready else "not ready", "checks": checks}
+    return JSONResponse(body, status_code=200 if ready else 503)
+
+
+def _postgres(gateway: Gateway) -> str:
+    try:
+        with gateway.db.core() as connection:
+            repository_platform.answer(connection)
+        missing = [] if gateway.migrated.is_set() else pending(gateway.settings.database_url)
+    except HeliuError as exc:
+        return exc.message
+    except OSError as exc:
+        return f"migrations cannot be read: {exc}"
+    if missing:
+        return f"migrations are missing: {', '.join(missing)}; run python -m shared.migrate"
+    gateway.migrated.set()
+    return "ok"
+
+
+def _disk(root: Path) -> str:
+    try:
+        usage = shutil.disk_usage(root)
+    except OSError as exc:
+        return f"the artifact store cannot be reached: {exc}"
+    least = min(LEAST_FREE_BYTES, int(usage.total * LEAST_FREE_SHARE))
+    return "ok" if usage.free > least else f"the artifact store's disk has only {usage.free} bytes left"
+
+
+def _redis(gateway: Gateway) -> str:
+    try:
+        gateway.publisher.backlog("monitoring")
+    except Unavailable as exc:
+        return exc.message
+    return "ok"
+
+
+@router.get("/metrics", summary="Prometheus metrics", dependencies=[Depends(operator_only)])
+async def metrics(gateway: GatewayDep) -> Response:
+    """This process's own metrics, and the platform's queues, jobs and workers as Postgres has them."""
+    platform: Any = await asyncio.to_thread(platform_text, gateway.db)
+    return Response(gateway.platform.metrics.text() + platform, media_type="text/plain; version=0.0.4")

@@ -1,0 +1,74 @@
+"""Server-sent events: how they are written, and how a client that has gone is noticed. Knows no route."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+from anyio import CancelScope
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Send
+
+from shared.errors import HeliuError
+
+T = TypeVar("T")
+
+DONE = b"data: [DONE]\n\n"
+COMMENT = b": still here\n\n"
+
+
+def event(data: Any, *, id_: str | None = None, name: str | None = None) -> bytes:
+    """One event; `data` is JSON on one line."""
+    lines = []
+    if id_ is not None:
+        lines.append(f"id: {id_}")
+    if name is not None:
+        lines.append(f"event: {name}")
+    lines.append(f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}")
+    return ("\n".join(lines) + "\n\n").encode()
+
+
+class EventStream(StreamingResponse):
+    """A stream that is closed, and so cancels its work, as soon as the client goes."""
+
+    def __init__(self, events: AsyncIterator[bytes]) -> None:
+        super().__init__(
+            events,
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        finally:
+            close = getattr(self.body_iterator, "aclose", None)
+            if close is not None:
+                with CancelScope(shield=True):
+                    await close()
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client goes. The body must have been read.
+
+    Raises HeliuError `client_closed_request`.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise HeliuError("the client closed the connection", code="client_closed_request")
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
