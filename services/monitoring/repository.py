@@ -17,6 +17,9 @@ SWEEP_LOCK = 0x6D6F6E69  # "moni"
 
 TRY_LOCK = "SELECT pg_try_advisory_xact_lock(%s) AS got"
 
+# One writer a trace at a time: caps hold exactly, and handing tenants down cannot deadlock.
+LOCK_TRACES = "SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key"
+
 COUNT_SPANS = (
     "SELECT trace_id, count(*) AS spans FROM monitoring.span WHERE trace_id = ANY(%s) GROUP BY trace_id"
 )
@@ -127,6 +130,7 @@ def keep_spans(connection: Connection, rows: Sequence[SpanRow], cap: int) -> int
     Roots come last and say most: they always have a place.
     """
     traces = sorted({row.trace_id for row in rows})
+    connection.execute(LOCK_TRACES, (sorted({int(trace[:15], 16) for trace in traces}),))
     held: dict[str, int] = {
         row["trace_id"]: row["spans"] for row in connection.execute(COUNT_SPANS, (traces,)).fetchall()
     }
