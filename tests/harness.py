@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deploy import embedded
+from deploy import embedded, processes
 from shared import job_store
 from shared.bootstrap import bootstrap
 from shared.db import Database
@@ -32,26 +32,26 @@ FAST = {"HELIU_LEASE_SECONDS": "6", "HELIU_HEARTBEAT_SECONDS": "2", "HELIU_DRAIN
 class Process:
     """One service process in a session of its own."""
 
-    def __init__(self, service: str, environ: dict[str, str], folder: Path, index: int) -> None:
+    def __init__(
+        self, service: str, environ: dict[str, str], folder: Path, index: int, module: str | None = None
+    ) -> None:
         self.service = service
+        self.index = index
         self.ready_file = folder / f"{service}.{index}.{time.monotonic_ns()}.ready"
         self.log = folder / f"{service}.{index}.log"
-        with self.log.open("ab") as log:
-            self._popen = subprocess.Popen(
-                [sys.executable, "-m", f"services.{service}.main"],
-                env={
-                    **{k: v for k, v in os.environ.items() if not k.startswith("HELIU_")},
-                    **environ,
-                    "HELIU_READY_FILE": str(self.ready_file),
-                    "HELIU_WORKER_INDEX": str(index),
-                    "PYTHONPATH": str(ROOT),
-                },
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        # Tied to us: a test run that is killed leaves nothing behind. So start it from the main thread.
+        self._popen = processes.spawn(
+            [sys.executable, "-m", module or f"services.{service}.main"],
+            log=self.log,
+            env={
+                **{k: v for k, v in os.environ.items() if not k.startswith("HELIU_")},
+                **environ,
+                "HELIU_READY_FILE": str(self.ready_file),
+                "HELIU_WORKER_INDEX": str(index),
+                "PYTHONPATH": str(ROOT),
+            },
+            cwd=ROOT,
+        )
 
     @property
     def pid(self) -> int:
@@ -60,6 +60,11 @@ class Process:
     @property
     def alive(self) -> bool:
         return self._popen.poll() is None
+
+    @property
+    def code(self) -> int | None:
+        """How it ended: an exit status, a negative signal, None while it runs."""
+        return self._popen.poll()
 
     def wait_ready(self, seconds: float = 60) -> None:
         wait_for(lambda: self.ready_file.exists() or not self.alive, seconds, f"{self.service} to be ready")
@@ -114,8 +119,11 @@ class Harness:
             self.tenant = row["id"]
             c.execute("UPDATE core.tenant SET max_running = 1000")
 
-    def start(self, service: str, index: int = 0, *, wait: bool = True, **settings: str) -> Process:
-        process = Process(service, {**self.environ, **settings}, self.folder, index)
+    def start(
+        self, service: str, index: int = 0, *, wait: bool = True, module: str | None = None, **settings: str
+    ) -> Process:
+        """Start a service; `module` is what runs in the place of `services.<service>.main`."""
+        process = Process(service, {**self.environ, **settings}, self.folder, index, module)
         self.processes.append(process)
         if wait:
             process.wait_ready()

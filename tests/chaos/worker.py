@@ -1,0 +1,40 @@
+"""`python -m tests.chaos.worker`: the inference worker with the echoing engine in the place of the real one.
+
+Queue, shards, fences and commits are the real ones; only the child that makes the text is another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+
+from services.inference import tasks
+from services.inference.engine_process import EngineProcess
+from services.inference.main import SHARDS
+from shared.contracts.inference import Batch, BatchShard, Generate
+from shared.settings import read_settings
+from shared.worker import Worker, WorkerSpec, open_platform
+
+
+def main() -> int:
+    settings = read_settings(os.environ)
+    platform = open_platform(settings, "inference", max_connections=12)
+    engine = EngineProcess({}, module="tests.chaos.echo_engine")
+    spec = WorkerSpec(
+        "inference",
+        {Batch.queue_for(settings.pool): SHARDS},
+        live_queue=Generate.queue_for(settings.pool),
+        live_slots=4,
+    )
+    return Worker(
+        platform,
+        spec,
+        {Batch: partial(tasks.batch, platform), BatchShard: partial(tasks.shard, platform, engine)},
+        {Generate: partial(tasks.generate, platform, engine)},
+        on_stop=[engine.close],
+    ).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
