@@ -40,6 +40,7 @@ class PagedCache:
         self.block_size = block_size
         self.keys: dict[int, torch.Tensor] = {}
         self.values: dict[int, torch.Tensor] = {}
+        self._scratch: dict[str, torch.Tensor] = {}
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor, step: StepBatch) -> None:
         """Store (tokens, kv heads, head size) at the step's slots."""
@@ -50,11 +51,27 @@ class PagedCache:
         for store, new in ((self.keys[layer], key), (self.values[layer], value)):
             store.view(-1, new.shape[2]).index_copy_(0, index, new.reshape(-1, new.shape[2]))
 
-    def gather(self, store: torch.Tensor, index: torch.Tensor, sequences: int) -> torch.Tensor:
-        """(sequences, kv heads, length, head size) of the blocks in `index`."""
-        blocks, heads, size, width = store.shape
-        rows = store.view(blocks * heads, size * width).index_select(0, index)
-        return rows.view(sequences, heads, -1, width)
+    def gather(self, layer: int, index: torch.Tensor, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, (sequences, kv heads, length, head size), of the blocks in `index`.
+
+        They lie in memory that the next gather uses again: megabytes fresh from the system for each layer
+        cost more in page faults than the copy itself.
+        """
+        found = []
+        for kind, store in (("keys", self.keys[layer]), ("values", self.values[layer])):
+            blocks, heads, size, width = store.shape
+            out = self._room(kind, index.shape[0] * size * width, store).view(-1, size * width)
+            torch.index_select(store.view(blocks * heads, size * width), 0, index, out=out)
+            found.append(out.view(sequences, heads, -1, width))
+        return found[0], found[1]
+
+    def _room(self, kind: str, count: int, like: torch.Tensor) -> torch.Tensor:
+        """`count` elements of scratch memory; grown by doubling."""
+        scratch = self._scratch.get(kind)
+        if scratch is None or scratch.numel() < count:
+            scratch = torch.empty(1 << (count - 1).bit_length(), dtype=like.dtype, device=like.device)
+            self._scratch[kind] = scratch
+        return scratch[:count]
 
     def scrub(self, blocks: list[int]) -> None:
         """Zero these blocks, so that a non-finite value can never reach their next owner."""
@@ -199,11 +216,9 @@ def _decode(
 ) -> torch.Tensor:
     """One query a sequence: batched matmul over gathered blocks, query heads of a kv head together."""
     sequences = group.end - group.start
-    keys, values = cache.keys[layer], cache.values[layer]
-    heads = keys.shape[1]
-    index = group.index(heads)
-    k = cache.gather(keys, index, sequences).flatten(0, 1)
-    v = cache.gather(values, index, sequences).flatten(0, 1)
+    heads = cache.keys[layer].shape[1]
+    keys, values = cache.gather(layer, group.index(heads), sequences)
+    k, v = keys.flatten(0, 1), values.flatten(0, 1)
     q = queries[group.start : group.end].reshape(sequences * heads, -1, k.shape[2])
     mask = group.mask(heads, window, q.dtype)
     scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)
@@ -230,10 +245,8 @@ def _prefill(
         k, v = _repeat_heads(k, repeat), _repeat_heads(v, repeat)
         out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
         return out[0].transpose(0, 1)
-    index = segment.index(k.shape[1])
-    all_k = cache.gather(cache.keys[layer], index, 1)[:, :, :total]
-    all_v = cache.gather(cache.values[layer], index, 1)[:, :, :total]
-    all_k, all_v = _repeat_heads(all_k, repeat), _repeat_heads(all_v, repeat)
+    all_k, all_v = cache.gather(layer, segment.index(k.shape[1]), 1)
+    all_k, all_v = _repeat_heads(all_k[:, :, :total], repeat), _repeat_heads(all_v[:, :, :total], repeat)
     if windowed or q.device.type != "cpu" or q.shape[3] != all_v.shape[3]:
         mask = segment.mask(window, q.device)
         out = scaled_dot_product_attention(q, all_k, all_v, attn_mask=mask, scale=scale)

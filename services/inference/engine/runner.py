@@ -28,6 +28,8 @@ from services.inference.engine.scheduler import Row, Sequence
 
 # A new decode group is opened when padding would cost more than one more round of small matmuls does.
 _GROUP_WASTE_TOKENS = 512
+# And when its gathered keys and values would grow past this, which bounds the memory they take.
+_GROUP_TOKENS = 4_096
 _PROBE_TOKENS = 9
 
 
@@ -118,7 +120,8 @@ class ModelRunner:
         for end in range(1, len(sequences) + 1):
             if end < len(sequences):
                 waste += (positions[end] - positions[end - 1]) * (end - start)
-                if waste <= _GROUP_WASTE_TOKENS:
+                padded = (positions[end] + 1) * (end + 1 - start)
+                if waste <= _GROUP_WASTE_TOKENS and padded <= _GROUP_TOKENS:
                     continue
             longest = positions[end - 1] + 1
             count = self.allocator.blocks_for(longest)
