@@ -29,6 +29,15 @@ SESSION_OPTIONS = (
     " -c timezone=UTC"
 )
 RETRYABLE = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
+# Not OperationalErrors to psycopg, but the server's doing and gone at the next try: it ended our session because we
+# were asleep inside a transaction, or it is a standby just now.
+AWAY = (
+    psycopg.OperationalError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.ReadOnlySqlTransaction,
+    PoolTimeout,
+)
+LONGEST_PAUSE_S = 2.0
 
 
 def connection_string(url: str, application: str) -> str:
@@ -59,7 +68,8 @@ class Database:
             timeout=timeout,
             max_lifetime=1800,
             check=ConnectionPool.check_connection,
-            reconnect_timeout=0,
+            # Whoever waits for a connection when the server comes back gets one, and not only its time-out.
+            reconnect_timeout=timeout,
             name=application,
             open=True,
         )
@@ -87,7 +97,7 @@ class Database:
                 yield connection
         except RETRYABLE as exc:
             raise Contended(f"the transaction met another and was rolled back: {_first_line(exc)}") from exc
-        except (psycopg.OperationalError, PoolTimeout) as exc:
+        except AWAY as exc:
             raise Unavailable(
                 f"Postgres does not answer: {_first_line(exc)}", code="database_unavailable"
             ) from exc
@@ -100,14 +110,17 @@ class Contended(Unavailable):
 
 
 def retrying(work: Callable[[], T], *, attempts: int = 5, patience: float = 0.05) -> T:
-    """Run an idempotent `work` again, with full-jitter back-off, while Postgres is away or contended."""
+    """Run an idempotent `work` again, with full-jitter back-off, while Postgres is away or contended.
+
+    A pause is never longer than LONGEST_PAUSE_S: a lease does not wait.
+    """
     for attempt in range(1, attempts + 1):
         try:
             return work()
         except Unavailable as exc:
             if attempt == attempts:
                 raise
-            pause = random.uniform(0, patience * 2**attempt)
+            pause = random.uniform(0, min(LONGEST_PAUSE_S, patience * 2**attempt))
             log.warning("database_retry", extra={"attempt": attempt, "pause_s": pause, "error": exc.message})
             time.sleep(pause)
     raise AssertionError("unreachable")

@@ -214,6 +214,15 @@ def add_event(
     return int(row["id"])
 
 
+def has_event(connection: Connection, job: Job, event_id: int, type_: str) -> bool:
+    """True when the event with this id was committed: an id that was rolled back may go to another event later."""
+    row = connection.execute(
+        "SELECT 1 AS one FROM core.job_event WHERE id = %s AND job_id = %s AND type = %s",
+        (event_id, job.id, type_),
+    ).fetchone()
+    return row is not None
+
+
 def claim(connection: Connection, queue: str, worker_id: str, lease: timedelta) -> Job | None:
     """Take the next eligible job of the queue, or None."""
     row = connection.execute(CLAIM, (queue, worker_id, lease)).fetchone()

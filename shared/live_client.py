@@ -226,6 +226,16 @@ class LiveClient:
             pending.entries.put_nowait(entry)
 
 
+async def last_entry(entries: AsyncIterator[Entry]) -> Entry:
+    """The `done` entry of an answer whose parts nobody needs one by one."""
+    last: Entry | None = None
+    async for entry in entries:
+        last = entry
+    if last is None or last.type != "done":
+        raise Unavailable("the answer ended before it was whole", code="worker_lost")
+    return last
+
+
 class _Silent(Exception):
     """An accepted request whose worker has fallen silent."""
 

@@ -20,6 +20,9 @@ from celery.concurrency.thread import TaskPool
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from kombu.exceptions import OperationalError
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as kombu_redis
+from kombu.transport.virtual import Empty
 from redis.exceptions import RedisError
 
 from shared import semconv, streams
@@ -42,6 +45,8 @@ def broker_url(redis_url: str) -> str:
 
 def make_app(redis_url: str) -> Celery:
     """A Celery application with the settings that the job core rests on."""
+    # kombu picks the transport by the scheme of the URL; there is no other way to hand it a class.
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "shared.queue:PatientTransport"))
     app = Celery("heliu", set_as_current=False)
     app.conf.update(
         broker_url=broker_url(redis_url),
@@ -69,6 +74,23 @@ def make_app(redis_url: str) -> Celery:
         },
     )
     return app
+
+
+class PatientChannel(kombu_redis.Channel):  # type: ignore[misc]
+    """Drops what is no message instead of dying of it: kombu lets a line that is not JSON end the worker."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except (*self.connection_errors, Empty):
+            raise
+        except Exception as exc:
+            log.warning("message_refused", extra={"error": f"{type(exc).__name__}: {exc}"})
+            return None
+
+
+class PatientTransport(kombu_redis.Transport):  # type: ignore[misc]
+    Channel = PatientChannel
 
 
 class Publisher:

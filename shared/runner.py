@@ -73,11 +73,15 @@ class JobContext:
     def event(
         self, type_: str, message: str, data: dict[str, Any] | None = None, level: str = "info"
     ) -> None:
-        """Append an event, fenced; tried again while Postgres is away."""
+        """Append an event, fenced; tried again while Postgres is away, and never written twice."""
+        written: int | None = None
 
         def write() -> None:
+            nonlocal written
             with self.transaction() as connection:
-                job_store.add_event(connection, self.job, type_, message, data, level)
+                if written is not None and job_store.has_event(connection, self.job, written, type_):
+                    return  # the COMMIT got through and only its reply was lost
+                written = job_store.add_event(connection, self.job, type_, message, data, level)
 
         retrying(write, attempts=8, patience=0.2)
         self.touch()

@@ -1,4 +1,4 @@
-"""`python -m services.data_governance.main`: a worker of the queue `data`."""
+"""`python -m services.data_governance.main`: a worker of the queues `data` and `data.live`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from functools import partial
 
 from services.data_governance import tasks
 from shared.contracts.base import JobContract
-from shared.contracts.data_governance import BuildVersion
+from shared.contracts.data_governance import BuildVersion, PreviewRows
 from shared.errors import HeliuError
 from shared.runner import Handler
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
 
 SLOTS = 1
+LIVE_SLOTS = 4
 
 
 def main() -> int:
@@ -25,8 +26,13 @@ def main() -> int:
         sys.stderr.write(f"data_governance: {exc.message}\n")
         return 78
     handlers: dict[type[JobContract], Handler] = {BuildVersion: partial(tasks.build_version, platform)}
-    spec = WorkerSpec("data_governance", {BuildVersion.queue_for(): settings.slots or SLOTS})
-    return Worker(platform, spec, handlers).run()
+    spec = WorkerSpec(
+        "data_governance",
+        {BuildVersion.queue_for(): settings.slots or SLOTS},
+        live_queue=PreviewRows.queue_for(),
+        live_slots=LIVE_SLOTS,
+    )
+    return Worker(platform, spec, handlers, {PreviewRows: partial(tasks.preview_rows, platform)}).run()
 
 
 if __name__ == "__main__":

@@ -6,13 +6,16 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from services.data_governance import repository
 from services.data_governance.build import Progress, Stopped, VersionResult
 from services.data_governance.build import build_version as build
-from shared.contracts.data_governance import BuildVersion
+from services.data_governance.preview import preview
+from shared.contracts.data_governance import BuildVersion, PreviewRows
 from shared.contracts.recipe_text import parse_recipe
 from shared.db import Connection
+from shared.live_server import LiveContext
 from shared.runner import JobContext, Outcome
 from shared.worker import Platform
 
@@ -79,3 +82,10 @@ def _publish(
         rows=result.rows,
         report=result.report,
     )
+
+
+def preview_rows(platform: Platform, ctx: LiveContext, call: PreviewRows) -> dict[str, Any]:
+    """Rows of a version for a client that waits."""
+    folder = platform.artifacts.materialize(call.artifact, platform.settings.home / "cache")
+    with platform.tracing.span("data.preview", parent=ctx.span.traceparent):
+        return preview(folder, split=call.split, offset=call.offset, limit=call.limit)

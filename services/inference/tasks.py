@@ -126,7 +126,10 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
         first = planned.errors[0]
         return Outcome(
             status=Status.FAILED,
-            result={"errors": [asdict(error) for error in planned.errors], "total": planned.rows},
+            result={
+                "errors": [asdict(error) for error in planned.errors],
+                "request_counts": {"total": planned.rows, "completed": 0, "failed": 0},
+            },
             error={"code": first.code, "message": first.message, "line": first.line, "param": first.param},
         )
     models = {name: job.models[name] for name in planned.models}
@@ -168,8 +171,8 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
         children,
         {
             "phase": "rows",
-            "total": planned.rows,
-            "models": list(planned.models),
+            "request_counts": {"total": planned.rows, "completed": 0, "failed": 0},
+            "model": planned.models[0] if len(planned.models) == 1 else None,
             "in_progress_at": int(time.time()),
             "finalize_on_cancel": True,
         },
@@ -218,7 +221,7 @@ def _finalize(platform: Platform, ctx: JobContext, job: Batch) -> Outcome:
     """Error rows for what no shard answered, then output and error file, and the end, in one transaction."""
     ctx.progress(phase="finalizing", finalizing_at=int(time.time()))
     cancelled = ctx.job.cancel_requested_at is not None
-    total = int(ctx.job.progress["total"])
+    total = int(ctx.job.progress["request_counts"]["total"])
     _fill_gaps(platform, ctx, job, cancelled)
     work = platform.settings.home / "work"
     work.mkdir(parents=True, exist_ok=True)
@@ -255,8 +258,13 @@ def _finalize(platform: Platform, ctx: JobContext, job: Batch) -> Outcome:
     return Outcome(
         status=Status.CANCELLED if cancelled else Status.SUCCEEDED,
         result={
-            "total": total,
-            **counts,
+            "request_counts": {"total": total, "completed": counts["completed"], "failed": counts["failed"]},
+            "usage": {
+                "input_tokens": counts["prompt_tokens"],
+                "output_tokens": counts["completion_tokens"],
+                "total_tokens": counts["prompt_tokens"] + counts["completion_tokens"],
+            },
+            "model": ctx.job.progress.get("model"),
             "output_file_id": stored["output"][2] if "output" in stored else None,
             "error_file_id": stored["error"][2] if "error" in stored else None,
         },

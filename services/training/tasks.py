@@ -17,7 +17,6 @@ from shared.runner import JobContext, Outcome
 from shared.worker import Platform
 
 
-
 def pretrain(platform: Platform, ctx: JobContext, job: Pretrain) -> Outcome:
     """A base from scratch; a finished base can be served and tuned at once."""
     run = _Run(platform, ctx, job.name)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import JobContract
+from shared.contracts.base import JobContract, LiveCall
 
 
 class BuildVersion(JobContract):
@@ -26,3 +26,15 @@ class BuildVersion(JobContract):
     artifact: str
     filename: str
     recipe: dict[str, Any] | None = Field(default=None)
+
+
+class PreviewRows(LiveCall):
+    """Some rows of a stored version, answered at once: `{"rows": [...], "total": n}`."""
+
+    name: ClassVar[str] = "data.preview_rows"
+    queue: ClassVar[str] = "data.live"
+
+    artifact: str
+    split: Literal["train", "validation"] | None = None
+    offset: int = Field(0, ge=0)
+    limit: int = Field(20, ge=1, le=500)

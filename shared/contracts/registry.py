@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.core import Noop
-from shared.contracts.data_governance import BuildVersion
+from shared.contracts.data_governance import BuildVersion, PreviewRows
 from shared.contracts.inference import Batch, BatchShard, Generate
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.errors import InvalidInput
@@ -18,7 +18,7 @@ JOBS: Mapping[str, type[JobContract]] = {
     contract.kind: contract
     for contract in (Noop, BuildVersion, Pretrain, FineTune, Evaluate, Batch, BatchShard)
 }
-CALLS: Mapping[str, type[LiveCall]] = {contract.name: contract for contract in (Generate,)}
+CALLS: Mapping[str, type[LiveCall]] = {contract.name: contract for contract in (Generate, PreviewRows)}
 
 
 def parse_job(kind: str, payload: Mapping[str, Any]) -> JobContract:

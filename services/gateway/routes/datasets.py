@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 
-from services.gateway import repository_datasets, resolve, shapes
+from services.gateway import repository_datasets, resolve, shapes, sse
+from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
-from services.gateway.context import CallerDep, GatewayDep
+from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.metadata import Metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
-from shared.contracts.data_governance import BuildVersion
+from shared.contracts.data_governance import BuildVersion, PreviewRows
 from shared.contracts.recipe_text import parse_recipe
 from shared.db import Connection, Row
 from shared.errors import InvalidInput, NotFound
+from shared.live_client import last_entry
 
 router = APIRouter(tags=["datasets"])
 
@@ -117,14 +120,46 @@ def list_versions(name: str, gateway: GatewayDep, caller: CallerDep) -> dict[str
 
 @router.get("/v1/datasets/{name}/versions/{version_id}", summary="One version with report and gate")
 def retrieve_version(name: str, version_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
+    return shapes.dataset_version(_version(gateway, caller, name, version_id), full=True)
+
+
+@router.get("/v1/datasets/{name}/versions/{version_id}/rows", summary="Some rows of a version")
+async def rows(
+    request: Request,
+    name: str,
+    version_id: str,
+    gateway: GatewayDep,
+    caller: CallerDep,
+    split: Annotated[Literal["train", "validation"] | None, Query()] = None,
+    offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    limit: Annotated[int, Query(ge=1, le=500)] = 20,
+) -> dict[str, Any]:
+    """In stored order. A worker of data governance reads them while the client waits."""
+    row = await to_thread.run_sync(_version, gateway, caller, name, version_id)
+    call = PreviewRows(artifact=row["artifact"], split=split, offset=offset, limit=limit)
+    entries = gateway.live.call(
+        call,
+        pool=gateway.settings.pool,
+        tenant=str(caller.tenant),
+        max_in_flight=caller.max_live,
+        accept_s=gateway.settings.live_deadline_seconds,
+        parent=request.state.span.traceparent,
+    )
+    answer = await sse.unless_gone(request, last_entry(entries))
+    found: list[dict[str, Any]] = answer.data["rows"]
+    more = offset + len(found) < answer.data["total"]
+    return {"object": "list", "data": found, "has_more": more, "total": answer.data["total"]}
+
+
+def _version(gateway: Gateway, caller: Caller, name: str, version_id: str) -> Row:
     with gateway.db.transaction(caller.tenant) as connection:
         dataset = _dataset(connection, caller, name)
-        rows = repository_datasets.versions(
+        found = repository_datasets.versions(
             connection, caller.tenant, dataset_id=dataset["id"], version_id=version_id, limit=1
         )
-    if not rows:
+    if not found:
         raise NotFound(f"dataset {name!r} has no version {version_id!r}", param="version_id")
-    return shapes.dataset_version(rows[0], full=True)
+    return found[0]
 
 
 def _dataset(connection: Connection, caller: CallerDep, name: str) -> Row:
