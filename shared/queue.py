@@ -84,7 +84,7 @@ class PatientChannel(kombu_redis.Channel):  # type: ignore[misc]
             return super()._brpop_read(**options)
         except (*self.connection_errors, Empty):
             raise
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it was, it came out of one message
             log.warning("message_refused", extra={"error": f"{type(exc).__name__}: {exc}"})
             return None
 
