@@ -163,15 +163,24 @@ class JobRunner:
 
     def claim(self, queue: str, doorbell: str | None = None) -> JobContext | None:
         """Take one job and start to renew its lease; None when there is nothing to do."""
+        while (job := self._take(queue)) is not None:
+            context = self._open(job, doorbell)
+            if context is not None:
+                return context
+        return None
+
+    def _take(self, queue: str) -> Job | None:
         with self.db.core() as connection:
             job = job_store.claim(connection, queue, self.worker_id, self._lease)
             if job is None:
                 return None
-            wait = max(0.0, time.time() - job.run_at.timestamp())
-            job_store.add_event(
-                connection, job, "job_started", f"attempt {job.attempt} started", {"wait_s": round(wait, 3)}
-            )
+            data = {"wait_s": round(_waited(job), 3)}
+            job_store.add_event(connection, job, "job_started", f"attempt {job.attempt} started", data)
         self.last_claim_at = time.monotonic()
+        return job
+
+    def _open(self, job: Job, doorbell: str | None) -> JobContext | None:
+        """The context of a claimed job, held from here on; None when this code cannot read its payload."""
         span = self.tracing.start(
             f"process {job.queue}",
             kind="consumer",
@@ -187,7 +196,7 @@ class JobRunner:
                 semconv.TENANT: str(job.tenant_id),
                 semconv.ATTEMPT: job.attempt,
                 semconv.EPOCH: job.epoch,
-                semconv.QUEUE_WAIT: round(wait, 6),
+                semconv.QUEUE_WAIT: round(_waited(job), 6),
                 semconv.WORKER: self.worker_id,
             },
         )
@@ -199,12 +208,15 @@ class JobRunner:
             )
             span.fail(exc.message)
             span.end()
-            return self.claim(queue, doorbell)
+            return None
         context = JobContext(job, contract, self.db, self.tracing, span)
         with self._lock:
             self._held[job.id, job.epoch] = context
         if job.cancel_requested_at is not None and not job.progress.get("finalize_on_cancel"):
             context.stop(Stop.CANCEL)
+        if self.draining.is_set():
+            # The drain began between the claim and here, and has not seen this job.
+            context.stop(Stop.DRAIN)
         return context
 
     def run(self, context: JobContext) -> None:
@@ -213,7 +225,7 @@ class JobRunner:
         started = time.monotonic()
         try:
             with self.metrics.process_seconds.labels(job.queue).time():
-                self._settle(context, self._attempt(context))
+                self._end(context, self._attempt(context))
         except LeaseLost as exc:
             context.span.fail(exc.message)
             log.warning("lease_lost", extra={"job": job.id, "epoch": job.epoch})
@@ -278,6 +290,21 @@ class JobRunner:
             error=done.error,
             write=done.write,
         )
+
+    def _end(self, context: JobContext, end: Callable[[], Job]) -> None:
+        """Write the end; one that Postgres or the handler's own `write` refuses is a failed attempt, not a crash."""
+        try:
+            self._settle(context, end)
+        except (LeaseLost, Unavailable):
+            raise
+        except HeliuError as exc:
+            context.span.fail(exc.message)
+            self._settle(context, self._failed(context.job, exc))
+        except Exception as exc:
+            context.span.fail(f"{type(exc).__name__}: {exc}")
+            log.exception("end_refused", extra={"job": context.job.id, "kind": context.job.kind})
+            message = f"the end of the job could not be stored: {type(exc).__name__}: {exc}"
+            self._settle(context, self._failed(context.job, HeliuError(message, retryable=True)))
 
     def _settle(self, context: JobContext, end: Callable[[], Job]) -> None:
         left = end()
@@ -416,6 +443,11 @@ class JobRunner:
     def close(self) -> None:
         self._closed.set()
         self._heart.join()
+
+
+def _waited(job: Job) -> float:
+    """Seconds since the job might have started, told at its claim."""
+    return max(0.0, time.time() - job.run_at.timestamp())
 
 
 def backoff(attempt: int) -> timedelta:
