@@ -9,17 +9,15 @@ import difflib
 import hashlib
 import json
 import math
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, TypeVar
 
-from anyio import to_thread
+from anyio import move_on_after, to_thread
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
-from starlette.requests import ClientDisconnect
 
 from services.gateway.auth import Caller
 from shared.errors import HeliuError, InvalidInput
@@ -113,21 +111,19 @@ async def read_capped(request: Request, cap: int) -> bytes:
                 break
             chunks.append(chunk)
     if too_large:
-        await drain(request)
+        await drain(stream)
         raise HeliuError(f"the body is over the limit of {cap} bytes", code="body_too_large", param="body")
     return b"".join(chunks)
 
 
-async def drain(request: Request) -> None:
+async def drain(stream: AsyncIterator[bytes]) -> None:
     """Read on for a while and forget it: a client that is still sending would never see the answer."""
-    read, until = 0, time.monotonic() + DRAIN_S
-    while read < DRAIN_BYTES and time.monotonic() < until:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        read += len(message.get("body", b""))
-        if not message.get("more_body", False):
-            return
+    read = 0
+    with move_on_after(DRAIN_S):
+        async for chunk in stream:
+            read += len(chunk)
+            if read > DRAIN_BYTES:
+                return
 
 
 def strict_json(raw: bytes) -> Any:
@@ -212,7 +208,7 @@ def _check_text(text: str, place: tuple[str | int, ...]) -> None:
 def parse(model: type[M], raw: bytes, parsed: Mapping[str, Any]) -> M:
     """The body as `model`; raises InvalidInput naming the first place at fault."""
     try:
-        return model.model_validate_json(raw)
+        return model.model_validate_json(raw, strict=True)
     except ValidationError as exc:
         raise translate(exc, parsed, model) from exc
 

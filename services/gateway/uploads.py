@@ -154,23 +154,24 @@ async def receive(
             code="unsupported_media_type",
             param="Content-Type",
         )
+    stream = request.stream()
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and len(declared) < 20 and int(declared) > max_bytes + OVERHEAD:
-        await drain(request)
+        await drain(stream)
         raise _too_large(max_bytes)
-    chunks = _capped(request, max_bytes + OVERHEAD)
+    chunks = _capped(stream, max_bytes + OVERHEAD)
     try:
         return await to_thread.run_sync(_store, _Parser(boundary, chunks), store, max_bytes, limiter=limiter)
     except HeliuError as exc:
         if exc.code == "file_too_large":
-            await drain(request)
+            await drain(stream)
             exc.param = "file"
         raise
 
 
-async def _capped(request: Request, cap: int) -> AsyncIterator[bytes]:
+async def _capped(stream: AsyncIterator[bytes], cap: int) -> AsyncIterator[bytes]:
     size = 0
-    async for chunk in request.stream():
+    async for chunk in stream:
         size += len(chunk)
         if size > cap:
             raise _too_large(cap)
