@@ -281,6 +281,10 @@ class Worker:
             except HeliuError as exc:
                 log.warning("report_failed", extra={"error": exc.message})
                 continue
+            except Exception:
+                # Without reports the dispatcher counts this worker out, and nothing would notice that it is deaf.
+                log.exception("report_raised")
+                continue
             if waits:
                 log.critical("worker_deaf", extra={"worker": self.id, "queue": waits})
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -69,6 +69,10 @@ class Dispatcher:
             except Unavailable as exc:
                 log.warning("relay_waits", extra={"error": exc.message})
                 self._stop.wait(1.0)
+            except Exception:
+                # A bug in one round must not leave a process that lives and rings no more.
+                log.exception("relay_raised")
+                self._stop.wait(1.0)
 
     def run_reaper(self) -> None:
         while not self._stop.wait(REAP_S):
@@ -76,6 +80,8 @@ class Dispatcher:
                 self.reap_once()
             except Unavailable as exc:
                 log.warning("reaper_waits", extra={"error": exc.message})
+            except Exception:
+                log.exception("reaper_raised")
 
 
 def main() -> int:
