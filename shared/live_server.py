@@ -66,7 +66,7 @@ class LiveServer:
         self._metrics = metrics
         self._open: dict[str, LiveContext] = {}
         self._lock = threading.Lock()
-        self._outgoing: queue.SimpleQueue[tuple[str, Entry] | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[tuple[str, dict[str, str]] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=work, name=work.__name__, daemon=True)
@@ -102,7 +102,7 @@ class LiveServer:
                 semconv.WORKER: self._worker_id,
             },
         ) as span:
-            context = LiveContext(envelope, lambda stream, entry: self._outgoing.put((stream, entry)), span)
+            context = LiveContext(envelope, self._put, span)
             with self._lock:
                 self._open[request] = context
             try:
@@ -148,6 +148,10 @@ class LiveServer:
             ) from exc
         return handler(context, call)
 
+    def _put(self, stream: str, entry: Entry) -> None:
+        # Packed here and not by the writer: what is no JSON fails the request that sent it, and nobody else's.
+        self._outgoing.put((stream, entry.pack()))
+
     def _given_up(self, request: str) -> bool:
         try:
             return bool(self._redis.exists(streams.cancelled_key(request)))
@@ -167,8 +171,8 @@ class LiveServer:
                 entries.append(following)
             try:
                 with self._redis.pipeline(transaction=False) as pipe:
-                    for stream, entry in entries:
-                        pipe.xadd(stream, entry.pack(), maxlen=streams.STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
+                    for stream, packed in entries:
+                        pipe.xadd(stream, packed, maxlen=streams.STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
                     for stream in {stream for stream, _ in entries}:
                         pipe.expire(stream, streams.STREAM_TTL_S)
                     pipe.execute()
@@ -182,7 +186,7 @@ class LiveServer:
                 contexts = list(self._open.values())
             for reply in {c.reply for c in contexts}:
                 alive = {c.request: c.attempt for c in contexts if c.reply == reply}
-                self._outgoing.put((reply, Entry("", 0, -1, "beat", alive)))
+                self._put(reply, Entry("", 0, -1, "beat", alive))
 
     def _listen(self) -> None:
         # The stream belongs to this incarnation alone, so its first entry is news too.
@@ -196,7 +200,7 @@ class LiveServer:
                 continue
             for entry_id, fields in streams.entries_of(answer):
                 last = entry_id
-                context = self._open.get(fields[b"r"].decode())
+                context = self._open.get(fields.get(b"r", b"").decode(errors="replace"))
                 if context is not None:
                     context.cancelled.set()
 
