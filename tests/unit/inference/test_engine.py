@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from services.inference.engine import runner
 from services.inference.engine.engine import Engine
 from services.inference.engine.request import (
     EngineConfig,
@@ -118,6 +119,18 @@ def test_a_chat_is_answered_in_pieces_that_join_to_the_whole(
     assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (len(prompt), 12)
     assert end.finish_reason is FinishReason.LENGTH
     assert [span.name for span in end.spans] == ["engine.queue", "engine.prefill", "engine.decode"]
+
+
+def test_groups_of_decodes_do_not_change_the_answers(
+    make: Callable[..., Engine], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_GROUP_TOKENS", 60)
+    monkeypatch.setattr(runner, "_GROUP_WASTE_TOKENS", 5)
+    asked = [ask(folder, f"r{number}", prompt_ids=tuple(p)) for number, p in enumerate(prompts(8))]
+    ends = run(make(), *asked)
+    model = build_model("llama")
+    for request in asked:
+        assert list(finished(ends[request.id]).token_ids) == greedy(model, list(request.prompt_ids or ()), 12)
 
 
 def test_a_request_that_is_not_streamed_gives_only_its_end(make: Callable[..., Engine], folder: Path) -> None:

@@ -37,6 +37,24 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p() -> None:
     assert set(draw(LOGITS, Sampling(top_p=0.01), 100)) == {0}
 
 
+def test_tokens_of_a_vocabulary_of_several_stretches_are_drawn_by_their_share() -> None:
+    logits = torch.full((1, 1300), float("-inf"))
+    logits[0, [3, 600, 1299]] = torch.tensor([0.5, 0.25, 0.25]).log()
+    found = torch.bincount(torch.tensor(draw(logits, Sampling(), 8000)), minlength=1300) / 8000
+    assert torch.allclose(found[[3, 600, 1299]], torch.tensor([0.5, 0.25, 0.25]), atol=0.02)
+    assert abs(float(found.sum() - found[[3, 600, 1299]].sum())) < 1e-6
+
+
+def test_limits_of_one_row_leave_the_others_alone() -> None:
+    wide, narrow, both = Sampling(), Sampling(top_k=1), Sampling(top_k=3, top_p=0.6)
+    rows = [(sampling, seed, 0) for seed in range(400) for sampling in (wide, narrow, both)]
+    tokens = [choice.token for choice in choose(LOGITS.expand(len(rows), -1), rows) if choice is not None]
+    assert set(tokens[0::3]) == {0, 1, 2, 3, 4}
+    assert set(tokens[1::3]) == {0}
+    # Of the three, .63 .23 .14.
+    assert set(tokens[2::3]) == {0}
+
+
 def test_top_p_holds_where_the_nucleus_is_most_of_a_large_vocabulary() -> None:
     flat = torch.zeros(1, 2000)
     flat[0, :10] = -20
