@@ -35,6 +35,7 @@ class Call:
     ) -> None:
         self.id = request_id
         self._process = process
+        self.child: Child | None = None
         self.heard = heard if heard is not None else queue.SimpleQueue()
 
     def frames(self, poll_s: float = 0.25) -> Iterator[Frame | None]:
@@ -79,6 +80,7 @@ class EngineProcess:
         call = Call(request["id"], self, heard)
         with self._lock:
             child = self._ensure()
+            call.child = child
             self._calls[call.id] = call
             try:
                 child.send({"op": "generate", **request})
@@ -146,7 +148,10 @@ class EngineProcess:
             if self._child is child:
                 self._child = None
                 self.models.clear()
-            calls, self._calls = list(self._calls.values()), {}
+            # Those of the child that died alone: a next one may already have requests in it.
+            calls = [call for call in list(self._calls.values()) if call.child is child]
+            for call in calls:
+                del self._calls[call.id]
             if not self._closed:
                 self._crashes += 1
                 log.error("engine_died", extra={"how": how, "requests": len(calls)})

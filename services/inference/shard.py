@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from services.inference.answers import StoredRow, completion, row_error, row_request_id
 from services.inference.batch_input import BatchRow
-from services.inference.engine_process import EngineProcess
+from services.inference.engine_process import EngineCrashed, EngineProcess
 from shared.contracts.inference import ModelRef
 from shared.errors import HeliuError
 from shared.frames import Frame
@@ -65,7 +65,10 @@ class ShardRun:
         for item in pending:
             request_id = f"{self._batch_id}:{item.row_no}:{self._epoch}"
             open_rows[request_id] = item
-            self._engine.submit(self._request(request_id, item, fetch(item.model)), heard)
+            try:
+                self._engine.submit(self._request(request_id, item, fetch(item.model)), heard)
+            except EngineCrashed as exc:
+                raise ChildCrashed(exc.message) from exc
         failure: HeliuError | None = None
         while open_rows:
             if ctx.asked.is_set():
