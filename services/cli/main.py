@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from services.cli import lifecycle
+from services.cli import demo, lifecycle
 from services.cli.output import report
 from shared.errors import HeliuError
 
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(lifecycle.app)
+app.add_typer(demo.app)
 
 
 def main() -> None:

@@ -42,8 +42,9 @@ class PretrainParameters(Message):
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
     learning_rate: Positive | Auto = "auto"
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    max_seconds: Positive | Auto = "auto"
+    max_seconds: Annotated[float, Field(ge=1)] | Auto = "auto"
     checkpoint_every: Count | Auto = "auto"
+    log_every: Count | Auto = "auto"
 
 
 class FineTuneParameters(Message):
@@ -57,9 +58,13 @@ class FineTuneParameters(Message):
     lora_r: Annotated[int, Field(ge=1, le=512)] | Auto = "auto"
     lora_alpha: Positive | Auto = "auto"
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
+    target_modules: tuple[str, ...] | Auto = "auto"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
     max_length: Annotated[int, Field(ge=16, le=131_072)] | Auto = "auto"
     max_steps: Count | Auto = "auto"
+    max_seconds: Annotated[float, Field(ge=1)] | Auto = "auto"
     checkpoint_every: Count | Auto = "auto"
+    log_every: Count | Auto = "auto"
 
 
 class Pretrain(JobContract):

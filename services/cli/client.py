@@ -1,0 +1,162 @@
+"""An HTTP client of the gateway for the verbs: finds address and key, turns error bodies into HeliuError."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deploy import local
+from services.cli.lifecycle import home
+from shared.errors import ConfigurationError, HeliuError, Unavailable
+
+ENDED = frozenset({"succeeded", "failed", "dead", "cancelled", "expired"})
+
+
+class Client:
+    """One connection pool on a gateway. `traceparent`, when set, goes with every request."""
+
+    def __init__(self, base_url: str, key: str, *, timeout: float = 120.0) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.traceparent: str | None = None
+        self._http = httpx.Client(
+            base_url=self.base_url,
+            headers={"authorization": f"Bearer {key}"},
+            timeout=httpx.Timeout(timeout, connect=5.0),
+            trust_env=False,
+        )
+
+    def get(self, path: str, **query: Any) -> dict[str, Any]:
+        return self.request("GET", path, params={k: v for k, v in query.items() if v is not None})
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        return self.request("POST", path, json=body if body is not None else {})
+
+    def delete(self, path: str) -> dict[str, Any]:
+        return self.request("DELETE", path)
+
+    def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """The answer's JSON. Raises HeliuError with the gateway's code, Unavailable when nobody answers."""
+        with self._send(method, path, **options) as response:
+            response.read()
+            answer: dict[str, Any] = response.json()
+            return answer
+
+    def upload(self, path: Path, purpose: str, *, filename: str | None = None) -> dict[str, Any]:
+        """Send a file, streamed; returns the file object."""
+        with path.open("rb") as source:
+            files = {"file": (filename or path.name, source)}
+            return self.request("POST", "/v1/files", data={"purpose": purpose}, files=files)
+
+    def download(self, path: str) -> Iterator[bytes]:
+        """The bytes of a file's content, as they come."""
+        with self._send("GET", path) as response:
+            yield from response.iter_bytes()
+
+    def stream(
+        self, path: str, body: dict[str, Any], *, on_headers: Callable[[httpx.Headers], None]
+    ) -> Iterator[Any]:
+        """The JSON objects of a server-sent stream, up to `[DONE]`. Raises HeliuError for an error object."""
+        with self._send("POST", path, json=body) as response:
+            on_headers(response.headers)
+            for line in response.iter_lines():
+                if not line.startswith("data:"):
+                    continue
+                data = line.removeprefix("data:").strip()
+                if data == "[DONE]":
+                    return
+                chunk = json.loads(data)
+                if "error" in chunk:
+                    raise _error(chunk, response)
+                yield chunk
+
+    def wait_job(
+        self,
+        job_id: str,
+        on_update: Callable[[dict[str, Any]], None] = lambda _: None,
+        *,
+        poll_s: float = 0.4,
+    ) -> dict[str, Any]:
+        """The job once it has ended; `on_update` sees it on the way."""
+        while True:
+            job = self.get(f"/v1/jobs/{job_id}")
+            on_update(job)
+            if job["status"] in ENDED:
+                return job
+            time.sleep(poll_s)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _send(self, method: str, path: str, **options: Any) -> Any:
+        return _Response(self._http, method, path, self.traceparent, options)
+
+
+class _Response:
+    """A streamed response whose error statuses are raised as HeliuError."""
+
+    def __init__(
+        self, http: httpx.Client, method: str, path: str, traceparent: str | None, options: dict[str, Any]
+    ) -> None:
+        headers = {"traceparent": traceparent} if traceparent else None
+        self._base_url = http.base_url
+        self._context = http.stream(method, path, headers=headers, **options)
+
+    def __enter__(self) -> httpx.Response:
+        try:
+            response = self._context.__enter__()
+        except httpx.TransportError as exc:
+            raise Unavailable(
+                f"the gateway at {self._base_url} does not answer ({exc}); `heliu status` shows what runs"
+            ) from exc
+        if response.status_code >= 400:
+            response.read()
+            self._context.__exit__(None, None, None)
+            try:
+                body = response.json()
+            except ValueError:
+                body = {"error": {"message": f"HTTP {response.status_code}", "code": "internal_error"}}
+            raise _error(body, response)
+        return response
+
+    def __exit__(self, *problem: Any) -> None:
+        self._context.__exit__(*problem)
+
+
+def _error(body: dict[str, Any], response: httpx.Response) -> HeliuError:
+    error = body["error"]
+    trace = response.headers.get("x-trace-id")
+    message = f"{error['message']} (trace {trace})" if trace else str(error["message"])
+    return HeliuError(message, code=error.get("code") or "internal_error", param=error.get("param"))
+
+
+def connect(*, operator: bool = False) -> Client:
+    """A client of the gateway that HELIU_GATEWAY_URL names, or else of the one that runs on this machine.
+
+    The key is HELIU_API_KEY, or else the one in HELIU_HOME/keys.
+    """
+    url = os.environ.get("HELIU_GATEWAY_URL") or _local_address()
+    key = os.environ.get("HELIU_API_KEY") or _local_key("operator" if operator else "default")
+    return Client(url, key)
+
+
+def _local_address() -> str:
+    status = local.status(home())
+    if not status.gateway:
+        raise HeliuError("nothing runs here; start it with `heliu up`", code="not_running")
+    return status.gateway
+
+
+def _local_key(name: str) -> str:
+    path = home() / "keys" / f"{name}.json"
+    try:
+        return str(json.loads(path.read_text())["key"])
+    except FileNotFoundError as exc:
+        raise ConfigurationError(
+            f"no API key: {path} is not there; set HELIU_API_KEY, or start the platform here with `heliu up`"
+        ) from exc
