@@ -19,7 +19,7 @@ from services.inference.engine.request import (
 from tests.unit.inference import tiny_models
 from tests.unit.inference.tiny_models import FAMILIES, build_model, greedy, prompts, save_adapter, save_model
 
-COUNT = 20
+COUNT = 16
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
