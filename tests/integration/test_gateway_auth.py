@@ -1,0 +1,235 @@
+"""Who may do what: every route without a key, with a tenant's key, and with another tenant's."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from services.gateway.auth import PUBLIC
+from services.gateway.routes import operator
+from shared import keys
+from shared.errors import ConfigurationError
+from shared.settings import read_settings
+from tests.integration.gateway_app import PEPPER, RunningGateway, running_gateway
+
+
+@pytest.fixture
+def gateway(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[RunningGateway]:
+    with running_gateway(database_url, redis_url, tmp_path) as running:
+        yield running
+
+
+def described(gateway: RunningGateway) -> dict[str, dict[str, object]]:
+    paths: dict[str, dict[str, object]] = httpx.get(f"{gateway.url}/openapi.json").json()["paths"]
+    return paths
+
+
+def every_route(gateway: RunningGateway) -> list[tuple[str, str]]:
+    """(method, path with its parameters filled in) of every route but the public ones."""
+    return [
+        (method.upper(), re.sub(r"\{[^}]*\}", "nobody", path))
+        for path, methods in described(gateway).items()
+        for method in methods
+        if path not in PUBLIC
+    ]
+
+
+def test_every_route_without_a_key_is_a_401(gateway: RunningGateway) -> None:
+    routes = every_route(gateway)
+    assert len(routes) > 45
+    with gateway.http(None) as client:
+        for method, path in [
+            *routes,
+            ("GET", "/"),
+            ("GET", "/v2/none"),
+            ("POST", "/readyz/x"),
+            ("PATCH", "/v1/files"),
+        ]:
+            response = client.request(method, path)
+            assert (method, path, response.status_code) == (method, path, 401)
+            assert response.json()["error"]["code"] == "authentication_required"
+            assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_the_public_paths_need_no_key(gateway: RunningGateway) -> None:
+    with gateway.http(None) as client:
+        for path in PUBLIC:
+            assert client.get(path).status_code == 200
+
+
+def test_a_tenants_key_on_an_operators_route_is_a_403(gateway: RunningGateway) -> None:
+    paths = {r.path for r in operator.router.routes if isinstance(r, APIRoute)} | {"/metrics"}
+    assert {"/v1/keys", "/v1/tenants", "/v1/workers", "/scaling/{pool}", "/metrics"} <= paths
+    with gateway.http() as client:
+        for path in paths:
+            for method in described(gateway)[path]:
+                response = client.request(method.upper(), path.replace("{", "").replace("}", ""), json={})
+                assert (path, response.status_code) == (path, 403)
+                assert response.json()["error"]["code"] == "permission_denied"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Basic aGw6aGw=",
+        "Bearer sk-123",
+        "Bearer hl_",
+        "Bearer ' OR 1=1 --",
+        "Bearer hl_'; DROP TABLE core.api_key; --",
+        "Bearer " + "hl_" + "x" * 5000,
+        "Bearer " + keys.new_key(),
+    ],
+)
+def test_a_key_that_is_none_is_a_401(gateway: RunningGateway, header: str) -> None:
+    response = httpx.get(f"{gateway.url}/v1/files", headers={"authorization": header})
+    assert response.status_code == 401
+    assert response.json()["error"]["type"] == "authentication_error"
+
+
+def test_a_dump_of_the_database_holds_no_key(gateway: RunningGateway) -> None:
+    with gateway.platform.db.core() as c:
+        rows = c.execute("SELECT * FROM core.api_key").fetchall()
+    for key in gateway.keys.values():
+        assert key not in repr(rows)
+        assert keys.digest(key, "another pepper") not in [bytes(row["digest"]) for row in rows]
+        assert keys.digest(key, PEPPER) in [bytes(row["digest"]) for row in rows]
+
+
+def test_a_revoked_key_stops_at_once(gateway: RunningGateway) -> None:
+    with gateway.http("operator") as op:
+        made = op.post("/v1/keys", json={"name": "ci", "tenant": "acme"}).json()
+        gateway.keys["ci"] = made["key"]
+        assert keys.well_formed(made["key"])
+        with gateway.http("ci") as client:
+            assert client.get("/v1/files").status_code == 200
+            assert op.delete(f"/v1/keys/{made['id']}").json()["deleted"] is True
+            assert client.get("/v1/files").status_code == 401
+        listed = {row["id"]: row for row in op.get("/v1/keys").json()["data"]}
+    assert listed[made["id"]]["revoked_at"] is not None
+    assert "key" not in listed[made["id"]]
+    with gateway.platform.db.core() as c:
+        actions = [r["action"] for r in c.execute("SELECT action FROM core.audit ORDER BY id").fetchall()]
+    assert actions == ["key_created", "key_revoked"]
+
+
+def test_a_new_tenant_gets_keys_of_its_own_and_no_name_twice(gateway: RunningGateway) -> None:
+    with gateway.http("operator") as op:
+        assert op.post("/v1/tenants", json={"name": "third", "max_live": 2}).json()["max_live"] == 2
+        again = op.post("/v1/tenants", json={"name": "third"})
+        assert (again.status_code, again.headers["x-should-retry"]) == (409, "false")
+        made = op.post("/v1/keys", json={"name": "a", "tenant": "third"}).json()
+        assert made["tenant"] == "third"
+        missing = op.post("/v1/keys", json={"name": "a", "tenant": "fourth"})
+        assert (missing.status_code, missing.json()["error"]["param"]) == (404, "tenant")
+
+
+def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
+    with gateway.http() as acme, gateway.http("rival") as rival:
+        upload = {"file": ("a.jsonl", b"{}\n")}
+        file = acme.post("/v1/files", files=upload, data={"purpose": "fine-tune"}).json()["id"]
+        rows = acme.post("/v1/files", files=upload, data={"purpose": "batch"}).json()["id"]
+        gateway.add_model("m")
+        gateway.add_version("dsv-1")
+        tune = acme.post("/v1/fine_tuning/jobs", json={"model": "m", "training_file": file}).json()["id"]
+        window = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = acme.post("/v1/batches", json={"input_file_id": rows, **window}).json()["id"]
+        hook = acme.post(
+            "/v1/webhooks", json={"url": "https://example.com", "events": ["job.failed"]}
+        ).json()["id"]
+        mine = [
+            f"/v1/files/{file}",
+            f"/v1/files/{file}/content",
+            "/v1/models/m",
+            f"/v1/fine_tuning/jobs/{tune}",
+            f"/v1/fine_tuning/jobs/{tune}/events",
+            f"/v1/fine_tuning/jobs/{tune}/checkpoints",
+            f"/v1/jobs/{tune}",
+            f"/v1/jobs/{tune}/events",
+            f"/v1/batches/{batch}",
+            "/v1/datasets/service",
+            "/v1/datasets/service/versions",
+            "/v1/datasets/service/versions/dsv-1",
+            f"/v1/webhooks/{hook}",
+        ]
+        for path in mine:
+            assert (path, acme.get(path).status_code) == (path, 200)
+            assert (path, rival.get(path).status_code) == (path, 404)
+        for path in (
+            f"/v1/fine_tuning/jobs/{tune}/cancel",
+            f"/v1/fine_tuning/jobs/{tune}/pause",
+            f"/v1/fine_tuning/jobs/{tune}/resume",
+            f"/v1/jobs/{tune}/cancel",
+            f"/v1/jobs/{tune}/replay",
+            f"/v1/batches/{batch}/cancel",
+        ):
+            assert (path, rival.post(path).status_code) == (path, 404)
+        for path in (f"/v1/files/{file}", "/v1/models/m", f"/v1/webhooks/{hook}"):
+            assert (path, rival.delete(path).status_code) == (path, 404)
+        refused = rival.post("/v1/fine_tuning/jobs", json={"model": "m", "training_file": file})
+        assert refused.status_code == 404
+        refused = rival.post("/v1/batches", json={"input_file_id": rows, **window})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (404, "input_file_id")
+        refused = rival.post("/v1/datasets", json={"name": "d", "file_id": file})
+        assert refused.status_code == 404
+        for path in ("files", "models", "fine_tuning/jobs", "batches", "datasets", "jobs", "webhooks"):
+            assert rival.get(f"/v1/{path}").json()["data"] == []
+        assert acme.get(f"/v1/fine_tuning/jobs/{tune}").json()["status"] == "queued"
+
+
+def test_a_tenant_sees_its_own_spans_and_an_operator_all(gateway: RunningGateway) -> None:
+    with gateway.platform.db.core() as c:
+        for number, name in enumerate(("acme", "rival")):
+            c.execute(
+                "INSERT INTO monitoring.span (trace_id, span_id, tenant_id, service, name, kind, start_ns, end_ns, "
+                "status) VALUES (%s, 's', %s, 'heliu-gateway', 'GET /', 'server', %s, %s, 'ok')",
+                (str(number) * 32, gateway.tenants[name], number, number + 5_000_000),
+            )
+    with gateway.http() as acme, gateway.http("operator") as op:
+        assert [t["id"] for t in acme.get("/v1/traces").json()["data"]] == ["0" * 32]
+        assert [t["id"] for t in op.get("/v1/traces").json()["data"]] == ["1" * 32, "0" * 32]
+        assert acme.get(f"/v1/traces/{'0' * 32}").json()["spans"][0]["name"] == "GET /"
+        assert acme.get(f"/v1/traces/{'1' * 32}").status_code == 404
+        assert op.get(f"/v1/traces?after={'1' * 32}").json()["data"][0]["id"] == "0" * 32
+
+
+def test_a_rate_limit_is_kept_in_postgres_and_says_when_to_come_back(gateway: RunningGateway) -> None:
+    with gateway.http("operator") as op:
+        made = op.post("/v1/keys", json={"name": "slow", "tenant": "acme", "requests_per_minute": 3})
+    gateway.keys["slow"] = made.json()["key"]
+    with gateway.http("slow") as client:
+        answers = [client.get("/v1/files") for _ in range(8)]
+    # The minute may turn once in between, and then three more are let through.
+    statuses = [answer.status_code for answer in answers]
+    assert statuses[:3] == [200, 200, 200]
+    assert 2 <= statuses.count(429) <= 5
+    assert [int(a.headers["x-ratelimit-remaining-requests"]) for a in answers[:1]] == [2]
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    with gateway.platform.db.core() as c:
+        counted = c.execute("SELECT sum(requests)::int AS n FROM gateway.rate_window").fetchone()
+    assert counted is not None
+    assert counted["n"] >= 3
+
+
+def test_without_auth_the_machines_user_is_the_default_operator(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    started = running_gateway(database_url, redis_url, tmp_path, auth="off")
+    with started as open_gateway, open_gateway.http(None) as client:
+        assert client.get("/v1/files").status_code == 200
+        assert client.get("/v1/workers").status_code == 200
+
+
+def test_a_bind_beyond_loopback_without_auth_is_refused() -> None:
+    for host in ("0.0.0.0", "::", socket.gethostname(), "192.0.2.1"):
+        with pytest.raises(ConfigurationError, match="would let anybody on the network"):
+            read_settings({"HELIU_AUTH": "off", "HELIU_GATEWAY_HOST": host})

@@ -1,0 +1,93 @@
+"""Chat answers, statuses, and the small sums of the gateway."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.datastructures import QueryParams
+
+from services.gateway.answers import Answer
+from services.gateway.errors import RateLimited, error_response, status_of
+from services.gateway.metadata import wanted_metadata
+from services.gateway.pages import listing
+from services.gateway.scaling import desired_workers
+from shared.errors import Conflict, HeliuError, InvalidInput, NotFound, Unavailable
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
+
+
+def test_an_answer_grows_by_tokens_and_takes_the_workers_counts_at_its_end() -> None:
+    answer = Answer("m")
+    assert (
+        answer.token({"text": "你", "tokens": 1}) + answer.token({"text": "好", "tokens": [4, 5]}) == "你好"
+    )
+    assert answer.completion_tokens == 3
+    assert answer.done({"text": "你好!", "finish_reason": "length", "usage": USAGE}) == "!"
+    whole = answer.completion()
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": "你好!", "refusal": None}
+    assert whole["choices"][0]["finish_reason"] == "length"
+    assert whole["usage"] == {**USAGE, "total_tokens": 5}
+
+
+def test_chunks_of_one_answer_share_its_id_and_say_null_usage_where_it_was_asked_for() -> None:
+    answer = Answer("m", include_usage=True)
+    first, last = answer.chunk({"role": "assistant"}), answer.usage_chunk()
+    assert first["id"] == last["id"]
+    assert (first["usage"], last["choices"]) == (None, [])
+    assert "usage" not in Answer("m").chunk({})
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidInput("x"), 400),
+        (InvalidInput("x", code="of the worker's own"), 400),
+        (HeliuError("x", code="of the worker's own", retryable=True), 503),
+        (NotFound("x"), 404),
+        (Conflict("x"), 409),
+        (Unavailable("x"), 503),
+        (RateLimited("x", retry_after_s=0.2), 429),
+        (HeliuError("x"), 500),
+    ],
+)
+def test_each_error_has_its_status(error: HeliuError, status: int) -> None:
+    assert status_of(error) == status
+    assert error_response(error, "t").status_code == status
+
+
+def test_a_rate_limit_says_when_in_whole_seconds() -> None:
+    assert error_response(RateLimited("x", retry_after_s=0.2), None).headers["retry-after"] == "1"
+
+
+def test_metadata_filters_are_read_from_brackets_and_nothing_else() -> None:
+    assert wanted_metadata(QueryParams("metadata[team]=a&metadata[b]=c&limit=1")) == {"team": "a", "b": "c"}
+    assert wanted_metadata(QueryParams("metadata=null")) is None
+    for wrong in ("metadata=x", "metadata[]=x", "metadata.a=x"):
+        with pytest.raises(InvalidInput):
+            wanted_metadata(QueryParams(wrong))
+
+
+def test_an_empty_list_has_no_first_and_no_last() -> None:
+    assert listing([], False) == {
+        "object": "list",
+        "data": [],
+        "first_id": None,
+        "last_id": None,
+        "has_more": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "desired"),
+    [
+        ({"waiting": 0, "busy_slots": 0}, 0),
+        ({"waiting": 1, "busy_slots": 0}, 1),
+        ({"waiting": 9, "busy_slots": 4, "slots_each": 4}, 4),
+        ({"waiting": 0, "busy_slots": 2, "slots_each": 4, "busy_workers": 2}, 2),
+        ({"waiting": 1, "busy_slots": 1, "slots_each": 4, "workers": 3, "oldest_s": 61.0}, 4),
+    ],
+)
+def test_a_pool_wants_room_for_all_and_one_more_while_old_work_waits(
+    state: dict[str, float], desired: int
+) -> None:
+    base = {"slots_each": 1, "busy_workers": 0, "oldest_s": 0.0, "workers": 0}
+    assert desired_workers(**{**base, **state}) == desired  # type: ignore[arg-type]
