@@ -167,6 +167,32 @@ def test_a_batch_is_created_listed_and_cancelled(client: openai.OpenAI, gateway:
     assert row["payload"]["models"]["base"]["base_artifact"] == "sha256:" + "a" * 64
 
 
+def test_a_running_batch_counts_the_rows_that_are_stored(
+    client: openai.OpenAI, gateway: RunningGateway
+) -> None:
+    batch = client.batches.create(
+        input_file_id=upload(client, purpose="batch"),
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+    )
+    with gateway.as_tenant() as c:
+        c.execute(
+            "UPDATE core.job SET progress = %s::jsonb WHERE id = %s",
+            ('{"phase": "rows", "request_counts": {"total": 9, "completed": 0, "failed": 0}}', batch.id),
+        )
+        for number, status in enumerate((200, 200, 400)):
+            c.execute(
+                "INSERT INTO inference.batch_row (batch_id, row_no, tenant_id, custom_id, status_code, body, epoch) "
+                "VALUES (%s, %s, %s, 'x', %s, '{}', 1)",
+                (batch.id, number, gateway.tenants["acme"], status),
+            )
+    for seen in (client.batches.retrieve(batch.id), next(iter(client.batches.list()))):
+        assert seen.status == "in_progress"
+        assert seen.request_counts is not None
+        counts = seen.request_counts
+        assert (counts.total, counts.completed, counts.failed) == (9, 2, 1)
+
+
 def test_the_same_idempotency_key_is_the_same_job_and_another_body_is_refused(
     gateway: RunningGateway, client: openai.OpenAI
 ) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import resolve, shapes
+from services.gateway import repository_batches, resolve, shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
@@ -18,7 +19,7 @@ from shared import job_store
 from shared.contracts.inference import Batch
 from shared.db import Connection, retrying
 from shared.errors import InvalidInput, NotFound
-from shared.jobs import Job
+from shared.jobs import TERMINAL, Job
 
 router = APIRouter(tags=["batches"])
 
@@ -84,13 +85,14 @@ def list_batches(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[
             )
         except NotFound as exc:
             raise unknown_cursor(page.after or "") from exc
-    return listing([shapes.batch(job) for job in jobs], more)
+        shown = _with_counts(connection, jobs)
+    return listing(shown, more)
 
 
 @router.get("/v1/batches/{batch_id}", summary="One batch")
 def retrieve(batch_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
-        return shapes.batch(job_store.get(connection, batch_id, kinds=KINDS))
+        return _with_counts(connection, [job_store.get(connection, batch_id, kinds=KINDS)])[0]
 
 
 @router.post("/v1/batches/{batch_id}/cancel", summary="Cancel a batch")
@@ -105,3 +107,13 @@ def cancel(batch_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, A
     job = retrying(once, attempts=4)
     gateway.bell.ring(job.queue, None)
     return shapes.batch(job)
+
+
+def _with_counts(connection: Connection, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Batches with the rows that are answered so far: the job itself learns their number at its end."""
+    running = [job.id for job in jobs if job.state not in TERMINAL]
+    counts = repository_batches.answered_rows(connection, running) if running else {}
+    shown = [shapes.batch(job) for job in jobs]
+    for batch in shown:
+        batch["request_counts"] |= counts.get(batch["id"], {})
+    return shown

@@ -48,8 +48,6 @@ class _Ledger:
                 semconv.GEN_AI_OUTPUT_TOKENS: answer.completion_tokens,
             }
         )
-        if answer.first_token_s is not None:
-            self._gateway.platform.metrics.first_token.labels(answer.model).observe(answer.first_token_s)
         self._gateway.usage.add(
             UsageRow(
                 tenant_id=caller.tenant,
