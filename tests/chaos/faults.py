@@ -85,6 +85,10 @@ def kill_dispatcher(stage: Stage) -> None:
     stage.pick("dispatcher").kill()
 
 
+def kill_gateway(stage: Stage) -> None:
+    stage.pick("gateway").kill()
+
+
 def drain_worker(stage: Stage) -> None:
     """SIGTERM; the run starts another when it has ended."""
     worker = stage.pick(*WORKERS)
@@ -155,6 +159,7 @@ FAULTS: dict[str, Fault] = {
         kill_worker,
         kill_engine,
         kill_dispatcher,
+        kill_gateway,
         drain_worker,
         zombie,
         flush_redis,

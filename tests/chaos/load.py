@@ -10,10 +10,13 @@ import io
 import json
 import random
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+import httpx
 
 from shared import job_store
 from shared.artifacts import ArtifactStore
@@ -47,13 +50,18 @@ class Accepted:
 class Load:
     """A thread that submits until it is told to stop, never more than MAX_UNFINISHED ahead of the workers."""
 
-    def __init__(self, harness: Harness, rng: random.Random, *, batches: bool = True) -> None:
+    def __init__(self, harness: Harness, rng: random.Random, gateway: str | None = None) -> None:
         self.accepted = Accepted()
         self.refused = 0
         self.errors: list[BaseException] = []
         self._harness = harness
         self._rng = rng
-        self._batches = batches
+        self._client = (
+            httpx.Client(base_url=gateway, headers={"Authorization": f"Bearer {harness.key()}"}, timeout=15)
+            if gateway
+            else None
+        )
+        self.posted = 0
         self._stop = threading.Event()
         self._owners: dict[str, UUID] = {}
         self._artifacts = ArtifactStore(harness.settings.artifact_folder)
@@ -69,6 +77,8 @@ class Load:
         self._stop.set()
         self._thread.join(180)
         assert not self._thread.is_alive(), "a submission hangs"
+        if self._client is not None:
+            self._client.close()
 
     def batch_texts(self, count: int) -> list[str]:
         return [f"row {index} 問 {self._rng.getrandbits(32):08x}" for index in range(count)]
@@ -94,7 +104,7 @@ class Load:
             while not self._stop.wait(self._rng.uniform(0.01, 0.1)):
                 if self._crowded():
                     continue
-                if self._batches and self._rng.random() < 0.08:
+                if self._rng.random() < 0.08:
                     self.submit_batch(self.batch_texts(self._rng.randint(*BATCH_ROWS)))
                 else:
                     self._submit_noop()
@@ -102,6 +112,9 @@ class Load:
             self.errors.append(exc)
 
     def _submit_noop(self) -> None:
+        if self._client is not None and self._rng.random() < 0.3:
+            self._post_noop(self._client)
+            return
         rng = self._rng
         steps = rng.choice((0, 0, 1, 3, 8))
         payload = Noop(
@@ -121,6 +134,24 @@ class Load:
         )
         if rng.random() < 0.04:
             self._cancel(job)
+
+    def _post_noop(self, client: httpx.Client) -> None:
+        """Through the gateway, as a client that sends again under the same key until it is told an id."""
+        body = {"kind": "noop", "seconds": 0.2, "steps": 2}
+        key = {"Idempotency-Key": f"chaos-{self._rng.getrandbits(64):016x}"}
+        while True:
+            try:
+                answer = client.post("/v1/jobs", json=body, headers=key)
+            except httpx.TransportError:
+                answer = None
+            if answer is not None and answer.status_code == 200:
+                self.accepted.jobs[answer.json()["id"]] = Noop.kind
+                self.posted += 1
+                return
+            if answer is not None and answer.status_code < 500:
+                raise AssertionError(f"the gateway answered {answer.status_code}: {answer.text}")
+            self.refused += 1
+            time.sleep(0.2)
 
     def _submit(
         self, kind: str, queue: str, payload: dict[str, Any], *, prefix: str = "job_", **more: Any
@@ -144,7 +175,7 @@ class Load:
                     job, _ = job_store.submit(c, new)
             except Unavailable:
                 self.refused += 1
-                self._stop.wait(0.2)
+                time.sleep(0.2)
                 continue
             self.accepted.jobs[job.id] = kind
             self._owners[job.id] = new.tenant_id

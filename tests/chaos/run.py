@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 from psycopg.rows import dict_row
 
+from deploy import embedded
 from shared.artifacts import ArtifactStore
 from shared.errors import Unavailable
 from tests import servers
@@ -30,6 +31,7 @@ SETTINGS = {
     "HELIU_SHARD_ROWS": "40",
 }
 FLEET = (
+    ("gateway", 0),
     ("dispatcher", 0),
     ("dispatcher", 1),
     ("monitoring", 0),
@@ -57,6 +59,7 @@ class Summary:
     states: dict[str, int] = field(default_factory=dict)
     error_rows: int = 0
     refused: int = 0
+    posted: int = 0
     fenced: int = 0
     crashes: int = 0
     breaches: dict[str, list[str]] = field(default_factory=dict)
@@ -74,7 +77,7 @@ class Summary:
             f"restarts   {sum(self.ends.values())} processes, by how they had ended: {dict(sorted(self.ends.items()))}",
             f"jobs       {self.jobs} ({self.batches} batches, their parts included): {self.states}",
             f"rows       {self.rows} ({self.error_rows} with an error)",
-            f"submitting {self.refused} times sent again",
+            f"submitted  {self.posted} through the gateway; {self.refused} times sent again",
             f"crashes    {self.crashes} of attempts, each handed on",
             f"fenced     {self.fenced} workers found their job gone",
             f"lost       {found.get('lost', 0) + found.get('rows_lost', 0)}",
@@ -112,7 +115,8 @@ class ChaosRun:
         """Raise nothing for a broken promise: the summary tells."""
         self._say(f"chaos: seed {self.summary.seed}")
         with stage_of(self._rng) as (stage, harness):
-            load = Load(harness, random.Random(self._rng.getrandbits(32)))
+            address = f"http://127.0.0.1:{harness.environ['HELIU_GATEWAY_PORT']}"
+            load = Load(harness, random.Random(self._rng.getrandbits(32)), address)
             load.start()
             self._harm(stage, harness, seconds)
             self._heal_all()
@@ -186,7 +190,7 @@ class ChaosRun:
             raise load.errors[0]
         told = self.summary
         told.batches, told.rows = len(load.accepted.batches), load.accepted.rows
-        told.refused = load.refused
+        told.refused, told.posted = load.refused, load.posted
         logs = {process.log for process in harness.processes}
         told.fenced = sum(log.read_text(errors="replace").count('"event": "lease_lost"') for log in logs)
         with harness.db.core() as c:
@@ -213,9 +217,13 @@ def start(harness: Harness, service: str, index: int, *, wait: bool = False) -> 
 @contextmanager
 def stage_of(rng: random.Random) -> Iterator[tuple[Stage, Harness]]:
     """Private servers and a started fleet; all of it healed, awake and ended afterwards."""
-    with servers.postgres_server() as postgres, servers.valkey_server() as valkey:
-        with platform(postgres.url, valkey.url, **SETTINGS) as harness:
-            fleet = [start(harness, service, index) for service, index in FLEET]
-            for process in fleet:
-                process.wait_ready()
-            yield Stage(postgres, valkey, fleet, LEASE_S, rng), harness
+    port = {"HELIU_GATEWAY_PORT": str(embedded.free_port())}
+    with (
+        servers.postgres_server() as postgres,
+        servers.valkey_server() as valkey,
+        platform(postgres.url, valkey.url, **SETTINGS, **port) as harness,
+    ):
+        fleet = [start(harness, service, index) for service, index in FLEET]
+        for process in fleet:
+            process.wait_ready()
+        yield Stage(postgres, valkey, fleet, LEASE_S, rng), harness
