@@ -19,7 +19,7 @@ ENDED = frozenset({"succeeded", "failed", "dead", "cancelled", "expired"})
 
 
 class Client:
-    """One connection pool on a gateway. `traceparent`, when set, goes with every request."""
+    """One connection pool on a gateway. `traceparent`, when set, goes with every request but the polls."""
 
     def __init__(self, base_url: str, key: str, *, timeout: float = 120.0) -> None:
         self.base_url = base_url.rstrip("/")
@@ -84,7 +84,7 @@ class Client:
     ) -> dict[str, Any]:
         """The job once it has ended; `on_update` sees it on the way."""
         while True:
-            job = self.get(f"/v1/jobs/{job_id}")
+            job = self.request("GET", f"/v1/jobs/{job_id}", traced=False)
             on_update(job)
             if job["status"] in ENDED:
                 return job
@@ -93,8 +93,8 @@ class Client:
     def close(self) -> None:
         self._http.close()
 
-    def _send(self, method: str, path: str, **options: Any) -> Any:
-        return _Response(self._http, method, path, self.traceparent, options)
+    def _send(self, method: str, path: str, *, traced: bool = True, **options: Any) -> Any:
+        return _Response(self._http, method, path, self.traceparent if traced else None, options)
 
 
 class _Response:

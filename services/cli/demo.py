@@ -20,6 +20,7 @@ from services.cli.client import Client, connect
 from services.cli.demo_report import Steps
 from services.cli.lifecycle import Display, home
 from services.cli.output import print_json
+from shared import semconv
 from shared.errors import HeliuError, InvalidInput
 from shared.telemetry import Span, Tracing
 
@@ -147,6 +148,7 @@ class Run:
     def __init__(self, client: Client, steps: Steps, span: Span) -> None:
         self._client = client
         self._steps = steps
+        self._span = span
         self._mark = secrets.token_hex(3)
         self._result = Result(trace_id=span.trace_id)
 
@@ -222,6 +224,8 @@ class Run:
                     },
                 },
             )
+            # The root span belongs to the tenant whose work it holds, so that its key may read it.
+            self._span.set_all({semconv.TENANT: job["organization_id"]})
             done = self._finish(job["id"], lambda p: note(_training(p)))
             self._result.tuned_model = done["result"]["fine_tuned_model"]
 
