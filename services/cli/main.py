@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from services.cli import demo, lifecycle
+from services.cli import alerts, demo, lifecycle, traces
 from services.cli.output import report
 from shared.errors import HeliuError
 
@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 app.add_typer(lifecycle.app)
 app.add_typer(demo.app)
+app.add_typer(traces.app, name="traces")
+app.add_typer(alerts.app, name="alerts")
 
 
 def main() -> None:

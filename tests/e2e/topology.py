@@ -116,6 +116,7 @@ EDGES: tuple[Edge, ...] = (
         "checkpoint",
     ),
     *durable("batch", "/v1/batches", BATCH_QUEUE, "inference", "batch.plan"),
+    *durable("noop", "/v1/jobs", "monitoring", "monitoring"),
     # The shards of a small batch stay in its trace.
     Edge("batch", process("inference", BATCH_QUEUE), process("inference", BATCH_QUEUE)),
 )
