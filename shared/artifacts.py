@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
@@ -82,14 +82,17 @@ class ArtifactStore:
         with path.open("rb") as source:
             return self.put(source)[0]
 
-    def put_tree(self, folder: Path) -> str:
-        """Store every regular file under `folder`; returns the id of the tree. Links are refused."""
+    def put_tree(self, folder: Path, keep: Callable[[str], object] = lambda _: True) -> str:
+        """Store the regular files under `folder` whose relative names `keep` accepts; returns the id of the tree.
+
+        Raises InvalidInput for a link, and when there is nothing to store.
+        """
         listing: list[dict[str, object]] = []
         for path in sorted(folder.rglob("*")):
             if path.is_symlink():
                 raise InvalidInput(f"{path} is a link; an artifact holds regular files only")
-            if path.is_file():
-                name = path.relative_to(folder).as_posix()
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and keep(name):
                 listing.append({"path": name, "object": self.put_file(path), "bytes": path.stat().st_size})
         if not listing:
             raise InvalidInput(f"{folder} holds no file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,17 @@ from typing import Any
 from services.training import repository
 from services.training.supervise import Sink, supervise
 from shared.contracts.training import DataRef, Evaluate, FineTune, Pretrain
-from shared.db import retrying
+from shared.db import Connection, retrying
 from shared.errors import InvalidInput
 from shared.jobs import new_id
 from shared.runner import JobContext, Outcome
 from shared.worker import Platform
+
+# What an engine needs of a checkpoint; the optimizer's state is not for serving.
+SERVED = re.compile(
+    r"adapter_(config\.json|model\.safetensors)|(generation_)?config\.json|model[^/]*\.(safetensors|index\.json)"
+    r"|tokenizer[^/]*|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja|vocab\.json|merges\.txt"
+)
 
 
 def pretrain(platform: Platform, ctx: JobContext, job: Pretrain) -> Outcome:
@@ -51,7 +58,7 @@ def pretrain(platform: Platform, ctx: JobContext, job: Pretrain) -> Outcome:
 def fine_tune(platform: Platform, ctx: JobContext, job: FineTune) -> Outcome:
     """An adapter (LoRA) or a new base (full) from a base and conversations."""
     name = f"ft:{job.base.model}:{job.suffix or 'heliu'}:{ctx.job.id[-8:]}"
-    run = _Run(platform, ctx, name)
+    run = _Run(platform, ctx, name, job)
     spec = {
         "kind": "sft",
         "seed": job.seed,
@@ -108,8 +115,11 @@ def evaluate(platform: Platform, ctx: JobContext, job: Evaluate) -> Outcome:
 class _Run:
     """One attempt's folders and what its child reports: events, metrics, checkpoints, spans."""
 
-    def __init__(self, platform: Platform, ctx: JobContext, model_name: str) -> None:
+    def __init__(
+        self, platform: Platform, ctx: JobContext, model_name: str, tuned: FineTune | None = None
+    ) -> None:
         self._platform = platform
+        self._tuned = tuned
         self._ctx = ctx
         self._model_name = model_name
         # A folder for each attempt: a zombie of an earlier one can disturb nothing.
@@ -187,9 +197,12 @@ class _Run:
         """Store the folder, then move the job's pointer to it under the fence: resume reads the pointer only."""
         ctx = self._ctx
         artifact = self._platform.artifacts.put_tree(path)
+        served = self._platform.artifacts.put_tree(path, SERVED.fullmatch) if self._tuned else None
 
         def write() -> None:
             with ctx.transaction() as connection:
+                if self._tuned and served:
+                    self._add_model(connection, self._tuned, step, served, metrics)
                 repository.add_checkpoint(
                     connection,
                     new_id("ftckpt_"),
@@ -206,6 +219,23 @@ class _Run:
         retrying(write, attempts=8, patience=0.2)
         ctx.job.progress["checkpoint"] = {"step": step, "artifact": artifact}
         ctx.event("message", f"checkpoint at step {step}", {"step": step})
+
+    def _add_model(
+        self, connection: Connection, job: FineTune, step: int, artifact: str, metrics: dict[str, Any]
+    ) -> None:
+        """A checkpoint of a fine-tuning run can be served like its end."""
+        lora = job.hyperparameters.method == "lora"
+        repository.add_model(
+            connection,
+            self._ctx.job.tenant_id,
+            f"{self._model_name}:ckpt-step-{step}",
+            artifact=artifact,
+            job_id=self._ctx.job.id,
+            dataset_version=job.training.id,
+            info={"checkpoint": step, **metrics},
+            base_id=job.base.model,
+            base_artifact=job.base.base_artifact if lora else None,
+        )
 
     def clean(self) -> None:
         """Drop the attempt's folders; what counts is in the artifact store."""
