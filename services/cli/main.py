@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from services.cli import alerts, demo, lifecycle, traces
+from services.cli import (
+    alerts,
+    batches,
+    chat,
+    datasets,
+    demo,
+    files,
+    jobs,
+    keys,
+    lifecycle,
+    models,
+    traces,
+    train,
+)
 from services.cli.output import report
 from shared.errors import HeliuError
 
@@ -19,6 +32,16 @@ app.add_typer(lifecycle.app)
 app.add_typer(demo.app)
 app.add_typer(traces.app, name="traces")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(chat.app)
+app.add_typer(datasets.app, name="data")
+app.add_typer(train.app, name="train")
+app.add_typer(models.app, name="models")
+app.add_typer(batches.app, name="batch")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(files.app, name="files")
+app.add_typer(models.workers, name="workers")
+app.add_typer(keys.app, name="keys")
+app.add_typer(keys.tenants, name="tenants")
 
 
 def main() -> None:

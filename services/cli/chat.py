@@ -1,0 +1,81 @@
+"""`heliu chat`: talk to a model, streamed."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import Annotated
+
+import httpx
+import typer
+
+from services.cli.client import Client, connect
+from services.cli.output import err
+from shared.errors import HeliuError
+
+app = typer.Typer()
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    message: Annotated[
+        str | None, typer.Argument(help="Without one, a conversation on the terminal.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+) -> None:
+    """Ask a model; the answer is on stdout as it is made."""
+    told = [{"role": "system", "content": system}] if system is not None else []
+    options = {"temperature": temperature, "max_tokens": max_tokens}
+    with closing(connect()) as client:
+        if message is not None:
+            _ask(client, model, [*told, {"role": "user", "content": message}], options, trace=False)
+            return
+        err.print(f"talking to {model}; an empty line or Ctrl-D ends")
+        while said := _line():
+            told.append({"role": "user", "content": said})
+            try:
+                answer = _ask(client, model, told, options, trace=True)
+            except HeliuError as exc:
+                err.print(exc.message, style="red")
+                told.pop()
+                continue
+            told.append({"role": "assistant", "content": answer})
+
+
+def _ask(
+    client: Client,
+    model: str,
+    messages: list[dict[str, str]],
+    options: dict[str, float | None],
+    *,
+    trace: bool,
+) -> str:
+    said, traces = "", [""]
+
+    def note(headers: httpx.Headers) -> None:
+        traces[0] = headers.get("x-trace-id", "")
+
+    body = {"model": model, "messages": messages, "stream": True, **_given(options)}
+    for chunk in client.stream("/v1/chat/completions", body, on_headers=note):
+        text = chunk["choices"][0]["delta"].get("content") or "" if chunk["choices"] else ""
+        said += text
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    if trace:
+        err.print(f"trace {traces[0]}", style="dim")
+    return said
+
+
+def _given(options: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _line() -> str:
+    try:
+        return err.input("> ").strip()
+    except EOFError:
+        return ""

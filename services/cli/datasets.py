@@ -1,0 +1,84 @@
+"""`heliu data`: from a file to a governed dataset version, and its report."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from services.cli import watch
+from services.cli.client import connect
+from services.cli.lifecycle import Json
+from services.cli.listing import field, show, show_one, text, when
+from services.cli.output import out, print_json
+from shared.contracts.recipe_text import parse_recipe
+from shared.errors import InvalidInput
+
+app = typer.Typer(help="Govern data into versions, and look at them.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="DATASET")]
+
+
+@app.command()
+def build(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSONL or Parquet.")],
+    name: Annotated[str, typer.Option(help="The dataset; made at its first use.")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML or JSON; inferred from the data without it.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the version.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Upload a file and build a version of a dataset from it."""
+    if not path.is_file():
+        raise InvalidInput(f"{path} is not a file", param="FILE")
+    body: dict[str, Any] = {"name": name}
+    if recipe is not None:
+        # Checked here too, so that a mistyped recipe costs no upload.
+        body["recipe"] = json.loads(parse_recipe(recipe.read_bytes()).canonical())
+    with closing(connect()) as client:
+        body["file_id"] = client.upload(path, "user_data")["id"]
+        watch.answer(client, client.post("/v1/datasets", body), wait=wait, as_json=as_json)
+
+
+@app.command("list")
+def list_datasets(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_json: Json = False) -> None:
+    """The newest datasets."""
+    columns = [field("name"), when("created_at"), ("version", lambda row: row["current_version"] or "")]
+    with closing(connect()) as client:
+        show(client.get("/v1/datasets", limit=limit), columns, as_json=as_json, nothing="no datasets")
+
+
+@app.command("show")
+def show_dataset(name: Name, as_json: Json = False) -> None:
+    """A dataset and its versions."""
+    columns = [
+        field("id"),
+        when("created_at"),
+        field("rows"),
+        field("train_rows"),
+        field("validation_rows"),
+        ("gate", lambda row: "passed" if row["gate_passed"] else "; ".join(row["gate"].get("reasons", []))),
+    ]
+    with closing(connect()) as client:
+        dataset = client.get(f"/v1/datasets/{quote(name, safe='')}")
+    if as_json:
+        print_json(dataset)
+        return
+    show({"data": dataset["versions"]}, columns, as_json=False, nothing=f"{text(name)} has no version yet")
+
+
+@app.command()
+def report(name: Name, version: str, as_json: Json = False) -> None:
+    """The quality report of a version: kept, dropped and changed by each rule."""
+    with closing(connect()) as client:
+        found = client.get(f"/v1/datasets/{quote(name, safe='')}/versions/{quote(version, safe='')}")
+    if as_json:
+        print_json(found)
+        return
+    show_one({key: value for key, value in found.items() if key != "report"}, as_json=False)
+    out.print(json.dumps(found["report"], ensure_ascii=False, indent=2))

@@ -1,0 +1,88 @@
+"""`heliu train`: pretrain, fine-tune and evaluate models."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from typing import Annotated, Any
+
+import typer
+
+from services.cli import watch
+from services.cli.client import connect
+from services.cli.lifecycle import Json
+from shared.errors import InvalidInput
+
+app = typer.Typer(help="Pretrain, fine-tune and evaluate models.", no_args_is_help=True)
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="A dataset version, dsv-...")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A hyperparameter, NAME=VALUE; many times.")]
+Wait = Annotated[bool, typer.Option(help="Wait for the end.")]
+
+
+@app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(help="Name of the new base model.")],
+    data: Data,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    parameters: Set = None,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Train a small base model, tokenizer included, from scratch."""
+    body = {"name": name, "training_file": data, "seed": seed, "hyperparameters": _parsed(parameters)}
+    _submit("/v1/pretraining/jobs", body, wait, as_json)
+
+
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The base.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A dataset version (dsv-) or file (file-).")],
+    suffix: Annotated[str | None, typer.Option(help="Part of the new model's name.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    parameters: Set = None,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model on the answers of conversations (LoRA; --set method=full for all weights)."""
+    body = {
+        "model": model,
+        "training_file": data,
+        "suffix": suffix,
+        "seed": seed,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": _parsed(parameters)}},
+    }
+    _submit("/v1/fine_tuning/jobs", body, wait, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    data: Data,
+    limit: Annotated[int, typer.Option(min=1, help="Conversations at most.")] = 200,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Score a model on held-out conversations."""
+    body = {"model": model, "dataset_version": data, "limit": limit, "seed": seed}
+    _submit("/v1/evaluations", body, wait, as_json)
+
+
+def _submit(path: str, body: dict[str, Any], wait: bool, as_json: bool) -> None:
+    with closing(connect()) as client:
+        watch.answer(client, client.post(path, body), wait=wait, as_json=as_json)
+
+
+def _parsed(pairs: list[str] | None) -> dict[str, Any]:
+    """`n_epochs=3` -> {"n_epochs": 3}; what is no JSON is a string. The gateway refuses unknown names."""
+    parsed: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InvalidInput(f"--set takes NAME=VALUE, got {pair!r}", param="--set")
+        try:
+            parsed[name] = json.loads(value)
+        except ValueError:
+            parsed[name] = value
+    return parsed
