@@ -1,4 +1,4 @@
-"""`python -m services.dispatcher.main`: rings doorbells, reaps expired leases. Any number may run."""
+"""`python -m services.dispatcher.main`: rings doorbells, reaps leases, delivers webhooks. Any number may run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 from services.dispatcher import repository
+from services.dispatcher.deliver import Deliverer
+from services.dispatcher.outbound import OutboundClient
 from services.dispatcher.relay import ring_where_needed
 from shared import job_store
 from shared.errors import HeliuError, Unavailable
@@ -22,12 +25,13 @@ from shared.worker import Platform, open_platform
 log = logging.getLogger(__name__)
 
 REAP_S = 1.0
+DELIVER_S = 0.5
 SLOTS_S = 2.0
 KEEP_WORKERS = timedelta(days=1)
 
 
 class Dispatcher:
-    """The relay and the reaper, each in its own loop, so that a Redis that hangs stops no reaping."""
+    """Relay, reaper and webhooks, each in a loop of its own, so that a Redis that hangs stops no reaping."""
 
     def __init__(self, platform: Platform, publisher: Publisher, stop: threading.Event) -> None:
         self._platform = platform
@@ -62,32 +66,37 @@ class Dispatcher:
         return ended
 
     def run_relay(self) -> None:
-        poll = self._platform.settings.poll_seconds
-        while not self._stop.wait(poll):
-            try:
-                self.relay_once()
-            except Unavailable as exc:
-                log.warning("relay_waits", extra={"error": exc.message})
-                self._stop.wait(1.0)
-            except Exception:
-                # A bug in one round must not leave a process that lives and rings no more.
-                log.exception("relay_raised")
-                self._stop.wait(1.0)
+        self._every(self._platform.settings.poll_seconds, self.relay_once)
 
     def run_reaper(self) -> None:
-        while not self._stop.wait(REAP_S):
+        self._every(REAP_S, self.reap_once)
+
+    def run_deliveries(self) -> None:
+        settings = self._platform.settings
+        client = OutboundClient(
+            timeout_s=settings.webhook_timeout_seconds, allow_private=settings.webhook_allow_private
+        )
+        deliverer = Deliverer(self._platform.db, client)
+        self._every(DELIVER_S, deliverer.deliver_due)
+        deliverer.close()
+
+    def _every(self, seconds: float, work: Callable[[], object]) -> None:
+        """Call `work` until the process stops: nothing that it raises may end its loop."""
+        while not self._stop.wait(seconds):
             try:
-                self.reap_once()
+                work()
             except Unavailable as exc:
-                log.warning("reaper_waits", extra={"error": exc.message})
+                log.warning("dispatcher_waits", extra={"work": work.__name__, "error": exc.message})
+                self._stop.wait(1.0)
             except Exception:
-                log.exception("reaper_raised")
+                log.exception("dispatcher_raised", extra={"work": work.__name__})
+                self._stop.wait(1.0)
 
 
 def main() -> int:
     try:
         settings = read_settings(os.environ)
-        platform = open_platform(settings, "dispatcher", max_connections=4)
+        platform = open_platform(settings, "dispatcher", max_connections=10)
     except HeliuError as exc:
         sys.stderr.write(f"dispatcher: {exc.message}\n")
         return 78
@@ -97,10 +106,8 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     dispatcher = Dispatcher(platform, publisher, stop)
     platform.metrics.serve(settings.metrics_host, settings.metrics_port)
-    threads = [
-        threading.Thread(target=loop, name=loop.__name__)
-        for loop in (dispatcher.run_relay, dispatcher.run_reaper)
-    ]
+    loops = (dispatcher.run_relay, dispatcher.run_reaper, dispatcher.run_deliveries)
+    threads = [threading.Thread(target=loop, name=loop.__name__) for loop in loops]
     for thread in threads:
         thread.start()
     if settings.ready_file:
