@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import secrets
 import time
@@ -211,8 +210,8 @@ class LiveClient:
                 last = entry_id
                 try:
                     self._hand_out(Entry.unpack(fields))
-                except (ValueError, KeyError, TypeError, json.JSONDecodeError) as exc:
-                    log.warning("malformed_reply", extra={"error": str(exc)})
+                except Exception as exc:  # noqa: BLE001 - this task reads everybody's answers: nothing may end it
+                    log.warning("malformed_reply", extra={"error": f"{type(exc).__name__}: {exc}"})
 
     def _hand_out(self, entry: Entry) -> None:
         now = time.monotonic()

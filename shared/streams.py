@@ -56,7 +56,10 @@ class Entry:
 
     @classmethod
     def unpack(cls, fields: Mapping[bytes, bytes]) -> Entry:
+        """Raises KeyError, TypeError or ValueError for what is no entry."""
         request, attempt, seq, type_, data = json.loads(fields[b"e"])
+        if not isinstance(data, dict) or not isinstance(seq, int) or not isinstance(request, str):
+            raise ValueError(f"not an entry: {request!r}, {seq!r}, data of type {type(data).__name__}")
         return cls(request, attempt, seq, type_, data)
 
 
