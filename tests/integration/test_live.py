@@ -1,0 +1,365 @@
+"""The live trip: what a caller is told whatever the worker does. Real Redis; a fake worker or real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis
+
+from shared import streams
+from shared.contracts.inference import ChatMessage, Generate, ModelRef
+from shared.errors import HeliuError, LimitExceeded, Unavailable
+from shared.live_client import LiveClient, last_entry
+from shared.live_server import LiveContext, LiveServer
+from shared.metrics import Metrics
+from shared.queue import Publisher
+from shared.streams import Entry
+from shared.telemetry import Tracing
+from tests.harness import Harness, platform, wait_for
+
+WORKER = "tests.integration.live_worker"
+MODEL = ModelRef(name="echo", base_artifact="sha256:" + "0" * 64)
+LONG = 120.0
+
+
+def generate(order: str) -> Generate:
+    return Generate(model=MODEL, messages=(ChatMessage(role="user", content=order),))
+
+
+class FakeWorker:
+    """Stands where the queue and a worker are: keeps what was sent and answers entry by entry."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self._redis = redis.Redis.from_url(redis_url)
+
+    def send_live(
+        self, queue: str, envelope: Mapping[str, Any], *, expires_s: float, parent: str | None
+    ) -> None:
+        self.sent.append(dict(envelope))
+
+    def say(self, attempt: int, seq: int, type_: str, data: dict[str, Any] | None = None) -> None:
+        """One entry of the answer to attempt number `attempt`."""
+        envelope = self.sent[-1]
+        entry = Entry(envelope["request"], attempt, seq, type_, data or {})
+        self._redis.xadd(envelope["reply"], entry.pack())  # type: ignore[arg-type]
+
+    def accept(self, attempt: int) -> None:
+        self.say(attempt, 0, "accepted", {"worker": f"worker-{attempt}"})
+
+    async def asked(self, attempt: int) -> None:
+        """Wait until attempt number `attempt` was sent."""
+        while len(self.sent) < attempt:
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def client_of(publisher: Any, redis_url: str, silence_s: float = LONG) -> AsyncIterator[LiveClient]:
+    client = LiveClient(publisher, redis_url, silence_s=silence_s)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def call(
+    client: LiveClient, order: str = "speak", accept_s: float = LONG, cap: int = 8
+) -> AsyncIterator[Entry]:
+    return client.call(
+        generate(order), pool="default", tenant="acme", max_in_flight=cap, accept_s=accept_s, parent=None
+    )
+
+
+async def texts(entries: AsyncIterator[Entry]) -> list[str]:
+    return [entry.data["text"] async for entry in entries if entry.type in ("token", "done")]
+
+
+def with_fake(
+    redis_url: str, scene: Callable[[LiveClient, FakeWorker], Awaitable[None]], silence_s: float = LONG
+) -> None:
+    async def run() -> None:
+        fake = FakeWorker(redis_url)
+        async with client_of(fake, redis_url, silence_s) as client:
+            await scene(client, fake)
+
+    asyncio.run(run())
+
+
+def test_an_answer_comes_in_its_order_and_ends_with_done(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(1)
+        fake.accept(1)
+        fake.say(1, 1, "token", {"text": "a"})
+        fake.say(1, 2, "token", {"text": "b"})
+        fake.say(1, 3, "done", {"text": "ab"})
+        assert await answer == ["a", "b", "ab"]
+        assert client.in_flight == 0
+
+    with_fake(redis_url, scene)
+
+
+def test_an_entry_written_twice_is_passed_over(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(1)
+        fake.accept(1)
+        fake.say(1, 1, "token", {"text": "a"})
+        fake.accept(1)
+        fake.say(1, 1, "token", {"text": "a"})
+        fake.say(1, 2, "done", {"text": "a"})
+        assert await answer == ["a", "a"]
+
+    with_fake(redis_url, scene)
+
+
+def test_a_gap_in_the_numbers_is_an_error_and_no_quiet_end(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(1)
+        fake.accept(1)
+        fake.say(1, 2, "token", {"text": "b"})
+        with pytest.raises(Unavailable, match="entry 1 is missing") as caught:
+            await answer
+        assert caught.value.code == "worker_lost"
+
+    with_fake(redis_url, scene)
+
+
+def test_silence_before_the_first_token_is_one_retry_whose_answer_alone_counts(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(1)
+        fake.accept(1)
+        await fake.asked(2)
+        assert [envelope["attempt"] for envelope in fake.sent] == [1, 2]
+        assert fake.sent[0]["request"] == fake.sent[1]["request"]
+        fake.say(1, 1, "token", {"text": "too late"})
+        fake.accept(2)
+        fake.say(2, 1, "token", {"text": "second"})
+        fake.say(1, 2, "done", {"text": "too late"})
+        fake.say(2, 2, "done", {"text": "second"})
+        assert await answer == ["second", "second"]
+
+    with_fake(redis_url, scene, silence_s=0.2)
+
+
+def test_silence_of_the_second_worker_too_is_worker_lost(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(1)
+        fake.accept(1)
+        await fake.asked(2)
+        fake.accept(2)
+        with pytest.raises(Unavailable) as caught:
+            await answer
+        assert caught.value.code == "worker_lost"
+        assert len(fake.sent) == 2
+
+    with_fake(redis_url, scene, silence_s=0.2)
+
+
+def test_silence_after_the_first_token_is_no_retry(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(1)
+        fake.accept(1)
+        fake.say(1, 1, "token", {"text": "a"})
+        with pytest.raises(Unavailable) as caught:
+            await answer
+        assert caught.value.code == "worker_lost"
+        assert len(fake.sent) == 1
+
+    with_fake(redis_url, scene, silence_s=0.2)
+
+
+def test_without_a_worker_the_deadline_is_no_worker_and_the_request_is_marked_given_up(
+    redis_url: str,
+) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        with pytest.raises(Unavailable) as caught:
+            await texts(call(client, accept_s=0.1))
+        assert caught.value.code == "no_worker"
+        with redis.Redis.from_url(redis_url) as r:
+            assert r.exists(streams.cancelled_key(fake.sent[0]["request"]))
+
+    with_fake(redis_url, scene)
+
+
+def test_a_workers_error_keeps_its_code_and_param(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(1)
+        fake.accept(1)
+        fake.say(
+            1, 1, "error", {"code": "too_long", "message": "no", "param": "messages", "retryable": False}
+        )
+        with pytest.raises(HeliuError) as caught:
+            await answer
+        assert (caught.value.code, caught.value.param) == ("too_long", "messages")
+
+    with_fake(redis_url, scene)
+
+
+def test_one_request_over_a_tenants_cap_is_refused_until_one_ends(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        first = asyncio.create_task(texts(call(client, cap=1)))
+        await fake.asked(1)
+        with pytest.raises(LimitExceeded):
+            await texts(call(client, cap=1))
+        fake.accept(1)
+        fake.say(1, 1, "done", {"text": "x"})
+        await first
+        second = asyncio.create_task(texts(call(client, cap=1)))
+        await fake.asked(2)
+        fake.accept(1)
+        fake.say(1, 1, "done", {"text": "y"})
+        assert await second == ["y"]
+
+    with_fake(redis_url, scene)
+
+
+def test_what_is_no_entry_on_the_reply_stream_harms_nobody(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(1)
+        with redis.Redis.from_url(redis_url) as r:
+            for garbage in ({"x": "y"}, {"e": "not json"}, {"e": "[1]"}, {"e": '["r", 1, 0, "beat", 3]'}):
+                r.xadd(fake.sent[0]["reply"], garbage)  # type: ignore[arg-type]
+        fake.accept(1)
+        fake.say(1, 1, "done", {"text": "x"})
+        assert await answer == ["x"]
+
+    with_fake(redis_url, scene)
+
+
+@pytest.fixture
+def served(redis_url: str) -> Iterator[Callable[[Callable[[LiveContext, Any], dict[str, Any]]], LiveServer]]:
+    made: list[LiveServer] = []
+
+    def serve(handler: Callable[[LiveContext, Any], dict[str, Any]]) -> LiveServer:
+        server = LiveServer(
+            redis_url, {Generate: handler}, worker_id="w", tracing=Tracing("test"), metrics=Metrics()
+        )
+        made.append(server)
+        return server
+
+    yield serve
+    for server in made:
+        server.close()
+
+
+def test_an_entry_that_is_no_json_fails_its_own_request_and_the_next_is_answered(
+    redis_url: str, served: Callable[[Callable[[LiveContext, Any], dict[str, Any]]], LiveServer]
+) -> None:
+    def handler(context: LiveContext, asked: Generate) -> dict[str, Any]:
+        value = float("nan") if asked.messages[0].content == "nan" else 1.0
+        context.send("token", {"text": "x", "value": value})
+        return {"text": "x"}
+
+    server = served(handler)
+
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        bad = asyncio.create_task(texts(call(client, "nan")))
+        await fake.asked(1)
+        await asyncio.to_thread(server.serve, {**fake.sent[0], "sent_at": 0.0})
+        with pytest.raises(HeliuError) as caught:
+            await bad
+        assert caught.value.code == "internal_error"
+        good = asyncio.create_task(texts(call(client)))
+        await fake.asked(2)
+        await asyncio.to_thread(server.serve, {**fake.sent[1], "sent_at": 0.0})
+        assert await good == ["x", "x"]
+
+    with_fake(redis_url, scene)
+
+
+@pytest.fixture
+def live(database_url: str, redis_url: str) -> Iterator[Harness]:
+    with platform(database_url, redis_url) as harness:
+        yield harness
+
+
+def with_workers(
+    harness: Harness, scene: Callable[[LiveClient], Awaitable[None]], silence_s: float = 2.5
+) -> None:
+    async def run() -> None:
+        publisher = Publisher(harness.settings.redis_url, Tracing("test"))
+        async with client_of(publisher, harness.settings.redis_url, silence_s) as client:
+            await scene(client)
+        publisher.close()
+
+    asyncio.run(run())
+
+
+def go(harness: Harness) -> None:
+    (harness.settings.home / "go").touch()
+
+
+def test_a_worker_frozen_before_its_first_token_is_replaced_by_a_second_attempt(live: Harness) -> None:
+    first = live.start("inference", 0, module=WORKER)
+
+    async def scene(client: LiveClient) -> None:
+        entries = call(client, "hold")
+        accepted = await anext(entries)
+        first.signal(signal.SIGSTOP)
+        live.start("inference", 1, module=WORKER)
+        go(live)
+        done = await last_entry(entries)
+        assert accepted.attempt == 1
+        assert (done.attempt, done.data["worker"]) == (2, 1)
+        first.signal(signal.SIGCONT)
+
+    with_workers(live, scene)
+
+
+def test_a_worker_killed_after_its_first_token_is_worker_lost(live: Harness) -> None:
+    worker = live.start("inference", 0, module=WORKER)
+
+    async def scene(client: LiveClient) -> None:
+        entries = call(client, "break")
+        assert [(await anext(entries)).type for _ in range(2)] == ["accepted", "token"]
+        worker.kill()
+        with pytest.raises(Unavailable) as caught:
+            await anext(entries)
+        assert caught.value.code == "worker_lost"
+
+    with_workers(live, scene)
+
+
+def test_a_caller_that_goes_away_cancels_the_handler_and_frees_its_slot(live: Harness) -> None:
+    live.start("inference", 0, module=WORKER, HELIU_SLOTS="1")
+    go(live)
+
+    async def scene(client: LiveClient) -> None:
+        entries = call(client, "endless")
+        await anext(entries)
+        await entries.aclose()  # type: ignore[attr-defined]
+        told = live.settings.home / "cancelled"
+        await asyncio.to_thread(wait_for, told.exists, 60, "the handler to hear of it")
+        assert told.read_text() == "True"
+        assert (await last_entry(call(client))).data["text"] == "said"
+
+    with_workers(live, scene)
+
+
+def test_a_drain_lets_the_answers_that_have_begun_end(live: Harness) -> None:
+    worker = live.start("inference", 0, module=WORKER)
+
+    async def scene(client: LiveClient) -> None:
+        entries = call(client, "hold")
+        await anext(entries)
+        stopping = asyncio.create_task(asyncio.to_thread(worker.stop, 60))
+        wait = lambda: "Warm shutdown" in worker.log.read_text()  # noqa: E731
+        await asyncio.to_thread(wait_for, wait, 30, "the drain to begin")
+        go(live)
+        assert (await last_entry(entries)).data["text"] == "said"
+        assert await stopping == 0
+
+    with_workers(live, scene, silence_s=LONG)
