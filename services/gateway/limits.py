@@ -45,6 +45,7 @@ class RateLimiter:
         self._db = db
         self._grants: dict[str, _Grant] = {}
         self._lock = threading.Lock()
+        self._refills: dict[str, threading.Lock] = {}
 
     def take_granted(self, caller: Caller) -> Budget | None:
         """Count one request against what was granted before; None when Postgres must be asked.
@@ -65,24 +66,29 @@ class RateLimiter:
             return _budget(caller, grant)
 
     def take(self, caller: Caller) -> Budget:
-        """Count one request, with a query. Raises RateLimited."""
+        """Count one request, with a query where no other thread has just made it. Raises RateLimited."""
         assert caller.key_id is not None
+        with self._refills.setdefault(caller.key_id, threading.Lock()):
+            return self.take_granted(caller) or self._refill(caller, caller.key_id)
+
+    def _refill(self, caller: Caller, key_id: str) -> Budget:
         block = max(1, caller.requests_per_minute // 100)
         with self._db.core() as connection:
-            counted, left_s = repository_keys.take(connection, caller.key_id, block)
+            counted, left_s = repository_keys.take(connection, key_id, block)
         granted = block - max(0, counted - caller.requests_per_minute)
+        grant = _Grant(
+            left=granted - 1,
+            ends_at=time.monotonic() + left_s,
+            counted=min(counted, caller.requests_per_minute),
+            used_up=granted <= 0,
+        )
         with self._lock:
             if len(self._grants) > 10_000:
                 self._grants.clear()
-            grant = self._grants[caller.key_id] = _Grant(
-                left=granted - 1,
-                ends_at=time.monotonic() + left_s,
-                counted=min(counted, caller.requests_per_minute),
-                used_up=granted <= 0,
-            )
-            if granted <= 0:
-                raise _refused(caller, left_s)
-            return _budget(caller, grant)
+            self._grants[key_id] = grant
+        if granted <= 0:
+            raise _refused(caller, left_s)
+        return _budget(caller, grant)
 
     def check_tokens(self, caller: Caller) -> None:
         """Raise RateLimited (`insufficient_quota`) for a key that has used up its tokens of the day."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -218,6 +219,23 @@ def test_a_rate_limit_is_kept_in_postgres_and_says_when_to_come_back(gateway: Ru
         counted = c.execute("SELECT sum(requests)::int AS n FROM gateway.rate_window").fetchone()
     assert counted is not None
     assert counted["n"] >= 3
+
+
+def test_requests_at_once_use_up_no_more_of_the_limit_than_they_are(gateway: RunningGateway) -> None:
+    with gateway.http("operator") as op:
+        made = op.post("/v1/keys", json={"name": "k", "tenant": "acme", "requests_per_minute": 1000})
+    gateway.keys["busy"] = made.json()["key"]
+    with ThreadPoolExecutor(16) as pool, gateway.http("busy") as client:
+        answers = list(pool.map(lambda _: client.get("/v1/files"), range(200)))
+    assert {answer.status_code for answer in answers} == {200}
+    with gateway.platform.db.core() as c:
+        counted = c.execute(
+            "SELECT sum(requests)::int AS n FROM gateway.rate_window WHERE api_key_id = %s",
+            (made.json()["id"],),
+        ).fetchone()
+    assert counted is not None
+    # Taken ten at a time; the minute may turn in between and leave some unused.
+    assert 200 <= counted["n"] <= 220
 
 
 def test_without_auth_the_machines_user_is_the_default_operator(

@@ -111,6 +111,12 @@ POSTS: list[tuple[str, Any, str, int]] = [
         "messages[0].content",
         400,
     ),
+    (
+        CHAT,
+        chat(messages=[{"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}]),
+        "messages[0].tool_calls",
+        400,
+    ),
     (CHAT, chat(temperature="hot"), "temperature", 400),
     (CHAT, chat(temperature=3), "temperature", 400),
     (CHAT, chat(temperature=-1), "temperature", 400),

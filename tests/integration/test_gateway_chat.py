@@ -123,6 +123,15 @@ def test_the_openai_client_reads_a_stream_and_content_given_in_parts(gateway: Ru
 
 
 @pytest.mark.usefixtures("worker")
+def test_an_answer_can_be_sent_back_as_it_came(gateway: RunningGateway) -> None:
+    client = gateway.openai()
+    first = client.chat.completions.create(model="echo", messages=say("one")).choices[0].message  # type: ignore[arg-type]
+    for sent in (first, first.model_dump()):
+        answer = client.chat.completions.create(model="echo", messages=[*say("one"), sent, *say("two")])  # type: ignore[list-item]
+        assert answer.choices[0].message.content == "two"
+
+
+@pytest.mark.usefixtures("worker")
 def test_an_error_before_the_first_token_has_its_status_in_a_stream_too(gateway: RunningGateway) -> None:
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as caught:

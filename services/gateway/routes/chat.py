@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 from anyio import to_thread
@@ -21,6 +22,8 @@ from shared.contracts.chat import parse_chat
 from shared.contracts.inference import Generate, ModelRef
 from shared.errors import HeliuError
 from shared.streams import Entry
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["chat"])
 
@@ -141,6 +144,10 @@ async def _stream(
         status = "error"
         request.state.span.fail(exc.message)
         yield sse.event({"error": error_object(exc, request.state.trace_id)})
+    except Exception:
+        status = "error"
+        log.exception("stream_failed", extra={"trace_id": request.state.trace_id})
+        yield sse.event({"error": error_object(internal_error(), request.state.trace_id)})
     finally:
         ledger.close(status)
         await entries.aclose()  # type: ignore[attr-defined]
