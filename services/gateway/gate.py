@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 from anyio import to_thread
 from starlette.requests import Request
@@ -39,17 +39,21 @@ class GateMiddleware:
 
     async def _admit(self, scope: Scope) -> None:
         header = Request(scope).headers.get("authorization")
-        state, span = scope["state"], scope["state"]["span"]
-        caller = self._authenticator.remembered(header)
-        if caller is None:
-            with self._span("authorize", span):
+        state = scope["state"]
+        with self._span("authorize", scope):
+            caller = self._authenticator.remembered(header)
+            if caller is None:
                 caller = await to_thread.run_sync(self._authenticator.authenticate, header)
         state["caller"] = caller
-        budget = self._limiter.take_granted(caller)
-        if budget is None:
-            with self._span("quota", span):
+        with self._span("quota", scope):
+            budget = self._limiter.take_granted(caller)
+            if budget is None:
                 budget = await to_thread.run_sync(self._limiter.take, caller)
         state["budget"] = budget.headers() if caller.key_id is not None else {}
 
-    def _span(self, name: str, parent: Span) -> AbstractContextManager[Span]:
-        return self._tracing.span(name, parent=parent.traceparent)
+    def _span(self, name: str, scope: Scope) -> AbstractContextManager[object]:
+        """A span where work is asked for; those who only look are many, and their traces short."""
+        if scope["method"] != "POST":
+            return nullcontext()
+        span: Span = scope["state"]["span"]
+        return self._tracing.span(name, parent=span.traceparent)
