@@ -14,7 +14,17 @@ from shared import keys
 from shared.db import Database
 from shared.errors import HeliuError
 
-PUBLIC = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+PUBLIC = frozenset(
+    {
+        "/healthz",
+        "/readyz",
+        "/docs",
+        "/openapi.json",
+        "/swagger/swagger-ui-bundle.js",
+        "/swagger/swagger-ui.css",
+        "/swagger/favicon-32x32.png",
+    }
+)
 CACHE_S = 3.0
 CACHE_KEYS = 10_000
 HINT = "send `Authorization: Bearer hl_...`; `heliu keys create NAME` makes a key"

@@ -17,6 +17,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from uvicorn.server import HANDLED_SIGNALS
@@ -114,6 +115,7 @@ def create_app(platform: Platform) -> FastAPI:
         title="Heliu",
         version="0.1.0",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
@@ -124,6 +126,8 @@ def create_app(platform: Platform) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    # The pages come with their scripts, so that they open in a network without the internet too.
+    patch_fastapi(app, redirect_from_root_to_docs=False)
     app.add_exception_handler(HeliuError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, _answer_http)
