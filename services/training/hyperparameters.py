@@ -26,9 +26,9 @@ def _choice(*options: str) -> Any:
 
 @dataclass(frozen=True)
 class PretrainHyperparameters:
-    """A Llama-shaped model from scratch. With the defaults: 1.4 million parameters."""
+    """A Llama-shaped model from scratch. With the defaults: 1.1 million parameters."""
 
-    vocab_size: int = _number(int, 300, 200_000, 4096)
+    vocab_size: int = _number(int, 300, 200_000, 2048)
     hidden_size: int = _number(int, 8, 16_384, 128)
     layers: int = _number(int, 1, 200, 4)
     heads: int = _number(int, 1, 256, 2)

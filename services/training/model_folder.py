@@ -60,6 +60,8 @@ def new_model(shape: PretrainHyperparameters, tokenizer: PreTrainedTokenizerBase
         **ends,
     )
     model = LlamaForCausalLM(config)
+    # The usual 0.02 suits wide models; tied to a narrow one's head it makes every logit near 0 for the first epochs.
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=shape.hidden_size**-0.5)
     model.generation_config = GenerationConfig(**ends)
     return model
 

@@ -19,15 +19,16 @@ from services.training.checkpoint import Checkpoint, CheckpointStore, fingerprin
 from services.training.dataset import Split, read_rows
 from services.training.hyperparameters import PretrainHyperparameters, parse
 from services.training.model_folder import check_parity, new_model, prepare_torch, save_model
+from services.training.muon import MuonAdamW
 from services.training.plan import Schedule, epochs_for, order
 from services.training.run import Result, Run, Stopped
 from services.training.spec import Spec
 from services.training.tokenizer import END, IGNORED, encode_text, train_tokenizer
 from shared.errors import InvalidInput
 
-TARGET_TOKENS = 900_000
+TARGET_TOKENS = 380_000
 MOST_EPOCHS = 20
-STEP_TOKENS = 2048
+STEP_TOKENS = 1152
 MICRO_TOKENS = 4096
 VALIDATION_DOCUMENTS = 128
 _LOSS_ROWS = 256
@@ -80,7 +81,7 @@ def run(spec: Spec, run: Run) -> Result:
     rows = order(lengths, epochs, batch_size, spec.seed)
     steps = -(-len(rows) // batch_size)
     schedule = Schedule.of(min(steps, wanted.max_steps or steps), wanted.warmup_ratio, wanted.max_seconds)
-    learning_rate = wanted.learning_rate or 3e-3 * (128 / wanted.hidden_size) ** 0.5
+    learning_rate = wanted.learning_rate or 8e-3 * (128 / wanted.hidden_size) ** 0.5
     trainer = Pretrainer(
         run, model, tokenizer, documents, held_out, rows, batch_size, schedule, learning_rate
     )
@@ -125,7 +126,7 @@ def run(spec: Spec, run: Run) -> Result:
 
 
 class Pretrainer:
-    """The loop: AdamW over length-bucketed batches, next-token loss on every token."""
+    """The loop: Muon and AdamW over length-bucketed batches, next-token loss on every token."""
 
     checkpoint_every: int
     log_every: int
@@ -147,15 +148,7 @@ class Pretrainer:
         self._documents, self._held_out, self._rows = documents, held_out, rows
         self._batch_size, self._schedule, self._peak = batch_size, schedule, learning_rate
         self._device = next(model.parameters()).device
-        # Weight decay on matrices only, as is usual for transformers.
-        matrices = [p for p in model.parameters() if p.dim() > 1]
-        vectors = [p for p in model.parameters() if p.dim() <= 1]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
-            lr=learning_rate,
-            betas=(0.9, 0.95),
-            fused=True,
-        )
+        self._optimizer = MuonAdamW(model.named_parameters(), weight_decay=0.05)
         self.step = 0
         self.trained_tokens = 0
         self.last_metrics: dict[str, float] = {}
@@ -192,8 +185,7 @@ class Pretrainer:
         start = self.step * self._batch_size
         chosen = [self._documents[i] for i in self._rows[start : start + self._batch_size]]
         count = sum(len(d) - 1 for d in chosen)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._peak * self._schedule.factor(self.step)
+        self._optimizer.set_rate(self._peak * self._schedule.factor(self.step))
         loss, correct = 0.0, 0
         for part in micro_batches(chosen):
             ids, labels = collate(part, self._tokenizer.pad_token_id, self._device)
@@ -202,7 +194,7 @@ class Pretrainer:
             loss, correct = loss + part_loss.item(), correct + right
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         self.step += 1
         self.trained_tokens += count
         tally.loss += loss / count

@@ -37,9 +37,9 @@ from shared.errors import InvalidInput
 
 # Below this many parameters a model is trained on a CPU in minutes, and wants high rates and many looks at its data.
 SMALL_MODEL = 50_000_000
-SMALL_TARGET_TOKENS = 450_000
+SMALL_TARGET_TOKENS = 220_000
 SMALL_MOST_EPOCHS = 20
-STEP_TOKENS = 1024
+STEP_TOKENS = 768
 VALIDATION_SEQUENCES = 128
 _LONGEST = 4096
 
