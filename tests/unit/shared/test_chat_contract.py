@@ -1,0 +1,131 @@
+"""The body of a chat request: what is taken, what is refused by place, and that nothing is ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.contracts.chat import ABOUT, UNSERVED, check_text, parse_chat
+from shared.contracts.registry import CALLS, JOBS, parse_job
+from shared.errors import InvalidInput
+
+SAY = [{"role": "user", "content": "你好"}]
+
+
+def body(**values: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": SAY, **values}
+
+
+def refusal(**values: Any) -> InvalidInput:
+    with pytest.raises(InvalidInput) as caught:
+        parse_chat(body(**values))
+    return caught.value
+
+
+def test_a_plain_request_is_read_with_openais_defaults() -> None:
+    request = parse_chat(body())
+    assert request.model == "m"
+    assert [(m.role, m.content) for m in request.messages] == [("user", "你好")]
+    assert (request.sampling.temperature, request.sampling.top_p, request.sampling.max_tokens) == (
+        1.0,
+        1.0,
+        None,
+    )
+    assert (request.stream, request.include_usage) == (False, False)
+
+
+def test_content_in_parts_is_put_together() -> None:
+    parts = [{"type": "text", "text": "你"}, {"type": "text", "text": "好"}]
+    request = parse_chat(body(messages=[{"role": "user", "content": parts}]))
+    assert request.messages[0].content == "你好"
+
+
+def test_either_name_of_the_limit_is_taken_and_both_are_refused() -> None:
+    assert parse_chat(body(max_tokens=5)).sampling.max_tokens == 5
+    assert parse_chat(body(max_completion_tokens=6)).sampling.max_tokens == 6
+    assert refusal(max_tokens=5, max_completion_tokens=5).param == "max_tokens"
+
+
+def test_a_stop_may_be_one_text_or_up_to_four() -> None:
+    assert parse_chat(body(stop="END")).sampling.stop == ("END",)
+    assert parse_chat(body(stop=["a", "b"])).sampling.stop == ("a", "b")
+    assert parse_chat(body(stop=None)).sampling.stop == ()
+    for bad in ("", [""], ["a"] * 5, ["x" * 513]):
+        assert refusal(stop=bad).param == "stop"
+
+
+@pytest.mark.parametrize("name", sorted(UNSERVED))
+def test_what_is_not_served_is_refused_by_name_unless_it_asks_for_nothing(name: str) -> None:
+    for harmless in UNSERVED[name]:
+        parse_chat(body(**{name: harmless}))
+    error = refusal(**{name: {"surely": ["something"]}})
+    assert (error.code, error.param) == ("unsupported_parameter", name)
+
+
+@pytest.mark.parametrize("name", sorted(ABOUT))
+def test_what_is_said_about_the_request_changes_nothing(name: str) -> None:
+    assert parse_chat(body(**{name: "anything"})) == parse_chat(body())
+
+
+def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
+    error = refusal(temprature=0)
+    assert (error.code, error.param) == ("unknown_parameter", "temprature")
+    assert "did you mean 'temperature'" in error.message
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [*SAY, {"role": "tool", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [{"role": "user", "content": "nul \x00"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "half \ud83d"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "x", "extra": 1}]}, "messages[0].extra"),
+        ({"model": 3}, "model"),
+        ({"model": ""}, "model"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 10**6}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"seed": 2**63}, "seed"),
+        ({"stream": "yes"}, "stream"),
+        ({"n": 1_000_000}, "n"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ],
+)
+def test_a_wrong_value_is_refused_at_its_place(values: dict[str, Any], place: str) -> None:
+    error = refusal(**values)
+    assert error.param == place
+    assert error.message
+
+
+@pytest.mark.parametrize("not_a_body", [[], "text", 3, None])
+def test_a_body_that_is_no_object_is_refused(not_a_body: Any) -> None:
+    with pytest.raises(InvalidInput):
+        parse_chat(not_a_body)
+
+
+@pytest.mark.parametrize("text", ["", "合流", "\n\t", "😀"])
+def test_text_that_postgres_and_utf8_hold_is_taken(text: str) -> None:
+    check_text(text, "x")
+
+
+def test_every_contract_is_known_by_its_own_name() -> None:
+    assert all(contract.kind == kind for kind, contract in JOBS.items())
+    assert all(contract.name == name for name, contract in CALLS.items())
+    prefixes = [contract.id_prefix for contract in JOBS.values()]
+    assert all(prefix.endswith(("_", "-")) for prefix in prefixes)
+
+
+def test_a_stored_payload_is_read_by_its_kind_or_refused_by_name() -> None:
+    assert parse_job("noop", {"seconds": 1}).dump() == {"seconds": 1.0, "steps": 0, "outcome": "succeed"}
+    with pytest.raises(InvalidInput, match="no job is of kind 'nop'"):
+        parse_job("nop", {})
+    with pytest.raises(InvalidInput, match="surprise"):
+        parse_job("noop", {"surprise": 1})

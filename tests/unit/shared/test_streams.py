@@ -1,0 +1,83 @@
+"""Entries of a reply stream, in both protocol versions, and what is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from shared import streams
+from shared.errors import ConfigurationError
+from shared.streams import Entry, entries_of
+
+ENTRY = Entry("r1", 2, 7, "token", {"text": "合"})
+
+
+def test_an_entry_is_read_as_it_was_packed() -> None:
+    packed = {key.encode(): value.encode() for key, value in ENTRY.pack().items()}
+    assert Entry.unpack(packed) == ENTRY
+
+
+def test_what_is_no_json_is_not_packed() -> None:
+    with pytest.raises(ValueError):
+        Entry("r", 1, 0, "token", {"p": float("inf")}).pack()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {b"e": b"\xff"},
+        {b"e": b"nonsense"},
+        {b"e": b"[1, 2]"},
+        {b"e": b"3"},
+        {b"e": b'["r", 1, 0, "beat", 3]'},
+        {b"e": b'["r", 1, "0", "token", {}]'},
+        {b"e": b'[{}, 1, 0, "token", {}]'},
+    ],
+)
+def test_what_is_no_entry_is_refused_when_it_is_read(fields: dict[bytes, bytes]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Entry.unpack(fields)
+
+
+FOUND = [(b"1-0", {b"e": b"x"}), (b"2-0", {b"e": b"y"})]
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (None, []),
+        ([], []),
+        ({}, []),
+        ([[b"stream", FOUND]], FOUND),
+        ({b"stream": FOUND}, FOUND),
+        ({b"stream": [FOUND]}, FOUND),
+        ({b"stream": [[list(entry) for entry in FOUND]]}, [list(entry) for entry in FOUND]),
+        ({b"stream": []}, []),
+    ],
+)
+def test_the_entries_of_an_xread_are_found_in_either_protocol(answer: Any, found: list[Any]) -> None:
+    assert entries_of(answer) == found
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_the_entries_of_a_real_xread_are_found(redis_url: str, protocol: int) -> None:
+    with redis.Redis.from_url(redis_url, protocol=protocol) as client:
+        client.xadd("s", ENTRY.pack())  # type: ignore[arg-type]
+        ((_, fields),) = entries_of(client.xread({"s": "0"}))
+        assert Entry.unpack(fields) == ENTRY
+        assert entries_of(client.xread({"s": "$"}, block=1)) == []
+
+
+def test_a_server_that_evicts_is_refused(redis_url: str) -> None:
+    client = streams.connect(redis_url)
+    streams.check_server(client)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(ConfigurationError, match="noeviction"):
+            streams.check_server(client)
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.close()
