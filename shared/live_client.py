@@ -136,20 +136,21 @@ class LiveClient:
             )
             started = False
             try:
-                async for entry in self._entries(pending, deadline):
+                async for entry in self._entries(pending, queue, deadline):
                     started = started or entry.type not in ("accepted",)
                     yield entry
                 return
             except _Silent as silent:
                 if started or attempt == MAX_ATTEMPTS:
                     raise Unavailable(
-                        f"worker {silent.worker} stopped answering after {self._silence_s:g} s of silence",
+                        f"{silent.who} stopped answering: {self._silence_s:g} s of silence",
                         code="worker_lost",
                     ) from silent
-                log.warning("live_retry", extra={"request": request, "worker": silent.worker})
+                log.warning("live_retry", extra={"request": request, "silent": silent.who})
 
-    async def _entries(self, pending: _Pending, deadline: float) -> AsyncIterator[Entry]:
+    async def _entries(self, pending: _Pending, queue: str, deadline: float) -> AsyncIterator[Entry]:
         expected = 0
+        waiting_at = time.monotonic()
         while True:
             try:
                 entry = await asyncio.wait_for(pending.entries.get(), 0.5)
@@ -160,8 +161,14 @@ class LiveClient:
                         "`heliu scale inference=2` adds one",
                         code="no_worker",
                     ) from None
-                if pending.worker is not None and time.monotonic() - pending.heard_at > self._silence_s:
-                    raise _Silent(pending.worker) from None
+                now = time.monotonic()
+                if pending.worker is not None and now - pending.heard_at > self._silence_s:
+                    raise _Silent(f"worker {pending.worker}") from None
+                if pending.worker is None and await self._waits(queue):
+                    waiting_at = now
+                if pending.worker is None and now - waiting_at > self._silence_s:
+                    # Taken by a worker that died before it could say so, or forgotten by a Redis that was emptied.
+                    raise _Silent(f"whoever took the request from {queue}") from None
                 continue
             if entry.attempt != pending.attempt:
                 continue
@@ -185,6 +192,13 @@ class LiveClient:
             yield entry
             if entry.type == "done":
                 return
+
+    async def _waits(self, queue: str) -> bool:
+        """Whether the queue holds anything, this request perhaps; when nobody can tell, it does."""
+        try:
+            return await asyncio.to_thread(self._publisher.backlog, queue) > 0
+        except Unavailable:
+            return True
 
     async def _cancel(self, request: str, worker: str | None) -> None:
         try:
@@ -238,8 +252,8 @@ async def last_entry(entries: AsyncIterator[Entry]) -> Entry:
 
 
 class _Silent(Exception):
-    """An accepted request whose worker has fallen silent."""
+    """A request that a worker had, and from which nothing is heard."""
 
-    def __init__(self, worker: str) -> None:
-        super().__init__(worker)
-        self.worker = worker
+    def __init__(self, who: str) -> None:
+        super().__init__(who)
+        self.who = who

@@ -36,7 +36,11 @@ class FakeWorker:
 
     def __init__(self, redis_url: str) -> None:
         self.sent: list[dict[str, Any]] = []
+        self.waiting = 0
         self._redis = redis.Redis.from_url(redis_url)
+
+    def backlog(self, queue: str) -> int:
+        return self.waiting
 
     def send_live(
         self, queue: str, envelope: Mapping[str, Any], *, expires_s: float, parent: str | None
@@ -183,6 +187,7 @@ def test_without_a_worker_the_deadline_is_no_worker_and_the_request_is_marked_gi
     redis_url: str,
 ) -> None:
     async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        fake.waiting = 1
         with pytest.raises(Unavailable) as caught:
             await texts(call(client, accept_s=0.1))
         assert caught.value.code == "no_worker"
@@ -190,6 +195,28 @@ def test_without_a_worker_the_deadline_is_no_worker_and_the_request_is_marked_gi
             assert r.exists(streams.cancelled_key(fake.sent[0]["request"]))
 
     with_fake(redis_url, scene)
+
+
+def test_a_request_that_left_the_line_and_was_never_accepted_is_sent_once_more(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(2)
+        fake.accept(2)
+        fake.say(2, 1, "done", {"text": "found"})
+        assert await answer == ["found"]
+
+    with_fake(redis_url, scene, silence_s=0.2)
+
+
+def test_a_request_that_still_waits_in_the_line_is_not_sent_again(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        fake.waiting = 1
+        with pytest.raises(Unavailable) as caught:
+            await texts(call(client, accept_s=1.5))
+        assert caught.value.code == "no_worker"
+        assert len(fake.sent) == 1
+
+    with_fake(redis_url, scene, silence_s=0.2)
 
 
 def test_a_workers_error_keeps_its_code_and_param(redis_url: str) -> None:
