@@ -1,0 +1,233 @@
+"""The unmodified `openai` client in three majors against the running platform."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.stage import PATIENCE_S, Stage
+from tests.harness import ROOT
+
+pytestmark = pytest.mark.timeout(900)
+
+SCRIPT = Path(__file__).with_name("client_script.py")
+CLIENTS = Path(sys.prefix) / "clients"
+MAJORS = ("1", "2", "3")
+
+Seen = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def everything_seen(stage: Stage) -> Mapping[str, Seen]:
+    """All majors at once, as three programs."""
+    checkpoints = stage.get(f"/v1/fine_tuning/jobs/{stage.tuning}/checkpoints")["data"]
+    running = {}
+    for major, checkpoint in zip(MAJORS, checkpoints, strict=False):
+        given = {
+            "major": major,
+            "base_url": f"{stage.url}/v1",
+            "api_key": stage.key,
+            "limited_key": stage.new_tenant("default", requests_per_minute=2),
+            "base": stage.base,
+            "tuned": stage.tuned,
+            "tuning": stage.tuning,
+            "version": stage.version,
+            "throw_away": checkpoint["fine_tuned_model_checkpoint"],
+        }
+        # The newest is installed, the older ones stand beside it: `make setup` puts them there.
+        folder = CLIENTS / f"openai-{major}"
+        assert major == MAJORS[-1] or folder.is_dir(), f"{folder} is missing; make setup makes it"
+        path = {"PYTHONPATH": str(folder)} if folder.is_dir() else {}
+        program = subprocess.Popen(
+            [sys.executable, str(SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**{k: v for k, v in os.environ.items() if not k.startswith("OPENAI_")}, **path},
+        )
+        running[major] = (program, json.dumps(given))
+    seen = {}
+    try:
+        for program, given_text in running.values():
+            assert program.stdin is not None
+            program.stdin.write(given_text)
+            program.stdin.close()
+            program.stdin = None
+        for major, (program, _) in running.items():
+            out, err = program.communicate(timeout=3 * PATIENCE_S)
+            assert program.returncode == 0, f"openai {major}: {err}\n{stage.harness.logs(['gateway'])}"
+            seen[major] = json.loads(out)
+    finally:
+        for program, _ in running.values():
+            program.kill()
+            program.wait()
+    return seen
+
+
+@pytest.fixture(params=MAJORS)
+def seen(request: pytest.FixtureRequest, everything_seen: Mapping[str, Seen]) -> Seen:
+    found = everything_seen[request.param]
+    assert found["version"].split(".")[0] == request.param
+    return found
+
+
+def test_files_are_created_listed_across_pages_waited_for_and_deleted(seen: Seen) -> None:
+    files, content = seen["files"], seen["file_content"]
+    assert files["listed"] == files["ids"][::-1]
+    assert files["created"]["status"] == files["waited"]["status"] == "processed"
+    assert (files["created"]["filename"], files["created"]["purpose"]) == ("file 0.jsonl", "user_data")
+    assert files["deleted"] == [True, True, True]
+    assert [(e["class"], e["param"]) for e in files["gone"]] == [("NotFoundError", "file_id")] * 2
+    assert content["same"]
+    assert (content["bytes"], content["status"]) == (content["length"], "processed")
+
+
+def test_models_are_listed_retrieved_and_deleted(seen: Seen, stage: Stage) -> None:
+    models = seen["models"]
+    deleted = models["deleted"]["id"]
+    assert {stage.base, stage.tuned, deleted} <= set(models["listed"])
+    assert (models["retrieved"]["id"], models["retrieved"]["object"]) == (stage.tuned, "model")
+    assert deleted not in models["left"]
+    assert (models["gone"]["status"], models["gone"]["code"]) == (404, "model_not_found")
+
+
+def test_a_finished_fine_tuning_job_shows_its_events_and_checkpoints_across_pages(
+    seen: Seen, stage: Stage
+) -> None:
+    tuning = seen["fine_tuning"]
+    done = tuning["done"]
+    assert (done["status"], done["fine_tuned_model"], done["seed"]) == ("succeeded", stage.tuned, 7)
+    assert done["trained_tokens"] > 0
+    assert done["finished_at"] >= done["created_at"]
+    events = tuning["events"]
+    told = [e["data"]["step"] for e in events if e["type"] == "metrics"]
+    assert told == sorted(told, reverse=True)
+    assert set(told) == set(range(1, 49))
+    assert len({e["id"] for e in events}) == len(events)
+    assert {e["object"] for e in events} == {"fine_tuning.job.event"}
+    points = tuning["checkpoints"]
+    assert [p["step_number"] for p in points] == [40, 32, 24, 16, 8]
+    assert all(p["metrics"]["train_loss"] > 0 and p["fine_tuning_job_id"] == done["id"] for p in points)
+
+
+def test_a_fine_tuning_job_is_created_listed_paused_resumed_and_cancelled(seen: Seen) -> None:
+    tuning = seen["fine_tuning"]
+    created = tuning["created"]
+    assert (created["status"], created["seed"], created["object"]) == ("queued", 11, "fine_tuning.job")
+    assert created["hyperparameters"]["n_epochs"] == 2
+    assert created["metadata"] == {"major": seen["version"][0]}
+    assert tuning["listed"] == [tuning["id"], tuning["done"]["id"]]
+    with_pause = ["paused", "queued", "cancelled"]
+    assert tuning["statuses"] == with_pause or (
+        seen["version"][0] == "1" and tuning["statuses"] == with_pause[2:]
+    )
+    assert (tuning["again"]["class"], tuning["again"]["code"]) == ("ConflictError", "conflict")
+
+
+def test_a_batch_completes_with_its_answers_in_order(seen: Seen) -> None:
+    batches = seen["batches"]
+    done = batches["completed"]
+    assert batches["created"]["status"] == "validating"
+    assert (done["status"], done["error_file_id"]) == ("completed", None)
+    assert done["request_counts"] == {"total": 5, "completed": 5, "failed": 0}
+    assert done["completed_at"] >= done["in_progress_at"] >= done["created_at"]
+    assert [row["custom_id"] for row in batches["output"]] == [f"row {n}" for n in range(5)]
+    answers = {row["response"]["body"]["choices"][0]["message"]["content"] for row in batches["output"]}
+    assert len(answers) == 1
+    assert {row["response"]["status_code"] for row in batches["output"]} == {200}
+    assert len({row["id"] for row in batches["output"]}) == 5
+    assert batches["output_file"]["purpose"] == "batch_output"
+    assert batches["listed"] == batches["order"]
+
+
+def test_a_batch_is_cancelled_and_a_bad_one_fails_with_every_line_named(seen: Seen) -> None:
+    batches = seen["batches"]
+    assert batches["cancelled"]["status"] == "cancelled"
+    assert batches["cancelled"]["cancelled_at"] >= batches["cancelled"]["cancelling_at"]
+    failed = batches["failed"]
+    assert (failed["status"], failed["output_file_id"]) == ("failed", None)
+    errors = failed["errors"]["data"]
+    assert [error["line"] for error in errors] == [2, 3]
+    assert all(error["code"] and error["message"] for error in errors)
+
+
+def test_a_webhook_is_accepted_by_the_client_and_a_forged_one_is_not(seen: Seen) -> None:
+    event = seen["batches"]["event"]
+    assert event is not None, "this major has no webhooks"
+    assert event["class"] == "BatchCompletedWebhookEvent"
+    assert (event["type"], event["data"]) == ("batch.completed", seen["batches"]["completed"]["id"])
+    assert event["forged"]["class"] == "InvalidWebhookSignatureError"
+
+
+def test_a_streamed_answer_is_the_plain_one_in_chunks(seen: Seen) -> None:
+    chat = seen["chat"]
+    plain, chunks = chat["plain"], chat["chunks"]
+    answer = plain["choices"][0]
+    assert (answer["message"]["role"], answer["finish_reason"]) in (
+        ("assistant", "length"),
+        ("assistant", "stop"),
+    )
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    spoken = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
+    assert "".join(c["delta"]["content"] or "" for c in spoken) == answer["message"]["content"]
+    reasons = [c["finish_reason"] for c in spoken]
+    assert reasons[-1] == answer["finish_reason"]
+    assert not any(reasons[:-1])
+    assert (chunks[-1]["choices"], chunks[-1]["usage"]) == ([], plain["usage"])
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert plain["usage"]["total_tokens"] == (
+        plain["usage"]["prompt_tokens"] + plain["usage"]["completion_tokens"]
+    )
+
+
+def test_a_seed_repeats_an_answer_and_a_stop_ends_it(seen: Seen) -> None:
+    chat = seen["chat"]
+    first, again, *others = chat["warm"]
+    assert first == again
+    assert set(others) - {first}, "other seeds gave the same answer"
+    whole = chat["plain"]["choices"][0]["message"]["content"]
+    assert chat["stopped"]["finish_reason"] == "stop"
+    assert chat["stopped"]["message"]["content"] == whole[: whole.index(chat["stop"])]
+
+
+def test_every_answer_carries_request_and_trace_id(seen: Seen) -> None:
+    chat = seen["chat"]
+    assert chat["headers"]["x-request-id"]
+    assert len(chat["headers"]["x-trace-id"]) == 32
+    assert chat["request_id"]
+    assert chat["parsed"] in ("length", "stop")
+    for name, error in seen["errors"].items():
+        assert error["request_id"], name
+        assert len(error["trace_id"]) == 32, name
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "class_", "type_", "code", "param"),
+    [
+        ("model", 404, "NotFoundError", "invalid_request_error", "model_not_found", "model"),
+        ("stream", 404, "NotFoundError", "invalid_request_error", "model_not_found", "model"),
+        ("parameter", 400, "BadRequestError", "invalid_request_error", "invalid_value", "temperature"),
+        ("unknown", 400, "BadRequestError", "invalid_request_error", "unknown_parameter", "temprature"),
+        ("key", 401, "AuthenticationError", "authentication_error", "invalid_api_key", None),
+        ("often", 429, "RateLimitError", "rate_limit_error", "rate_limit_exceeded", None),
+        ("file", 404, "NotFoundError", "invalid_request_error", "not_found", "file_id"),
+        ("role", 403, "PermissionDeniedError", "permission_error", "permission_denied", None),
+        ("route", 404, "NotFoundError", "invalid_request_error", "not_found", None),
+    ],
+)
+def test_an_error_is_the_right_class_with_type_code_and_param(
+    seen: Seen, name: str, status: int, class_: str, type_: str, code: str, param: str | None
+) -> None:
+    error = seen["errors"][name]
+    found = (error["status"], error["class"], error["type"], error["code"], error["param"])
+    assert found == (status, class_, type_, code, param)
+    assert error["message"]
