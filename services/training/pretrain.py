@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,27 +11,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name everybody knows it by
 from safetensors.torch import load_model
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from services.training.checkpoint import Checkpoint, CheckpointStore, fingerprint, verify
 from services.training.dataset import Split, read_rows
 from services.training.hyperparameters import PretrainHyperparameters, parse
+from services.training.losses import collate, micro_batches, next_token_loss
 from services.training.model_folder import check_parity, new_model, prepare_torch, save_model
 from services.training.muon import MuonAdamW
 from services.training.plan import Schedule, epochs_for, order
 from services.training.run import Result, Run, Stopped
 from services.training.spec import Spec
-from services.training.tokenizer import END, IGNORED, encode_text, train_tokenizer
+from services.training.tokenizer import END, encode_text, train_tokenizer
 from shared.errors import InvalidInput
 
 TARGET_TOKENS = 380_000
 MOST_EPOCHS = 20
 STEP_TOKENS = 1152
-MICRO_TOKENS = 4096
 VALIDATION_DOCUMENTS = 128
-_LOSS_ROWS = 256
 _STATE = "trainer_state.pt"
 
 
@@ -265,53 +263,6 @@ class Pretrainer:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
-
-
-def micro_batches(
-    documents: Sequence[npt.NDArray[np.int32]],
-) -> Iterator[Sequence[npt.NDArray[np.int32]]]:
-    """A batch in parts of at most MICRO_TOKENS positions (or one document), so that long ones cannot fill memory."""
-    part: list[npt.NDArray[np.int32]] = []
-    longest = 0
-    for document in documents:
-        longest = max(longest, len(document))
-        if part and longest * (len(part) + 1) > MICRO_TOKENS:
-            yield part
-            part, longest = [], len(document)
-        part.append(document)
-    yield part
-
-
-def collate(
-    documents: Sequence[npt.NDArray[np.int32]], pad: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and labels, each (documents, longest), padded on the right; padding is not learned."""
-    longest = max(len(d) for d in documents)
-    ids = np.full((len(documents), longest), pad, dtype=np.int64)
-    labels = np.full((len(documents), longest), IGNORED, dtype=np.int64)
-    for place, document in enumerate(documents):
-        ids[place, : len(document)] = labels[place, : len(document)] = document
-    return torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
-
-
-def next_token_loss(
-    model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, int, int]:
-    """Sum of the cross-entropy, tokens guessed right, tokens learned.
-
-    Right padding needs no mask under causal attention. Logits are made 256 positions at a time, and only where
-    something is learned: the whole (positions x vocabulary) table is what makes a small model slow on a CPU.
-    """
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    targets = labels[:, 1:]
-    learned = targets != IGNORED
-    hidden, targets = hidden[learned], targets[learned]
-    total, correct = hidden.new_zeros(()), 0
-    for part, wanted in zip(torch.split(hidden, _LOSS_ROWS), torch.split(targets, _LOSS_ROWS), strict=True):
-        logits = model.lm_head(part).float()
-        total = total + F.cross_entropy(logits, wanted, reduction="sum")
-        correct += int((logits.detach().argmax(-1) == wanted).sum())
-    return total, correct, int(targets.numel())
 
 
 def _tokenizer(
