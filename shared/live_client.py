@@ -7,7 +7,6 @@ that falls silent after its first token, is an error event and never a quiet end
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -54,10 +53,10 @@ class LiveClient:
         self._reader = asyncio.create_task(self._read(), name="live-replies")
 
     async def close(self) -> None:
-        if self._reader is not None:
+        while self._reader is not None and not self._reader.done():
+            # More than once: the wait_for of Python 3.11, which redis-py sends with, may swallow a cancellation.
             self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+            await asyncio.wait([self._reader], timeout=0.1)
         await self._redis.aclose()
 
     @property
