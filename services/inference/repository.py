@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json
 
 from services.inference.answers import StoredRow
 from shared.db import Connection
@@ -64,7 +64,7 @@ def add_rows(
                     tenant,
                     row.custom_id,
                     row.status_code,
-                    Jsonb(row.body),
+                    Json(row.body),
                     row.prompt_tokens,
                     row.completion_tokens,
                     epoch,
