@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +12,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from shared.db import Connection
-from shared.errors import Conflict, HeliuError, InvalidInput, NotFound
+from shared.errors import HeliuError, InvalidInput, NotFound
 from shared.jobs import TERMINAL, Job, NewJob, Status, check_transition
 from shared.webhooks import event_body, event_type
 
@@ -315,10 +315,11 @@ def leave_crashed(connection: Connection, job: Job, reason: str, *, delay: timed
     left = leave(
         connection, job, Status.QUEUED, message=reason, error=error, crashed=True, charged=False, delay=delay
     )
-    return _pause_if_asked(connection, left)
+    return pause_if_asked(connection, left)
 
 
-def _pause_if_asked(connection: Connection, job: Job) -> Job:
+def pause_if_asked(connection: Connection, job: Job) -> Job:
+    """A queued job with a request to pause becomes paused; any other stays as it is."""
     if job.pause_requested_at is None:
         return job
     row = connection.execute(
@@ -399,7 +400,7 @@ def expire_overdue(connection: Connection, limit: int = 100) -> list[Job]:
     return [
         ended
         for row in connection.execute(OVERDUE, (limit,)).fetchall()
-        if (ended := _end_unclaimed(connection, row["id"], Status.EXPIRED, error)) is not None
+        if (ended := end_unclaimed(connection, row["id"], Status.EXPIRED, error)) is not None
     ]
 
 
@@ -411,7 +412,7 @@ def release_previous(connection: Connection, worker_name: str, worker_id: str) -
     ]
 
 
-def _end_unclaimed(
+def end_unclaimed(
     connection: Connection, job_id: str, target: Status, error: dict[str, Any] | None
 ) -> Job | None:
     row = connection.execute(END_QUEUED, (target, Jsonb(error) if error else None, job_id)).fetchone()
@@ -504,92 +505,3 @@ def position(connection: Connection, job: Job) -> int | None:
     ).fetchone()
     assert row is not None
     return int(row["ahead"])
-
-
-def request_cancel(connection: Connection, job_id: str) -> Job:
-    """Cancel a waiting job at once, or ask a running one to stop. Raises Conflict for one that has ended."""
-    for row in connection.execute(
-        "SELECT id FROM core.job WHERE parent_id = %s AND state IN ('queued', 'leased', 'paused') ORDER BY id",
-        (job_id,),
-    ).fetchall():
-        _cancel_one(connection, row["id"])
-    job = get(connection, job_id, lock=True)
-    if job.state is Status.CANCELLED:
-        return job
-    check_transition(job.state, Status.CANCELLED)
-    return _cancel_one(connection, job_id)
-
-
-def _cancel_one(connection: Connection, job_id: str) -> Job:
-    job = get(connection, job_id, lock=True)
-    if job.state in TERMINAL:
-        return job
-    if job.state is Status.LEASED or job.progress.get("finalize_on_cancel"):
-        row = connection.execute(
-            "UPDATE core.job SET cancel_requested_at = COALESCE(cancel_requested_at, now()) WHERE id = %s RETURNING *",
-            (job_id,),
-        ).fetchone()
-        assert row is not None
-        if job.cancel_requested_at is None:
-            add_event(connection, job, "cancel_requested", "asked to stop")
-        return Job.from_row(row)
-    connection.execute("UPDATE core.job SET cancel_requested_at = now() WHERE id = %s", (job_id,))
-    ended = _end_unclaimed(connection, job_id, Status.CANCELLED, None)
-    assert ended is not None, "a locked waiting job could not be cancelled"
-    return ended
-
-
-def request_pause(connection: Connection, job_id: str) -> Job:
-    """Pause a waiting job at once, or ask a running one to stop at its next checkpoint. Raises Conflict."""
-    job = get(connection, job_id, lock=True)
-    if job.state is Status.PAUSED:
-        return job
-    check_transition(job.state, Status.PAUSED)
-    row = connection.execute(
-        "UPDATE core.job SET pause_requested_at = COALESCE(pause_requested_at, now()) WHERE id = %s RETURNING *",
-        (job_id,),
-    ).fetchone()
-    assert row is not None
-    job = Job.from_row(row)
-    add_event(connection, job, "pause_requested", "asked to pause")
-    return job if job.state is Status.LEASED else _pause_if_asked(connection, job)
-
-
-def resume(connection: Connection, job_id: str) -> Job:
-    """Queue a paused job again, or take back a pause that has not happened yet. Raises Conflict."""
-    job = get(connection, job_id, lock=True)
-    if job.state is Status.LEASED and job.pause_requested_at is not None:
-        sets = "pause_requested_at = NULL"
-    elif job.state is Status.PAUSED:
-        sets = "state = 'queued', run_at = now(), pause_requested_at = NULL"
-    else:
-        raise Conflict(f"job {job_id} is {job.state.value}, not paused; only a paused job can be resumed")
-    wake_lane(connection, job.queue, job.tenant_id)
-    row = connection.execute(f"UPDATE core.job SET {sets} WHERE id = %s RETURNING *", (job_id,)).fetchone()
-    assert row is not None
-    add_event(connection, job, "job_resumed", "resumed")
-    return Job.from_row(row)
-
-
-def replay(connection: Connection, job_id: str) -> Job:
-    """Queue a dead job again with its attempts and crashes forgotten. Raises Conflict."""
-    job = get(connection, job_id, lock=True)
-    if job.state is not Status.DEAD:
-        raise Conflict(f"job {job_id} is {job.state.value}; only a dead job can be replayed")
-    wake_lane(connection, job.queue, job.tenant_id)
-    row = connection.execute(
-        "UPDATE core.job SET state = 'queued', attempt = 0, crashes = 0, error = NULL, finished_at = NULL, "
-        "run_at = now(), cancel_requested_at = NULL WHERE id = %s RETURNING *",
-        (job_id,),
-    ).fetchone()
-    assert row is not None
-    add_event(connection, job, "job_replayed", "queued again by request")
-    return Job.from_row(row)
-
-
-def ended_since(connection: Connection, since: datetime) -> list[dict[str, Any]]:
-    """Counts of ended jobs by kind and state since a moment: for metrics and alerts."""
-    return connection.execute(
-        "SELECT kind, state, count(*) AS jobs FROM core.job WHERE finished_at > %s GROUP BY kind, state",
-        (since,),
-    ).fetchall()

@@ -21,10 +21,11 @@ from shared.artifacts import ArtifactStore
 from shared.contracts.base import JobContract, LiveCall
 from shared.db import Connection, Database, retrying
 from shared.errors import ConfigurationError, HeliuError, Unavailable
+from shared.job_context import Handler
 from shared.live_server import LiveHandler, LiveServer
 from shared.metrics import Metrics
 from shared.queue import QueueWorker
-from shared.runner import Handler, JobRunner
+from shared.runner import JobRunner
 from shared.settings import Settings
 from shared.telemetry import Tracing, setup_logging
 

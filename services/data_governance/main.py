@@ -10,7 +10,7 @@ from services.data_governance import tasks
 from shared.contracts.base import JobContract
 from shared.contracts.data_governance import BuildVersion, PreviewRows
 from shared.errors import HeliuError
-from shared.runner import Handler
+from shared.job_context import Handler
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
 

@@ -15,8 +15,8 @@ from services.data_governance.preview import preview
 from shared.contracts.data_governance import BuildVersion, PreviewRows
 from shared.contracts.recipe_text import parse_recipe
 from shared.db import Connection
+from shared.job_context import JobContext, Outcome
 from shared.live_server import LiveContext
-from shared.runner import JobContext, Outcome
 from shared.worker import Platform
 
 PROGRESS_S = 1.0

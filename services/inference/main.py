@@ -12,7 +12,7 @@ from services.inference.engine_process import EngineProcess
 from shared.contracts.base import JobContract
 from shared.contracts.inference import Batch, BatchShard, Generate
 from shared.errors import HeliuError
-from shared.runner import Handler
+from shared.job_context import Handler
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
 

@@ -18,9 +18,9 @@ from shared import semconv
 from shared.contracts.inference import Batch, BatchShard, Generate, ModelRef
 from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput
+from shared.job_context import JobContext, Outcome, Waiting
 from shared.jobs import NewJob, Status, new_id
 from shared.live_server import LiveContext
-from shared.runner import JobContext, Outcome, Waiting
 from shared.worker import Platform
 
 SHARDS_IN_ONE_TRACE = 80

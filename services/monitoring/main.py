@@ -19,7 +19,7 @@ from services.monitoring.receiver import Receiver
 from shared.contracts.base import JobContract
 from shared.contracts.core import Noop
 from shared.errors import ConfigurationError, HeliuError, Unavailable
-from shared.runner import Handler
+from shared.job_context import Handler
 from shared.settings import Settings, read_settings
 from shared.worker import Platform, Worker, WorkerSpec, open_platform
 

@@ -17,8 +17,8 @@ from shared import job_store
 from shared.contracts.core import Noop
 from shared.db import Connection, Database, Row
 from shared.errors import HeliuError
+from shared.job_context import JobContext, Outcome
 from shared.jobs import new_id
-from shared.runner import JobContext, Outcome
 from shared.worker import Platform
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from services.training import tasks
 from shared.contracts.base import JobContract
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.errors import HeliuError
-from shared.runner import Handler
+from shared.job_context import Handler
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
 

@@ -13,8 +13,8 @@ from services.training.supervise import Sink, supervise
 from shared.contracts.training import DataRef, Evaluate, FineTune, Pretrain
 from shared.db import Connection, retrying
 from shared.errors import InvalidInput
+from shared.job_context import JobContext, Outcome
 from shared.jobs import new_id
-from shared.runner import JobContext, Outcome
 from shared.worker import Platform
 
 # What an engine needs of a checkpoint; the optimizer's state is not for serving.

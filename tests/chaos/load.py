@@ -18,7 +18,7 @@ from uuid import UUID
 
 import httpx
 
-from shared import job_store
+from shared import job_requests, job_store
 from shared.artifacts import ArtifactStore
 from shared.bootstrap import create_tenant
 from shared.contracts.core import Noop
@@ -184,7 +184,7 @@ class Load:
     def _cancel(self, job: Job) -> None:
         def cancel() -> None:
             with self._harness.db.transaction(job.tenant_id) as c:
-                job_store.request_cancel(c, job.id)
+                job_requests.request_cancel(c, job.id)
 
         try:
             retrying(cancel, attempts=20, patience=0.2)

@@ -14,8 +14,8 @@ from typing import Any
 
 from shared.contracts.core import Noop
 from shared.contracts.inference import Generate
+from shared.job_context import JobContext, Outcome
 from shared.live_server import LiveContext
-from shared.runner import JobContext, Outcome
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
 

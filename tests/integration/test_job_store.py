@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from shared import job_store
+from shared import job_requests, job_store
 from shared.bootstrap import create_tenant
 from shared.db import Database
 from shared.errors import Conflict, InvalidInput, NotFound
@@ -193,7 +193,7 @@ def test_crashes_are_counted_apart_from_attempts_and_end_in_dead(core: Core) -> 
         dead = job_store.leave_crashed(c, again, "killed")
     assert (dead.state, dead.error["code"]) == (Status.DEAD, "crashed")  # type: ignore[index]
     with core.db.core() as c:
-        assert job_store.replay(c, job.id).state is Status.QUEUED
+        assert job_requests.replay(c, job.id).state is Status.QUEUED
     revived = core.claim()
     assert revived is not None
     assert (revived.attempt, revived.crashes) == (1, 0)
@@ -202,7 +202,7 @@ def test_crashes_are_counted_apart_from_attempts_and_end_in_dead(core: Core) -> 
 def test_an_expired_lease_with_a_cancel_request_ends_cancelled(core: Core) -> None:
     job = core.held()
     with core.db.core() as c:
-        assert job_store.request_cancel(c, job.id).state is Status.LEASED
+        assert job_requests.request_cancel(c, job.id).state is Status.LEASED
         c.execute("UPDATE core.job SET lease_until = now() - interval '1 second' WHERE id = %s", (job.id,))
     with core.db.core() as c:
         assert [j.state for j in job_store.reap(c)] == [Status.CANCELLED]
@@ -211,18 +211,18 @@ def test_an_expired_lease_with_a_cancel_request_ends_cancelled(core: Core) -> No
 def test_a_waiting_job_is_cancelled_and_paused_at_once(core: Core) -> None:
     cancelled, paused = core.submit(), core.submit()
     with core.db.core() as c:
-        assert job_store.request_cancel(c, cancelled.id).state is Status.CANCELLED
-        assert job_store.request_pause(c, paused.id).state is Status.PAUSED
+        assert job_requests.request_cancel(c, cancelled.id).state is Status.CANCELLED
+        assert job_requests.request_pause(c, paused.id).state is Status.PAUSED
     assert core.claim() is None
     with core.db.core() as c:
-        job_store.resume(c, paused.id)
+        job_requests.resume(c, paused.id)
     assert core.claim().id == paused.id  # type: ignore[union-attr]
 
 
 def test_an_ended_job_cannot_be_cancelled_paused_or_resumed(core: Core) -> None:
     job = core.held()
     core.leave(job, Status.SUCCEEDED)
-    for ask in (job_store.request_cancel, job_store.request_pause, job_store.resume, job_store.replay):
+    for ask in (job_requests.request_cancel, job_requests.request_pause, job_requests.resume, job_requests.replay):
         with pytest.raises(Conflict), core.db.core() as c:
             ask(c, job.id)
 
@@ -292,7 +292,7 @@ def test_a_drained_job_gets_its_attempt_back(core: Core) -> None:
 def test_a_tenant_sees_and_cancels_only_its_own(core: Core) -> None:
     other = core.new_tenant("other")
     job = core.submit()
-    for ask in (job_store.get, job_store.request_cancel):
+    for ask in (job_store.get, job_requests.request_cancel):
         with pytest.raises(NotFound), core.db.transaction(other) as c:
             ask(c, job.id)
     with core.db.transaction(other) as c:

@@ -11,15 +11,16 @@ from uuid import UUID
 
 import pytest
 
-from shared import job_store
+from shared import job_requests, job_store
 from shared.bootstrap import create_tenant
 from shared.contracts.core import Noop
 from shared.db import Connection, Database
 from shared.errors import HeliuError, InvalidInput, Unavailable
+from shared.job_context import Handler, JobContext, Outcome, Waiting
 from shared.job_store import LeaseLost
 from shared.jobs import Job, NewJob, Status, new_id
 from shared.metrics import Metrics
-from shared.runner import Handler, JobContext, JobRunner, Outcome, Waiting
+from shared.runner import JobRunner
 from shared.stop import ChildCrashed, Stop, Stopped
 from shared.telemetry import Tracing
 from tests.harness import wait_for
@@ -271,7 +272,7 @@ def test_a_cancel_request_reaches_the_handler_with_the_heartbeat(bench: Bench) -
     thread = in_thread(lambda: runner.run_queue(QUEUE))
     wait_for(lambda: runner.busy, 30, "the claim")
     with bench.db.transaction(bench.tenant) as c:
-        job_store.request_cancel(c, job.id)
+        job_requests.request_cancel(c, job.id)
     assert bench.job(job.id).state is Status.LEASED
     runner.renew()
     thread.join(30)
@@ -284,12 +285,12 @@ def test_a_pause_request_ends_the_attempt_uncharged_and_resume_starts_it_again(b
     thread = in_thread(lambda: runner.run_queue(QUEUE))
     wait_for(lambda: runner.busy, 30, "the claim")
     with bench.db.transaction(bench.tenant) as c:
-        job_store.request_pause(c, job.id)
+        job_requests.request_pause(c, job.id)
     runner.renew()
     thread.join(30)
     assert (bench.job(job.id).state, bench.job(job.id).attempt) == (Status.PAUSED, 0)
     with bench.db.transaction(bench.tenant) as c:
-        job_store.resume(c, job.id)
+        job_requests.resume(c, job.id)
     assert bench.runner(succeed).run_queue(QUEUE) == 1
     assert bench.job(job.id).state is Status.SUCCEEDED
 

@@ -15,7 +15,7 @@ from services.gateway.docs import json_body
 from services.gateway.metadata import Metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
-from shared import job_store
+from shared import job_requests, job_store
 from shared.contracts.inference import Batch
 from shared.db import Connection, retrying
 from shared.errors import InvalidInput, NotFound
@@ -102,7 +102,7 @@ def cancel(batch_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, A
     def once() -> Job:
         with gateway.db.transaction(caller.tenant) as connection:
             job_store.get(connection, batch_id, kinds=KINDS)
-            return job_store.request_cancel(connection, batch_id)
+            return job_requests.request_cancel(connection, batch_id)
 
     job = retrying(once, attempts=4)
     gateway.bell.ring(job.queue, None)

@@ -15,7 +15,7 @@ from services.gateway.docs import json_body
 from services.gateway.metadata import Metadata, wanted_metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
-from shared import job_store
+from shared import job_requests, job_store
 from shared.contracts.training import FineTune, FineTuneParameters
 from shared.db import Connection, retrying
 from shared.errors import InvalidInput, NotFound
@@ -144,17 +144,17 @@ def retrieve(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, A
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/cancel", summary="Cancel a fine-tuning job")
 def cancel(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    return shapes.fine_tuning_job(_ask(gateway, caller, job_id, job_store.request_cancel))
+    return shapes.fine_tuning_job(_ask(gateway, caller, job_id, job_requests.request_cancel))
 
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/pause", summary="Pause at the next checkpoint")
 def pause(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    return shapes.fine_tuning_job(_ask(gateway, caller, job_id, job_store.request_pause))
+    return shapes.fine_tuning_job(_ask(gateway, caller, job_id, job_requests.request_pause))
 
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/resume", summary="Resume from the last checkpoint")
 def resume(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    job = _ask(gateway, caller, job_id, job_store.resume)
+    job = _ask(gateway, caller, job_id, job_requests.resume)
     gateway.bell.ring(job.queue, None)
     return shapes.fine_tuning_job(job)
 

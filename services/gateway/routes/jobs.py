@@ -20,7 +20,7 @@ from services.gateway.docs import json_body
 from services.gateway.metadata import Metadata, wanted_metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
-from shared import job_store
+from shared import job_requests, job_store
 from shared.contracts.core import Noop
 from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput, NotFound, Unavailable
@@ -100,24 +100,24 @@ def retrieve(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, A
 @router.post("/v1/jobs/{job_id}/cancel", summary="Cancel a job")
 def cancel(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """A waiting job ends at once, a running one at its next step."""
-    return _ask(gateway, caller, job_id, job_store.request_cancel)
+    return _ask(gateway, caller, job_id, job_requests.request_cancel)
 
 
 @router.post("/v1/jobs/{job_id}/pause", summary="Pause a job")
 def pause(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """A waiting job pauses at once, a running one at its next checkpoint."""
-    return _ask(gateway, caller, job_id, job_store.request_pause)
+    return _ask(gateway, caller, job_id, job_requests.request_pause)
 
 
 @router.post("/v1/jobs/{job_id}/resume", summary="Resume a paused job")
 def resume(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    return _ask(gateway, caller, job_id, job_store.resume, ring=True)
+    return _ask(gateway, caller, job_id, job_requests.resume, ring=True)
 
 
 @router.post("/v1/jobs/{job_id}/replay", summary="Queue a dead job again")
 def replay(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """Its attempts and crashes are forgotten."""
-    return _ask(gateway, caller, job_id, job_store.replay, ring=True)
+    return _ask(gateway, caller, job_id, job_requests.replay, ring=True)
 
 
 def _ask(

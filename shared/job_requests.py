@@ -1,0 +1,89 @@
+"""What a person may ask of a job: cancel, pause, resume, replay. Takes a connection; never commits."""
+
+from __future__ import annotations
+
+from shared import job_store
+from shared.db import Connection
+from shared.errors import Conflict
+from shared.jobs import TERMINAL, Job, Status, check_transition
+
+
+def request_cancel(connection: Connection, job_id: str) -> Job:
+    """Cancel a waiting job at once, or ask a running one to stop. Raises Conflict for one that has ended."""
+    for row in connection.execute(
+        "SELECT id FROM core.job WHERE parent_id = %s AND state IN ('queued', 'leased', 'paused') ORDER BY id",
+        (job_id,),
+    ).fetchall():
+        _cancel_one(connection, row["id"])
+    job = job_store.get(connection, job_id, lock=True)
+    if job.state is Status.CANCELLED:
+        return job
+    check_transition(job.state, Status.CANCELLED)
+    return _cancel_one(connection, job_id)
+
+
+def _cancel_one(connection: Connection, job_id: str) -> Job:
+    job = job_store.get(connection, job_id, lock=True)
+    if job.state in TERMINAL:
+        return job
+    if job.state is Status.LEASED or job.progress.get("finalize_on_cancel"):
+        row = connection.execute(
+            "UPDATE core.job SET cancel_requested_at = COALESCE(cancel_requested_at, now()) WHERE id = %s RETURNING *",
+            (job_id,),
+        ).fetchone()
+        assert row is not None
+        if job.cancel_requested_at is None:
+            job_store.add_event(connection, job, "cancel_requested", "asked to stop")
+        return Job.from_row(row)
+    connection.execute("UPDATE core.job SET cancel_requested_at = now() WHERE id = %s", (job_id,))
+    ended = job_store.end_unclaimed(connection, job_id, Status.CANCELLED, None)
+    assert ended is not None, "a locked waiting job could not be cancelled"
+    return ended
+
+
+def request_pause(connection: Connection, job_id: str) -> Job:
+    """Pause a waiting job at once, or ask a running one to stop at its next checkpoint. Raises Conflict."""
+    job = job_store.get(connection, job_id, lock=True)
+    if job.state is Status.PAUSED:
+        return job
+    check_transition(job.state, Status.PAUSED)
+    row = connection.execute(
+        "UPDATE core.job SET pause_requested_at = COALESCE(pause_requested_at, now()) WHERE id = %s RETURNING *",
+        (job_id,),
+    ).fetchone()
+    assert row is not None
+    job = Job.from_row(row)
+    job_store.add_event(connection, job, "pause_requested", "asked to pause")
+    return job if job.state is Status.LEASED else job_store.pause_if_asked(connection, job)
+
+
+def resume(connection: Connection, job_id: str) -> Job:
+    """Queue a paused job again, or take back a pause that has not happened yet. Raises Conflict."""
+    job = job_store.get(connection, job_id, lock=True)
+    if job.state is Status.LEASED and job.pause_requested_at is not None:
+        sets = "pause_requested_at = NULL"
+    elif job.state is Status.PAUSED:
+        sets = "state = 'queued', run_at = now(), pause_requested_at = NULL"
+    else:
+        raise Conflict(f"job {job_id} is {job.state.value}, not paused; only a paused job can be resumed")
+    job_store.wake_lane(connection, job.queue, job.tenant_id)
+    row = connection.execute(f"UPDATE core.job SET {sets} WHERE id = %s RETURNING *", (job_id,)).fetchone()
+    assert row is not None
+    job_store.add_event(connection, job, "job_resumed", "resumed")
+    return Job.from_row(row)
+
+
+def replay(connection: Connection, job_id: str) -> Job:
+    """Queue a dead job again with its attempts and crashes forgotten. Raises Conflict."""
+    job = job_store.get(connection, job_id, lock=True)
+    if job.state is not Status.DEAD:
+        raise Conflict(f"job {job_id} is {job.state.value}; only a dead job can be replayed")
+    job_store.wake_lane(connection, job.queue, job.tenant_id)
+    row = connection.execute(
+        "UPDATE core.job SET state = 'queued', attempt = 0, crashes = 0, error = NULL, finished_at = NULL, "
+        "run_at = now(), cancel_requested_at = NULL WHERE id = %s RETURNING *",
+        (job_id,),
+    ).fetchone()
+    assert row is not None
+    job_store.add_event(connection, job, "job_replayed", "queued again by request")
+    return Job.from_row(row)
