@@ -10,8 +10,8 @@ URL forms, the same that `heliu up` gives to every process:
   does that; kombu 5.7 loses a password that is given as a query). With `tcp=True`, for a proxy in
   between: `redis://:PASSWORD@127.0.0.1:PORT/0`, good for both.
 
-Both run in "fast" mode (no fsync), in sessions of their own, and die with the process that started them,
-kill -9 included. Start them from the main thread.
+Both run in sessions of their own and die with the process that started them, kill -9 included; Postgres without
+fsync unless asked. Start them from the main thread.
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ class RunningServer:
 
 
 @contextmanager
-def postgres_server(*, tcp: bool = False) -> Iterator[RunningServer]:
-    """A started Postgres with an empty database `heliu`."""
+def postgres_server(*, tcp: bool = False, fast: bool = True) -> Iterator[RunningServer]:
+    """A started Postgres with an empty database `heliu`; not `fast`, it is set as `heliu up` sets it."""
     with _home() as home:
         port = embedded.free_port() if tcp else None
-        server = embedded.prepare_postgres(home, "test-password", fast=True, tcp_port=port)
+        server = embedded.prepare_postgres(home, "test-password", fast=fast, tcp_port=port)
         running = RunningServer(server, home / "postgres.log", embedded.ensure_database)
         try:
             running.start()
