@@ -114,6 +114,8 @@ def test_a_finished_fine_tuning_job_shows_its_events_and_checkpoints_across_page
     assert set(told) == set(range(1, 49))
     assert len({e["id"] for e in events}) == len(events)
     assert {e["object"] for e in events} == {"fine_tuning.job.event"}
+    newest = next(e for e in events if e["type"] == "metrics")
+    assert newest["message"].startswith("Step 48/48, training loss=")
     points = tuning["checkpoints"]
     assert [p["step_number"] for p in points] == [40, 32, 24, 16, 8]
     assert all(p["metrics"]["train_loss"] > 0 and p["fine_tuning_job_id"] == done["id"] for p in points)

@@ -59,8 +59,8 @@ class Edge:
         return f"{self.flow}: {self.source} {arrow} {self.to}"
 
 
-def server(route: str) -> Node:
-    return Node("gateway", "server", f"POST {route}", (semconv.TENANT, semconv.REQUEST_ID))
+def server(route: str, method: str = "POST") -> Node:
+    return Node("gateway", "server", f"{method} {route}", (semconv.TENANT, semconv.REQUEST_ID))
 
 
 def send(queue: str) -> Node:
@@ -76,12 +76,10 @@ def inside(service: str, name: str, *attributes: str) -> Node:
     return Node(service, "internal", name, attributes)
 
 
-def live(flow: str, route: str, queue: str, service: str) -> tuple[Edge, ...]:
+def live(flow: str, request: Node, queue: str, service: str) -> tuple[Edge, ...]:
     """A live request: the message itself carries the trace, as parent and as link."""
     return (
-        Edge(flow, server(route), inside("gateway", "authorize")),
-        Edge(flow, server(route), inside("gateway", "quota")),
-        Edge(flow, server(route), send(queue)),
+        Edge(flow, request, send(queue)),
         Edge(flow, send(queue), process(service, queue)),
         Edge(flow, send(queue), process(service, queue), "link"),
     )
@@ -98,13 +96,31 @@ def durable(flow: str, route: str, queue: str, service: str, *work: str) -> tupl
 
 
 CHAT = inside("inference", "chat *", semconv.GEN_AI_REQUEST_MODEL, semconv.GEN_AI_OUTPUT_TOKENS)
+CHAT_ROUTE = server("/v1/chat/completions")
+ROWS_ROUTE = server("/v1/datasets/{name}/versions/{version_id}/rows", "GET")
 LIVE_QUEUE, BATCH_QUEUE = "inference.*.live", "inference.*.batch"
 
 EDGES: tuple[Edge, ...] = (
-    *live("chat", "/v1/chat/completions", LIVE_QUEUE, "inference"),
+    *live("chat", CHAT_ROUTE, LIVE_QUEUE, "inference"),
+    Edge("chat", CHAT_ROUTE, inside("gateway", "authorize")),
+    Edge("chat", CHAT_ROUTE, inside("gateway", "quota")),
     Edge("chat", process("inference", LIVE_QUEUE), CHAT),
     *(Edge("chat", CHAT, inside("inference", f"engine.{part}")) for part in ("queue", "prefill", "decode")),
     *durable("data", "/v1/datasets*", "data", "data_governance", "data.build", "data.store"),
+    *live("preview", ROWS_ROUTE, "data.live", "data_governance"),
+    Edge("preview", process("data_governance", "data.live"), inside("data_governance", "data.preview")),
+    *durable(
+        "pretraining",
+        "/v1/pretraining/jobs",
+        "training.*",
+        "training",
+        "load",
+        "tokenise",
+        "epoch",
+        "eval",
+        "save",
+    ),
+    *durable("evaluation", "/v1/evaluations", "training.*", "training", "load", "tokenise", "eval"),
     *durable(
         "fine_tuning",
         "/v1/fine_tuning/jobs",
@@ -114,6 +130,8 @@ EDGES: tuple[Edge, ...] = (
         "tokenise",
         "epoch",
         "checkpoint",
+        "eval",
+        "save",
     ),
     *durable("batch", "/v1/batches", BATCH_QUEUE, "inference", "batch.plan"),
     *durable("noop", "/v1/jobs", "monitoring", "monitoring"),

@@ -1,0 +1,87 @@
+"""Traces of the running platform: each flow is one connected tree over the queue, and no edge of the map is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from shared import semconv
+from tests.e2e.stage import Stage
+from tests.e2e.topology import FLOWS, SERVICES, disconnected, missing_edges
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def traces(stage: Stage) -> dict[str, str]:
+    """A trace of every flow. Those of the first dataset, base and adapter are from when the platform came up."""
+    client = stage.openai()
+    chat = client.chat.completions.with_raw_response.create(
+        model=stage.tuned, messages=[{"role": "user", "content": "你好"}], max_tokens=8
+    )
+    rows = [
+        (str(n), {"model": stage.base, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2})
+        for n in range(20)
+    ]
+    batch = client.batches.create(
+        input_file_id=stage.batch_file(rows), endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    noop = stage.post("/v1/jobs", {"kind": "noop", "steps": 1})
+    evaluation = stage.post(
+        "/v1/evaluations", {"model": stage.tuned, "dataset_version": stage.version, "limit": 4}
+    )
+    with stage.http() as http:
+        preview = http.get(f"/v1/datasets/service/versions/{stage.version}/rows", params={"limit": 3})
+    assert len(preview.json()["data"]) == 3
+    for job in (batch.id, noop["id"], evaluation["id"]):
+        stage.succeeded(job)
+    return {
+        **stage.traces,
+        "chat": chat.headers["x-trace-id"],
+        "batch": str(batch.model_dump()["trace_id"]),
+        "noop": noop["trace_id"],
+        "evaluation": evaluation["trace_id"],
+        "preview": preview.headers["x-trace-id"],
+    }
+
+
+def whole(stage: Stage, traces: dict[str, str], flow: str) -> Sequence[dict[str, Any]]:
+    """The spans of the flow's own trace, once they are all in."""
+    return stage.spans(
+        [traces[flow]], lambda spans: not missing_edges(spans, [flow]) and not disconnected(spans)
+    )
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_flow_is_one_connected_trace_with_every_edge(
+    stage: Stage, traces: dict[str, str], flow: str
+) -> None:
+    spans = whole(stage, traces, flow)
+    assert missing_edges(spans, [flow]) == []
+    assert disconnected(spans) == []
+    assert {span["trace_id"] for span in spans} == {traces[flow]}
+
+
+def test_every_edge_between_services_is_seen_in_real_spans(stage: Stage, traces: dict[str, str]) -> None:
+    spans = stage.spans(list(traces.values()), lambda found: not missing_edges(found))
+    assert missing_edges(spans) == []
+    assert {span["service"] for span in spans} == set(SERVICES)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_consumer_tells_how_long_the_work_waited_and_which_attempt_it_is(
+    stage: Stage, traces: dict[str, str], flow: str
+) -> None:
+    consumers = [span for span in whole(stage, traces, flow) if span["kind"] == "consumer"]
+    assert consumers
+    for span in consumers:
+        assert float(span["attributes"][semconv.QUEUE_WAIT]) >= 0
+        assert int(span["attributes"][semconv.ATTEMPT]) >= 1
+        assert span["attributes"][semconv.TENANT] == str(stage.harness.tenant)
+
+
+def test_no_span_holds_what_was_said(stage: Stage, traces: dict[str, str]) -> None:
+    for flow in ("chat", "batch"):
+        assert "你好" not in str(whole(stage, traces, flow))
