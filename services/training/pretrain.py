@@ -208,7 +208,7 @@ class Pretrainer:
             "learning_rate": self._peak * self._schedule.factor(self.step - 1),
             "tokens_per_second": tally.tokens / seconds,
             "epoch": self.epoch,
-            "total_steps": float(self._schedule.total),
+            "total_steps": self._schedule.total,
         }
         self.last_metrics = self.last_metrics | data
         self._run.metrics(self.step, data)

@@ -155,7 +155,7 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
                 "learning_rate": logs["learning_rate"],
                 "tokens_per_second": seen / max(1e-9, now - self._clock),
                 "epoch": plan.epoch(step),
-                "total_steps": float(plan.schedule.total),
+                "total_steps": plan.schedule.total,
             }
             self._clock, self._logged_step = now, step
             plan.run.progress(step, plan.schedule.total)
