@@ -71,7 +71,9 @@ class Stage:
         )
 
     def openai(self, key: str = "", **options: Any) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, timeout=60, **options)
+        return OpenAI(
+            base_url=f"{self.url}/v1", api_key=key or self.key, **{"timeout": PATIENCE_S, **options}
+        )
 
     def get(self, path: str, key: str = "", **query: Any) -> Any:
         """The JSON of an answer that must be good."""
@@ -224,6 +226,7 @@ def open_stage(database_url: str, redis_url: str) -> Iterator[Stage]:
         "HELIU_OTLP_TOKEN": "the-token-of-these-tests",
         "HELIU_WEBHOOK_ALLOW_PRIVATE": "on",
         "HELIU_SHARD_ROWS": "16",
+        "HELIU_LIVE_DEADLINE_SECONDS": str(PATIENCE_S),
     }
     with platform(database_url, redis_url, **settings) as harness:
         running = {name: harness.start(name, wait=False) for name in WORKERS}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.e2e.stage import PATIENCE_S, Stage
+from tests.harness import wait_for
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -21,12 +22,16 @@ TOO_LONG = (5, 130, 259)
 
 @dataclass(frozen=True)
 class Broken:
-    """A batch whose worker was killed when `killed_at` rows were stored; `beside` is a chat asked just before."""
+    """A batch whose worker was killed when `killed_at` rows were stored.
+
+    `beside` is a chat answered while it ran, `between` one that was asked when no worker lived.
+    """
 
     id: str
     killed_at: int
     beside: Any
     still_running: bool
+    between: Any
     batch: Any
     output: list[dict[str, Any]]
     errors: list[dict[str, Any]]
@@ -44,6 +49,12 @@ def completed(stage: Stage, batch_id: str) -> int:
     return counts.completed if counts else 0
 
 
+def ask(stage: Stage) -> Any:
+    hello: Any = [{"role": "user", "content": "hello"}]
+    client = stage.openai(max_retries=0)
+    return client.chat.completions.create(model=stage.tuned, messages=hello, max_tokens=4)
+
+
 @pytest.fixture(scope="module")
 def broken(stage: Stage) -> Broken:
     client = stage.openai()
@@ -52,21 +63,19 @@ def broken(stage: Stage) -> Broken:
         endpoint="/v1/chat/completions",
         completion_window="24h",
     )
-    killed_at = random.randint(1, ROWS // 3)
-    deadline = time.monotonic() + PATIENCE_S
-    beside, still_running = None, False
-    while (done := completed(stage, batch.id)) < killed_at:
-        assert time.monotonic() < deadline, client.batches.retrieve(batch.id)
-        if done and beside is None:
-            beside = client.chat.completions.create(
-                model=stage.tuned, messages=[{"role": "user", "content": "hello"}], max_tokens=4
-            )
-            still_running = client.batches.retrieve(batch.id).status == "in_progress"
-        time.sleep(0.01)
+    wait_for(lambda: completed(stage, batch.id) > 0, PATIENCE_S, "the first rows")
+    beside = ask(stage)
+    still_running = client.batches.retrieve(batch.id).status == "in_progress"
+    wanted = random.randint(1, ROWS // 3)
+    wait_for(lambda: completed(stage, batch.id) >= wanted, PATIENCE_S, f"{wanted} rows")
     engine = stage.child_of("inference")
     stage.running["inference"].kill()
     engine.wait(PATIENCE_S)
-    stage.restart("inference")
+    killed_at = completed(stage, batch.id)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(ask, stage)
+        stage.restart("inference")
+        between = asked.result(PATIENCE_S)
     stage.ended(batch.id)
     ended = client.batches.retrieve(batch.id)
     texts = [
@@ -74,13 +83,16 @@ def broken(stage: Stage) -> Broken:
         for file in (ended.output_file_id, ended.error_file_id)
     ]
     output, errors = ([json.loads(line) for line in text.splitlines()] for text in texts)
-    return Broken(batch.id, done, beside, still_running, ended, output, errors)
+    return Broken(batch.id, killed_at, beside, still_running, between, ended, output, errors)
 
 
 def test_a_chat_is_answered_while_a_large_batch_runs(broken: Broken) -> None:
-    assert broken.beside is not None
     assert broken.beside.usage.completion_tokens > 0
     assert broken.still_running
+
+
+def test_a_chat_that_is_asked_when_no_worker_lives_is_answered_by_the_next(broken: Broken) -> None:
+    assert broken.between.usage.completion_tokens > 0
 
 
 def test_a_killed_worker_loses_and_doubles_no_row(broken: Broken) -> None:

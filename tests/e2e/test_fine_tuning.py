@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(900)
 
 STEPS = TUNING["max_steps"]
 # Between the first checkpoint and a moment that leaves time to hit the run before it is over.
-EARLIEST, LATEST = 9, 33
+EARLIEST, LATEST = 9, 28
 
 
 def wait_for_step(stage: Stage, job_id: str, step: int) -> None:

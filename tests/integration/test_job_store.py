@@ -222,7 +222,12 @@ def test_a_waiting_job_is_cancelled_and_paused_at_once(core: Core) -> None:
 def test_an_ended_job_cannot_be_cancelled_paused_or_resumed(core: Core) -> None:
     job = core.held()
     core.leave(job, Status.SUCCEEDED)
-    for ask in (job_requests.request_cancel, job_requests.request_pause, job_requests.resume, job_requests.replay):
+    for ask in (
+        job_requests.request_cancel,
+        job_requests.request_pause,
+        job_requests.resume,
+        job_requests.replay,
+    ):
         with pytest.raises(Conflict), core.db.core() as c:
             ask(c, job.id)
 
