@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -67,7 +67,6 @@ class Database:
             max_size=max_size,
             timeout=timeout,
             max_lifetime=1800,
-            check=ConnectionPool.check_connection,
             # Whoever waits for a connection when the server comes back gets one, and not only its time-out.
             reconnect_timeout=timeout,
             name=application,
@@ -84,23 +83,51 @@ class Database:
             yield connection
 
     @contextmanager
-    def core(self) -> Iterator[Connection]:
-        """One transaction of the platform itself, across tenants, on the tables that it owns."""
-        with self._begin("heliu_core", "") as connection:
+    def core(self, *, pipelined: bool = False) -> Iterator[Connection]:
+        """One transaction of the platform itself, across tenants, on the tables that it owns.
+
+        `pipelined` sends statements when a result is first asked for, or with the COMMIT: fewer round trips, and a
+        lock taken last is held for the COMMIT alone. What a statement raises comes as late as that.
+        """
+        with self._begin("heliu_core", "", pipelined=pipelined) as connection:
             yield connection
 
     @contextmanager
-    def _begin(self, role: str, tenant: str) -> Iterator[Connection]:
+    def _begin(self, role: str, tenant: str, *, pipelined: bool = False) -> Iterator[Connection]:
         try:
-            with self._pool.connection() as connection:
-                connection.execute(BECOME, (role, tenant))
-                yield connection
+            connection = self._borrow(role, tenant)
+            try:
+                # The COMMIT goes out before the pipeline's end, so it travels with what was not yet sent.
+                with connection.pipeline() if pipelined else nullcontext(), connection:
+                    yield connection
+            finally:
+                self._pool.putconn(connection)
         except RETRYABLE as exc:
             raise Contended(f"the transaction met another and was rolled back: {_first_line(exc)}") from exc
         except AWAY as exc:
             raise Unavailable(
                 f"Postgres does not answer: {_first_line(exc)}", code="database_unavailable"
             ) from exc
+
+    def _borrow(self, role: str, tenant: str) -> Connection:
+        """A connection in a transaction of `role`; one that has died in the pool is passed over.
+
+        BEGIN and the role go out in one round trip, which shows too whether the connection lives.
+        """
+        deadline = time.monotonic() + self._pool.timeout
+        while True:
+            connection = self._pool.getconn(max(0.0, deadline - time.monotonic()))
+            try:
+                with connection.pipeline():
+                    connection.execute(BECOME, (role, tenant))
+            except BaseException as exc:
+                # The pool drops a broken one and makes another in its place.
+                self._pool.putconn(connection)
+                if not isinstance(exc, psycopg.OperationalError) or time.monotonic() > deadline:
+                    raise
+                log.debug("connection_lost", extra={"error": _first_line(exc)})
+            else:
+                return connection
 
 
 class Contended(Unavailable):

@@ -96,9 +96,10 @@ class JobEnds:
         def once() -> Job:
             nonlocal unknown
             try:
-                with (
-                    self._db.transaction(tenant_of.tenant_id) if tenant_of else self._db.core() as connection
-                ):
+                if tenant_of is not None:
+                    with self._db.transaction(tenant_of.tenant_id) as connection:
+                        return work(connection)
+                with self._db.core(pipelined=True) as connection:
                     return work(connection)
             except LeaseLost as lost:
                 if unknown and (before := self._committed_before(lost)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
-from shared.db import Connection
+from shared.db import Connection, Row
 from shared.errors import HeliuError, InvalidInput, NotFound
 from shared.jobs import TERMINAL, Job, NewJob, Status, check_transition
 from shared.webhooks import event_body, event_type
@@ -21,14 +21,20 @@ SELECT * FROM core.job WHERE api_key_id = %s AND body_hash = %s AND created_at >
 ORDER BY created_at LIMIT 1"""
 
 INSERT = """
-INSERT INTO core.job (id, tenant_id, kind, queue, payload, max_attempts, max_crashes, priority, cost, time_limit_s,
-    expires_at, run_at, parent_id, metadata, idempotency_key, body_hash, api_key_id, traceparent, blocked_by,
-    state, finished_at, error)
-VALUES (%(id)s, %(tenant_id)s, %(kind)s, %(queue)s, %(payload)s, %(max_attempts)s, %(max_crashes)s, %(priority)s,
-    %(cost)s, %(time_limit_s)s, %(expires_at)s, COALESCE(%(run_at)s, now()), %(parent_id)s, %(metadata)s,
-    %(idempotency_key)s, %(body_hash)s, %(api_key_id)s, %(traceparent)s, %(blocked_by)s,
-    %(state)s, CASE WHEN %(state)s = 'failed' THEN now() END, %(error)s)
-ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING *"""
+WITH job AS (
+    INSERT INTO core.job (id, tenant_id, kind, queue, payload, max_attempts, max_crashes, priority, cost, time_limit_s,
+        expires_at, run_at, parent_id, metadata, idempotency_key, body_hash, api_key_id, traceparent, blocked_by,
+        state, finished_at, error)
+    VALUES (%(id)s, %(tenant_id)s, %(kind)s, %(queue)s, %(payload)s, %(max_attempts)s, %(max_crashes)s, %(priority)s,
+        %(cost)s, %(time_limit_s)s, %(expires_at)s, COALESCE(%(run_at)s, now()), %(parent_id)s, %(metadata)s,
+        %(idempotency_key)s, %(body_hash)s, %(api_key_id)s, %(traceparent)s, %(blocked_by)s,
+        %(state)s, CASE WHEN %(state)s = 'failed' THEN now() END, %(error)s)
+    ON CONFLICT (tenant_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING *
+), event AS (
+    INSERT INTO core.job_event (tenant_id, job_id, type, message)
+    SELECT tenant_id, id, CASE state WHEN 'failed' THEN 'job_failed' ELSE 'job_queued' END, kind || ' accepted' FROM job
+)
+SELECT * FROM job"""
 
 BY_KEY = "SELECT * FROM core.job WHERE tenant_id = %s AND idempotency_key = %s"
 
@@ -40,7 +46,13 @@ EVENT = """
 INSERT INTO core.job_event (tenant_id, job_id, type, level, message, data) VALUES (%s, %s, %s, %s, %s, %s)
 RETURNING id"""
 
-CLAIM = "SELECT * FROM core.claim(%s, %s, %s)"
+CLAIM = """
+WITH job AS (SELECT * FROM core.claim(%s, %s, %s)), event AS (
+    INSERT INTO core.job_event (tenant_id, job_id, type, message, data)
+    SELECT tenant_id, id, 'job_started', 'attempt ' || attempt || ' started', jsonb_build_object('wait_s',
+        round(GREATEST(0, extract(epoch FROM clock_timestamp() - run_at)), 3)) FROM job
+)
+SELECT * FROM job"""
 
 FENCE = "SELECT * FROM core.job WHERE id = %s AND epoch = %s AND state = 'leased' FOR UPDATE"
 
@@ -142,7 +154,6 @@ def submit(connection: Connection, new: NewJob, *, retried: bool = False) -> tup
         if row is not None:
             return Job.from_row(row), False
     blocked, failed = _parents(connection, new)
-    wake_lane(connection, new.queue, new.tenant_id)
     values = {
         **{name: getattr(new, name) for name in NewJob.__dataclass_fields__},
         "payload": Jsonb(new.payload),
@@ -155,7 +166,10 @@ def submit(connection: Connection, new: NewJob, *, retried: bool = False) -> tup
         if failed
         else None,
     }
-    row = connection.execute(INSERT, values).fetchone()
+    with connection.pipeline():
+        wake_lane(connection, new.queue, new.tenant_id)
+        inserted = connection.execute(INSERT, values)
+    row = inserted.fetchone()
     if row is None:
         row = connection.execute(BY_KEY, (new.tenant_id, new.idempotency_key)).fetchone()
         assert row is not None, "a conflicting job vanished inside the transaction"
@@ -169,9 +183,7 @@ def submit(connection: Connection, new: NewJob, *, retried: bool = False) -> tup
         return Job.from_row(row), False
     for parent in blocked:
         connection.execute(DEPEND, (parent, new.id, new.tenant_id, new.on_parent_failure))
-    job = Job.from_row(row)
-    add_event(connection, job, "job_failed" if failed else "job_queued", f"{new.kind} accepted")
-    return job, True
+    return Job.from_row(row), True
 
 
 def _parents(connection: Connection, new: NewJob) -> tuple[list[str], str | None]:
@@ -207,11 +219,15 @@ def add_event(
     level: str = "info",
 ) -> int:
     """Append one event; returns its id."""
-    row = connection.execute(
-        EVENT, (job.tenant_id, job.id, type_, level, message, Jsonb(data or {}))
-    ).fetchone()
+    row = _insert_event(connection, job, type_, message, data, level).fetchone()
     assert row is not None
     return int(row["id"])
+
+
+def _insert_event(
+    connection: Connection, job: Job, type_: str, message: str, data: dict[str, Any] | None, level: str
+) -> psycopg.Cursor[Row]:
+    return connection.execute(EVENT, (job.tenant_id, job.id, type_, level, message, Jsonb(data or {})))
 
 
 def has_event(connection: Connection, job: Job, event_id: int, type_: str) -> bool:
@@ -224,9 +240,24 @@ def has_event(connection: Connection, job: Job, event_id: int, type_: str) -> bo
 
 
 def claim(connection: Connection, queue: str, worker_id: str, lease: timedelta) -> Job | None:
-    """Take the next eligible job of the queue, or None."""
-    row = connection.execute(CLAIM, (queue, worker_id, lease)).fetchone()
-    return Job.from_row(row) if row is not None else None
+    """Take the next eligible job of the queue, with its event, or None."""
+    return claim_unread(connection, queue, worker_id, lease)()
+
+
+def claim_unread(
+    connection: Connection, queue: str, worker_id: str, lease: timedelta
+) -> Callable[[], Job | None]:
+    """The same, read by the returned function once a pipelined transaction is over.
+
+    So claiming is a single round trip, and the lane is locked for no longer than Postgres itself takes.
+    """
+    cursor = connection.execute(CLAIM, (queue, worker_id, lease))
+
+    def read() -> Job | None:
+        row = cursor.fetchone()
+        return Job.from_row(row) if row is not None else None
+
+    return read
 
 
 def fence(connection: Connection, job_id: str, epoch: int) -> Job:
@@ -288,12 +319,13 @@ def leave(
     if row is None:
         raise LeaseLost(job.id, job.epoch)
     left = Job.from_row(row)
-    connection.execute(LEAVE_LANE, (left.queue, left.tenant_id))
     level = "info" if error is None else ("warn" if target is Status.QUEUED else "error")
     name = "job_requeued" if target is Status.QUEUED else f"job_{target.value}"
-    add_event(connection, left, name, message, {**(data or {}), **(error or {})}, level)
+    _insert_event(connection, left, name, message, {**(data or {}), **(error or {})}, level)
     if target in TERMINAL:
         _after_end(connection, left)
+    # Last: every claim and every end of the tenant's jobs in this queue waits for the lane.
+    connection.execute(LEAVE_LANE, (left.queue, left.tenant_id))
     return left
 
 
@@ -334,9 +366,10 @@ def pause_if_asked(connection: Connection, job: Job) -> Job:
 
 def _after_end(connection: Connection, ended: Job) -> None:
     """What an end sets off, in the same transaction: dependants and outgoing webhooks."""
+    dependants = connection.execute(CHILDREN_OF_ENDED, (ended.id,))
     if ended.parent_id is None:
         enqueue_webhooks(connection, ended.tenant_id, event_type(ended), {"id": ended.id})
-    _release_dependants(connection, ended)
+    _release_dependants(connection, ended, dependants.fetchall())
 
 
 def enqueue_webhooks(connection: Connection, tenant: UUID, type_: str, data: dict[str, Any]) -> None:
@@ -346,8 +379,8 @@ def enqueue_webhooks(connection: Connection, tenant: UUID, type_: str, data: dic
         connection.execute(DELIVER, (event_id, tenant, endpoint["id"], body))
 
 
-def _release_dependants(connection: Connection, ended: Job) -> None:
-    for child in connection.execute(CHILDREN_OF_ENDED, (ended.id,)).fetchall():
+def _release_dependants(connection: Connection, ended: Job, dependants: Sequence[Row]) -> None:
+    for child in dependants:
         if ended.state is Status.SUCCEEDED or child["on_failure"] == "continue":
             connection.execute(UNBLOCK, (child["child_id"],))
             continue

@@ -82,13 +82,11 @@ class JobRunner:
         return None
 
     def _take(self, queue: str) -> Job | None:
-        with self.db.core() as connection:
-            job = job_store.claim(connection, queue, self.worker_id, self._lease)
-            if job is None:
-                return None
-            data = {"wait_s": round(_waited(job), 3)}
-            job_store.add_event(connection, job, "job_started", f"attempt {job.attempt} started", data)
-        self.last_claim_at = time.monotonic()
+        with self.db.core(pipelined=True) as connection:
+            claimed = job_store.claim_unread(connection, queue, self.worker_id, self._lease)
+        job = claimed()
+        if job is not None:
+            self.last_claim_at = time.monotonic()
         return job
 
     def _open(self, job: Job, doorbell: str | None) -> JobContext | None:

@@ -162,7 +162,7 @@ def test_an_end_gives_the_place_back_and_writes_one_event(core: Core) -> None:
     assert core.running() == 0
     with core.db.core() as c:
         types = [e["type"] for e in job_store.list_events(c, job.id)]
-    assert types == ["job_queued", "job_succeeded"]
+    assert types == ["job_queued", "job_started", "job_succeeded"]
 
 
 def test_a_zombie_cannot_end_or_write_what_is_no_longer_its_job(core: Core) -> None:

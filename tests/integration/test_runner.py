@@ -36,8 +36,8 @@ class LossyDatabase(Database):
     away = False
 
     @contextmanager
-    def core(self) -> Iterator[Connection]:
-        with self._perhaps_lost(), super().core() as connection:
+    def core(self, *, pipelined: bool = False) -> Iterator[Connection]:
+        with self._perhaps_lost(), super().core(pipelined=pipelined) as connection:
             yield connection
 
     @contextmanager
