@@ -20,6 +20,10 @@ from shared.frames import Frame, FrameError, FrameWriter, read_frames
 
 log = logging.getLogger(__name__)
 
+# Threads that wait by spinning take the cores from whoever works: beside one busy neighbour a trainer made 650
+# tokens a second with the default and 3,900 with this.
+OPENMP = {"OMP_WAIT_POLICY": "passive"}
+
 
 class ChildGone(Exception):
     """The child does not take frames any more."""
@@ -36,7 +40,7 @@ class Child:
             stdout=subprocess.PIPE,
             start_new_session=True,
             # The settings of the platform hold secrets that a trainer or engine has no use for.
-            env={k: v for k, v in (environ or os.environ).items() if not k.startswith("HELIU_")},
+            env={k: v for k, v in (environ or os.environ).items() if not k.startswith("HELIU_")} | OPENMP,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
