@@ -45,14 +45,17 @@ def main() -> int:
     console, progress = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
     started, load = time.monotonic(), os.getloadavg()[0]
     figures: list[Figure] = []
-    with open_place(quick=options.quick) as place:
-        for name, run in BENCHMARKS.items():
-            if options.only and name not in options.only:
-                continue
-            began = time.monotonic()
-            figures += run(place)
-            progress.print(f"{name}: {time.monotonic() - began:.0f} s")
-    show(figures, console)
+    try:
+        with open_place(quick=options.quick) as place:
+            for name, run in BENCHMARKS.items():
+                if options.only and name not in options.only:
+                    continue
+                began = time.monotonic()
+                figures += run(place)
+                progress.print(f"{name}: {time.monotonic() - began:.0f} s")
+    finally:
+        # What was measured before one failed, or before somebody lost patience, is still worth a look.
+        show(figures, console)
     seconds = time.monotonic() - started
     console.print(
         f"{seconds:.0f} s on {os.cpu_count()} cores; load {load:.1f} before, {os.getloadavg()[0]:.1f} after"

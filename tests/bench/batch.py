@@ -11,6 +11,7 @@ from tests.bench.place import Place
 from tests.bench.rows import start_batch, texts, upload, wait_batch
 
 ANSWER_TOKENS = 24
+ENOUGH_S = 100.0
 
 
 def whole_platform(place: Place) -> list[Figure]:
@@ -20,7 +21,8 @@ def whole_platform(place: Place) -> list[Figure]:
     file_id = upload(client, rows, ANSWER_TOKENS)
     ours: list[float] = []
     theirs: list[float] = []
-    for _ in range(repeats):
+    began = time.monotonic()
+    while len(ours) < repeats and (not ours or time.monotonic() - began < ENOUGH_S):
         # In turns, so that whatever else the machine does falls on both.
         bare = place.bare_engine.ask({"rows": rows, "max_tokens": ANSWER_TOKENS})
         theirs.append(bare["tokens"] / bare["seconds"])
@@ -34,7 +36,7 @@ def whole_platform(place: Place) -> list[Figure]:
             "bare engine",
             median(theirs),
             f"{len(rows)} rows, {ANSWER_TOKENS} tokens each: POST /v1/batches to output file read, against "
-            f"Engine.generate on the same prompts; median of {repeats}, in turns; goal 0.85 or more",
+            f"Engine.generate on the same prompts; median of {len(ours)}, in turns; goal 0.85 or more",
         )
     ]
 
