@@ -121,7 +121,7 @@ class LiveServer:
                     },
                 )
             except Exception as exc:
-                span.fail(f"{type(exc).__name__}: {exc}")
+                span.fail(type(exc).__name__)
                 log.exception("live_handler_raised", extra={"request": request})
                 context.send(
                     "error",

@@ -179,9 +179,9 @@ class JobRunner:
             context.span.fail(exc.message)
             return self._ends.failed(job, exc)
         except Exception as exc:
-            context.span.fail(f"{type(exc).__name__}: {exc}")
+            context.span.fail(type(exc).__name__)
             log.exception("handler_raised", extra={"job": job.id, "kind": job.kind})
-            return self._ends.failed(job, HeliuError(f"{type(exc).__name__}: {exc}", retryable=True))
+            return self._ends.failed(job, _unexpected(exc))
         if isinstance(outcome, Waiting):
             return self._ends.waiting(job, outcome)
         done = outcome
@@ -204,10 +204,10 @@ class JobRunner:
             context.span.fail(exc.message)
             self._settle(context, self._ends.failed(context.job, exc))
         except Exception as exc:
-            context.span.fail(f"{type(exc).__name__}: {exc}")
+            context.span.fail(type(exc).__name__)
             log.exception("end_refused", extra={"job": context.job.id, "kind": context.job.kind})
-            message = f"the end of the job could not be stored: {type(exc).__name__}: {exc}"
-            self._settle(context, self._ends.failed(context.job, HeliuError(message, retryable=True)))
+            what = "the end of the job could not be stored"
+            self._settle(context, self._ends.failed(context.job, _unexpected(exc, what)))
 
     def _settle(self, context: JobContext, end: Callable[[], Job]) -> None:
         left = end()
@@ -275,3 +275,8 @@ class JobRunner:
 def _waited(job: Job) -> float:
     """Seconds since the job might have started, told at its claim."""
     return max(0.0, time.time() - job.run_at.timestamp())
+
+
+def _unexpected(exc: Exception, what: str = "the worker failed") -> HeliuError:
+    """What a tenant may read of a bug: its text can hold SQL or somebody's data, so that goes to the log alone."""
+    return HeliuError(f"{what}: unexpected {type(exc).__name__}; the worker's log tells more", retryable=True)

@@ -30,6 +30,7 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from shared import semconv
+from shared.errors import HeliuError
 
 Attributes = Mapping[str, Any]
 
@@ -162,7 +163,8 @@ class Tracing:
         try:
             yield span
         except BaseException as exc:
-            span.fail(f"{type(exc).__name__}: {exc}")
+            # A tenant may read its spans: the text of an unexpected error can hold SQL or somebody else's data.
+            span.fail(exc.message if isinstance(exc, HeliuError) else type(exc).__name__)
             raise
         finally:
             span.end()
