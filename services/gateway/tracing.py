@@ -71,7 +71,7 @@ class TracingMiddleware:
         except Exception as exc:
             if not isinstance(exc, HeliuError):
                 log.exception("request_failed", extra={"path": scope["path"], "trace_id": span.trace_id})
-                span.fail(f"{type(exc).__name__}: {exc}")
+                span.fail(type(exc).__name__)
             if started:
                 raise
             error = exc if isinstance(exc, HeliuError) else internal_error()
