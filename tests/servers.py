@@ -44,6 +44,11 @@ class RunningServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def _death_signal(self) -> int:
+        # A frozen server never takes SIGTERM; Valkey keeps nothing on disk that it could tear.
+        return signal.SIGKILL if self.server.name == "valkey" else self.server.stop_signal
+
+    @property
     def pid(self) -> int:
         assert self._process is not None, "the server is not started"
         return self._process.pid
@@ -52,7 +57,7 @@ class RunningServer:
         """Start it and wait until it answers."""
         self._end_leftovers()
         self._process = processes.spawn(
-            self.server.argv, log=self.log, owner=self.server.owner, death_signal=self.server.stop_signal
+            self.server.argv, log=self.log, owner=self.server.owner, death_signal=self._death_signal
         )
         deadline = time.monotonic() + seconds
         while not self._answers(self.url):
