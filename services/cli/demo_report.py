@@ -82,7 +82,7 @@ def show(result: Outcome, *, still_up: bool) -> None:
         ("rows in", f"{result.rows_in:,}"),
         ("rows kept", f"{result.rows_kept:,}"),
         ("dropped by rule", dropped or "none"),
-        (f"score on {result.evaluated} held-out", "base → tuned"),
+        (f"{result.evaluated} held-out answers", "base → tuned"),
         ("  token F1", f"{result.base_score:.3f} → {result.tuned_score:.3f}"),
         ("  exact match", f"{result.base_exact_match:.3f} → {result.tuned_exact_match:.3f}"),
         ("  loss", f"{result.base_loss:.3f} → {result.tuned_loss:.3f}"),

@@ -1,4 +1,4 @@
-"""Scores a model on held-out conversations: greedy answers against references, and the loss on the references.
+"""Scores a model on the answers of held-out conversations: greedy answers against references, and their loss.
 
 Base and tuned model (`base_dir`, with `adapter_dir`) are asked the same questions in the same way.
 """
@@ -35,7 +35,7 @@ _LONGEST_ANSWER = 256
 
 @dataclass(frozen=True)
 class Question:
-    """A held-out conversation up to its last answer: the prompt's ids, the reference answer and its ids with end."""
+    """A held-out conversation up to one answer: the prompt's ids, the reference answer and its ids with end."""
 
     turns: tuple[Message, ...]
     reference: str
@@ -57,16 +57,16 @@ def run(spec: Spec, run: Run) -> Result:
             model = load_adapter(model, spec.adapter_dir)
         model.eval()
         picked = _sample(spec, wanted.limit)
-        seen["conversations"] = len(picked)
+        seen["answers"] = len(picked)
     with run.timed("tokenise"):
         questions, most = _questions(tokenizer, picked, context_length(model), wanted.max_new_tokens)
-    run.event(f"evaluating {len(questions)} held-out conversations, at most {most} new tokens each")
+    run.event(f"evaluating {len(questions)} held-out answers, at most {most} new tokens each")
 
     answers: list[str] = []
     loss, right, count = 0.0, 0, 0
     # Like lengths together: less padding, and the same groups for every model with this tokenizer.
     questions.sort(key=lambda q: len(q.prompt))
-    with run.timed("eval", conversations=len(questions)), torch.inference_mode():
+    with run.timed("eval", answers=len(questions)), torch.inference_mode():
         for start in range(0, len(questions), wanted.batch_size):
             if run.stop_reason:
                 raise Stopped(run.stop_reason, start)
@@ -90,27 +90,22 @@ def run(spec: Spec, run: Run) -> Result:
 
 
 def _sample(spec: Spec, limit: int) -> list[tuple[Message, ...]]:
-    """A seeded sample of the conversations, in file order, each cut after its last assistant message."""
+    """A seeded sample of all held-out answers, in file order: each a conversation cut after that answer."""
     rows = read_rows(spec.data.validation, "validation", "validation_file")
     everything = [turns for _, turns in conversations(rows, "validation_file")]
     if not everything:
         raise InvalidInput(
             "the validation split is empty", code="invalid_training_file", param="validation_file"
         )
-    kept = sorted(np.random.default_rng(spec.seed).permutation(len(everything))[:limit].tolist())
-    cut = []
-    for index in kept:
-        turns = everything[index]
-        last = max(i for i, m in enumerate(turns) if m.role == "assistant")
-        if last > 0:
-            cut.append(turns[: last + 1])
-    if not cut:
+    cuts = [t[: i + 1] for t in everything for i, m in enumerate(t) if i > 0 and m.role == "assistant"]
+    if not cuts:
         raise InvalidInput(
             "no held-out conversation has a question before its answer",
             code="invalid_training_file",
             param="validation_file",
         )
-    return cut
+    kept = sorted(np.random.default_rng(spec.seed).permutation(len(cuts))[:limit].tolist())
+    return [cuts[index] for index in kept]
 
 
 def _questions(

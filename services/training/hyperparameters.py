@@ -66,7 +66,7 @@ class SftHyperparameters:
 
 @dataclass(frozen=True)
 class EvaluateHyperparameters:
-    """How many held-out conversations are answered, and how."""
+    """How many held-out answers are asked for, and how."""
 
     limit: int = _number(int, 1, 100_000, 200)
     batch_size: int = _number(int, 1, 4096, 32)
