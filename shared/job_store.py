@@ -62,6 +62,11 @@ FROM unnest(%s::text[], %s::bigint[]) AS held (id, epoch)
 WHERE j.id = held.id AND j.epoch = held.epoch AND j.state = 'leased'
 RETURNING j.id, j.epoch, j.cancel_requested_at IS NOT NULL AS cancel, j.pause_requested_at IS NOT NULL AS pause"""
 
+REQUESTED = """
+SELECT j.id, j.epoch, j.cancel_requested_at IS NOT NULL AS cancel, j.pause_requested_at IS NOT NULL AS pause
+FROM core.job j JOIN unnest(%s::text[], %s::bigint[]) AS held (id, epoch) ON j.id = held.id AND j.epoch = held.epoch
+WHERE j.state = 'leased' AND (j.cancel_requested_at IS NOT NULL OR j.pause_requested_at IS NOT NULL)"""
+
 LEAVE = """
 UPDATE core.job SET state = %(state)s, lease_until = NULL, worker_id = NULL, result = %(result)s, error = %(error)s,
     finished_at = CASE WHEN %(terminal)s THEN now() END,
@@ -134,7 +139,7 @@ class LeaseLost(HeliuError):
 
 @dataclass(frozen=True)
 class Renewal:
-    """What a heartbeat learns of one job that is still held."""
+    """What a worker learns of one job that it still holds."""
 
     id: str
     epoch: int
@@ -271,6 +276,12 @@ def fence(connection: Connection, job_id: str, epoch: int) -> Job:
 def renew(connection: Connection, held: Sequence[tuple[str, int]], lease: timedelta) -> list[Renewal]:
     """Push the leases of `held` (id, epoch) on; whatever is missing from the answer is lost."""
     rows = connection.execute(RENEW, (lease, [h[0] for h in held], [h[1] for h in held])).fetchall()
+    return [Renewal(**row) for row in rows]
+
+
+def requested(connection: Connection, held: Sequence[tuple[str, int]]) -> list[Renewal]:
+    """Those of `held` (id, epoch) that somebody asked to cancel or to pause."""
+    rows = connection.execute(REQUESTED, ([h[0] for h in held], [h[1] for h in held])).fetchall()
     return [Renewal(**row) for row in rows]
 
 

@@ -19,13 +19,16 @@ from shared.db import Database
 from shared.errors import HeliuError, Unavailable
 from shared.job_context import Handler, JobContext, Waiting
 from shared.job_ends import JobEnds
-from shared.job_store import LeaseLost
+from shared.job_store import LeaseLost, Renewal
 from shared.jobs import Job, Status
 from shared.metrics import Metrics
 from shared.stop import ChildCrashed, Stop, Stopped
 from shared.telemetry import Tracing
 
 log = logging.getLogger(__name__)
+
+# Whoever cancels or pauses waits for this long at most, and not for the next renewal.
+REQUESTS_S = 1.0
 
 
 class JobRunner:
@@ -215,9 +218,14 @@ class JobRunner:
         self.metrics.jobs_ended.labels(left.kind, left.state.value).inc()
 
     def _beat(self) -> None:
-        while not self._closed.wait(self._heartbeat_s):
+        due = time.monotonic() + self._heartbeat_s
+        while not self._closed.wait(min(REQUESTS_S, max(0.0, due - time.monotonic()))):
             try:
-                self.renew()
+                if time.monotonic() < due:
+                    self.hear_requests()
+                else:
+                    due = time.monotonic() + self._heartbeat_s
+                    self.renew()
             except Unavailable as exc:
                 log.warning("renewal_failed", extra={"error": exc.message})
             except Exception:
@@ -240,10 +248,18 @@ class JobRunner:
                     context.stop(Stop.LOST)
                 continue
             context.renewed_at = asked_at
-            if renewal.cancel and not context.job.progress.get("finalize_on_cancel"):
-                context.stop(Stop.CANCEL)
-            elif renewal.pause:
-                context.stop(Stop.PAUSE)
+            _pass_on(renewal, context)
+
+    def hear_requests(self) -> None:
+        """Pass cancel and pause requests to the handlers that have not been asked to stop yet."""
+        with self._lock:
+            held = {key: context for key, context in self._held.items() if context.reason is None}
+        if not held:
+            return
+        with self.db.core() as connection:
+            requests = job_store.requested(connection, list(held))
+        for request in requests:
+            _pass_on(request, held[request.id, request.epoch])
 
     def _watch(self) -> None:
         """Stop what has outlived its lease, its time limit or its stall limit."""
@@ -270,6 +286,13 @@ class JobRunner:
     def close(self) -> None:
         self._closed.set()
         self._heart.join()
+
+
+def _pass_on(renewal: Renewal, context: JobContext) -> None:
+    if renewal.cancel and not context.job.progress.get("finalize_on_cancel"):
+        context.stop(Stop.CANCEL)
+    elif renewal.pause:
+        context.stop(Stop.PAUSE)
 
 
 def _waited(job: Job) -> float:

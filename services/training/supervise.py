@@ -55,7 +55,10 @@ def supervise(
         for frame in child.frames():
             if job.reason is not None and killed is None:
                 if deadline is None:
-                    deadline = time.monotonic() + (grace_s if _ask(child, job.reason) else 0.0)
+                    asked = _ask(child, job.reason)
+                    deadline = time.monotonic() + (grace_s if asked else 0.0)
+                    if asked:
+                        sink.event("info", f"asked to stop at its next step: {job.reason.value}", None)
                 if job.reason is Stop.LOST or time.monotonic() >= deadline:
                     killed = job.reason
                     child.kill()

@@ -43,7 +43,7 @@ BASE = {
 TUNING = {
     "lora_r": 4,
     "batch_size": 8,
-    "max_steps": 48,
+    "max_steps": 64,
     "log_every": 1,
     "checkpoint_every": 8,
     "learning_rate": 0.01,

@@ -42,8 +42,15 @@ def test_metrics_are_told_while_the_job_runs_and_a_pause_keeps_the_loss_curve(st
     client = stage.openai()
     job = stage.tune()["id"]
     wait_for_step(stage, job, EARLIEST)
+    trainer = stage.child_of("training")
+    # However fast this machine trains: the run stands still until the trainer's worker has heard of the pause.
+    trainer.suspend()
     assert client.fine_tuning.jobs.retrieve(job).status == "running"
     client.fine_tuning.jobs.pause(job)
+    stage.until(
+        job, lambda _: any("to stop at its next step: pause" in e["message"] for e in stage.events(job))
+    )
+    trainer.resume()
     paused = stage.until(job, lambda j: j["status"] == "paused")
     step = stage.last_step(job)
     assert EARLIEST <= step < STEPS

@@ -68,10 +68,12 @@ def test_a_child_that_dies_is_a_crash_with_the_signal_named() -> None:
 
 
 @pytest.mark.parametrize("reason", [Stop.PAUSE, Stop.CANCEL, Stop.DRAIN])
-def test_a_request_to_stop_is_passed_on_and_answered(reason: Stop) -> None:
+def test_a_request_to_stop_is_passed_on_told_and_answered(reason: Stop) -> None:
+    job = Job(reason)
     with pytest.raises(Stopped) as caught:
-        run(Job(reason), "obey")
+        run(job, "obey")
     assert caught.value.reason is reason
+    assert ("event", "info", f"asked to stop at its next step: {reason.value}") in job.heard
 
 
 def test_a_child_that_does_not_stop_is_killed_after_its_grace() -> None:
