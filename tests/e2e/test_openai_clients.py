@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stage import PATIENCE_S, Stage
+from tests.e2e.stage import PATIENCE_S, TUNING, Stage
 from tests.harness import ROOT
 
 pytestmark = pytest.mark.timeout(900)
@@ -111,13 +111,14 @@ def test_a_finished_fine_tuning_job_shows_its_events_and_checkpoints_across_page
     events = tuning["events"]
     told = [e["data"]["step"] for e in events if e["type"] == "metrics"]
     assert told == sorted(told, reverse=True)
-    assert set(told) == set(range(1, 49))
+    steps = TUNING["max_steps"]
+    assert set(told) == set(range(1, steps + 1))
     assert len({e["id"] for e in events}) == len(events)
     assert {e["object"] for e in events} == {"fine_tuning.job.event"}
     newest = next(e for e in events if e["type"] == "metrics")
-    assert newest["message"].startswith("Step 48/48, training loss=")
+    assert newest["message"].startswith(f"Step {steps}/{steps}, training loss=")
     points = tuning["checkpoints"]
-    assert [p["step_number"] for p in points] == [40, 32, 24, 16, 8]
+    assert [p["step_number"] for p in points] == list(range(steps - 8, 0, -8))
     assert all(p["metrics"]["train_loss"] > 0 and p["fine_tuning_job_id"] == done["id"] for p in points)
 
 
