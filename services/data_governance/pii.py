@@ -22,14 +22,17 @@ PLACEHOLDER: dict[PiiType, str] = {
 }
 ALL_TYPES: tuple[PiiType, ...] = tuple(PLACEHOLDER)
 
-_WIDE = re.compile("[\uff01-\uff5e\u2010-\u2015\u2212\u3000\xa0]")
+# The samples of a report show rows as they came in, so invisible characters between digits are spaces here.
+_WIDE = re.compile("[\uff01-\uff5e\u2010-\u2015\u2212\u3000\xa0\xad\u2000-\u200b\u202f\u205f\u2060\ufeff]")
 _NARROW = {
     **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
     **{code: ord("-") for code in (*range(0x2010, 0x2016), 0x2212)},
-    **{0x3000: ord(" "), 0xA0: ord(" ")},
+    **dict.fromkeys((*range(0x2000, 0x200C), 0x202F, 0x205F, 0x2060, 0x3000, 0xA0, 0xAD, 0xFEFF), ord(" ")),
 }
-# No number is personal data here without a plus sign or ten digits that stand close together.
-_NUMBER = re.compile(r"\+[0-9]|[0-9](?:[ \-.()]{0,2}[0-9]){9}")
+# No number is personal data here without a plus sign or seven digits that stand close together; and of less than
+# ten, only a local phone number that is called one.
+_SOME_DIGITS = re.compile(r"\+[0-9]|[0-9](?:[ \-.·()]{0,3}[0-9]){6}")
+_NUMBER = re.compile(r"\+[0-9]|[0-9](?:[ \-.·()]{0,3}[0-9]){9}")
 
 _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9_%+\-](?:[A-Za-z0-9._%+\-]{0,63})@"
@@ -47,23 +50,24 @@ _END = r"(?![0-9A-Za-z])(?![.][0-9])"
 # A number that only its separators make readable may not be a part of a longer separated number.
 _ALONE = r"(?<![0-9][ \-.])"
 _ALONE_END = r"(?![ \-][0-9])"
+_SOLID = r"1[3-9][0-9]{9}" + _END
+_SPLIT = r"1[3-9][0-9](?:(?:[ \-.·][0-9]{4}){2}|[ \-][0-9]{8}|[0-9]{4}[ \-][0-9]{4})" + _END + _ALONE_END
 _MOBILE = re.compile(
-    # "+86 138..." and "0086138...", or the bare number
-    r"(?:(?<![0-9A-Za-z+])(?:\+|00)86[ \-]?|(?<![0-9A-Za-z+])\(\+?86\) ?|(?<![0-9+])(?<![0-9]\.))"
-    r"(?:1[3-9][0-9]{9}"
-    + _END
-    + r"|"
-    + _ALONE
-    + r"1[3-9][0-9](?:[ \-][0-9]{4}){2}"
-    + _END
-    + _ALONE_END
-    + r")"
+    # "+86 138...", "0086138...", "86-138...", "(86)138...", or the bare number
+    r"(?:(?<![0-9+])\+86[ \-]?|(?<![0-9A-Za-z+])(?<![0-9][.\-])(?:00)?86[ \-]?|(?<![0-9A-Za-z+])\(\+?86\) ?)"
+    rf"(?:{_SOLID}|{_SPLIT})|(?<![0-9+])(?<![0-9]\.)(?:{_SOLID}|{_ALONE}{_SPLIT})"
 )
 _AREA = r"(?:010|02[0-9]|0[3-9][0-9]{2})"
 _LANDLINE = re.compile(
     r"(?:(?<![0-9A-Za-z+])(?:\+|00)86[ \-]?(?:10|2[0-9]|[3-9][0-9]{2})[ \-]?|"
-    r"(?<![0-9A-Za-z.+])" + _ALONE + r"(?:\(" + _AREA + r"\) ?|" + _AREA + r"(?:[ \-](?=[1-9])|(?=[2-9]))))"
+    r"(?<![0-9A-Za-z.+])" + _ALONE + r"(?:86-(?:10|2[0-9]|[3-9][0-9]{2})-|"
+    r"\(" + _AREA + r"\) ?|" + _AREA + r"(?:(?: - |[ \-])(?=[1-9])|(?=[2-9]))))"
     r"[1-9][0-9]{2,3}[ \-]?[0-9]{4}(?:(?:-|转|ext\.? ?)[0-9]{1,5})?" + _END + r"(?!-[0-9])"
+)
+# A number without its area code reads like any other, so a word must say that it is one: 电话是62345678.
+_LOCAL = re.compile(
+    r"(?:电话|座机|传真|(?<![A-Za-z])(?:[Tt]el|TEL|[Pp]hone|[Ff]ax))(?:号码|是|为|[:.,( ]){0,3}"
+    r"(?P<number>[2-8][0-9]{2,3}[ \-]?[0-9]{4})(?![ \-]?[0-9A-Za-z])(?![.][0-9])(?!元|块|万|人|次)"
 )
 # E.164 with its plus sign, in groups; and the North American grouping without one (800 and 400 are hotlines).
 _INTERNATIONAL = re.compile(
@@ -115,12 +119,18 @@ class Found:
     end: int
 
 
+def might_have(text: str) -> bool:
+    """False when nothing in `text` can be personal data: a cheap look for texts that are many and mostly clean."""
+    plain = text if text.isascii() or not _WIDE.search(text) else text.translate(_NARROW)
+    return "@" in plain or _SOME_DIGITS.search(plain) is not None
+
+
 def find(text: str, types: Collection[PiiType] = ALL_TYPES) -> list[Found]:
     """All personal data in `text`, in order, without overlaps. Strong evidence (checksums) wins over patterns."""
     plain = text if text.isascii() or not _WIDE.search(text) else text.translate(_NARROW)
     kinds: tuple[PiiType, ...] = ("email",) if "@" in plain else ()
-    if _NUMBER.search(plain):
-        kinds = ("id_card", "bank_card", *kinds, "phone")
+    if _SOME_DIGITS.search(plain):
+        kinds = ("id_card", "bank_card", *kinds, "phone") if _NUMBER.search(plain) else (*kinds, "phone")
     if not kinds:
         return []
     found: list[Found] = []
@@ -190,10 +200,12 @@ def _phones(text: str) -> Iterator[tuple[int, int]]:
     for match in _MOBILE.finditer(text):
         start = match.start()
         before = text[max(0, start - 12) : start]
-        if not before or not (before[-1].isascii() and before[-1].isalpha()) or _PHONE_WORD.search(before):
+        part_of_a_word = before[-1:].isascii() and before[-1:].isalpha() and text[start] != "+"
+        if not part_of_a_word or _PHONE_WORD.search(before):
             yield match.span()
     for pattern in (_LANDLINE, _NORTH_AMERICA):
         yield from (match.span() for match in pattern.finditer(text))
+    yield from (match.span("number") for match in _LOCAL.finditer(text))
     if "+" in text:
         for match in _INTERNATIONAL.finditer(text):
             if 8 <= sum(ch.isdigit() for ch in match[0]) <= 15:

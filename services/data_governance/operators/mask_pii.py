@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from services.data_governance.pii import find, mask
+from services.data_governance.pii import find, mask, might_have
 from services.data_governance.rows import Changed, Outcome, Row
 from shared.contracts.recipe import MaskPii, PiiType
+
+# What spreadsheets and data frames make of a column of whole numbers once one of them is missing.
+_WHOLE_AS_FLOAT = re.compile(r"[0-9]{10,19}\.0")
 
 
 class Mask:
@@ -41,6 +45,8 @@ def mask_row(
 ) -> tuple[Row, Counter[PiiType]]:
     """The row without personal data of these types, and how many of each were replaced; itself when none."""
     counts: Counter[PiiType] = Counter()
+    if not might_have(_joined(row)):
+        return row, counts
 
     def masked(text: str) -> str:
         clean, found = mask(text, types)
@@ -53,7 +59,7 @@ def mask_row(
     label = masked(row.label) if row.label is not None else None
     identity = masked(row.id)
     others = row.meta
-    if meta and row.meta != "{}" and find(row.meta):
+    if meta and might_have(row.meta):
         value = _walk(json.loads(row.meta), masked)
         others = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     if not counts:
@@ -62,20 +68,48 @@ def mask_row(
 
 
 def count_pii(row: Row) -> Counter[PiiType]:
-    """How much personal data of each type is left in any column of the row."""
+    """How much personal data of each type is left in any column of the row, names of fields included."""
+    if not might_have(_joined(row)):
+        return Counter()
+    meta = _leaves(json.loads(row.meta)) if might_have(row.meta) else ()
     return Counter(
-        found.type for text in (*row.texts(), row.label or "", row.id, row.meta) for found in find(text)
+        found.type for text in (*row.texts(), row.label or "", row.id, *meta) for found in find(text)
     )
 
 
-def _walk(value: Any, masked: Any) -> Any:
+def _joined(row: Row) -> str:
+    """Everything the row says, with line ends between, which no number crosses."""
+    return "\n".join((*row.texts(), row.label or "", row.id, row.meta))
+
+
+def _walk(value: Any, masked: Callable[[str], str]) -> Any:
     """JSON with every string, and every number that is personal data as digits, masked. Keys are column names."""
-    if isinstance(value, str):
-        return masked(value)
     if isinstance(value, dict):
         return {key: _walk(item, masked) for key, item in value.items()}
     if isinstance(value, list):
         return [_walk(item, masked) for item in value]
-    if isinstance(value, int) and not isinstance(value, bool) and find(str(value)):
-        return masked(str(value))
-    return value
+    text = _leaf(value)
+    if text is None:
+        return value
+    clean = masked(text)
+    return value if clean == text else clean
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    elif (text := _leaf(value)) is not None:
+        yield text
+
+
+def _leaf(value: Any) -> str | None:
+    """The text in which personal data may be found: of a number its digits, and `13800138000.0` is a number."""
+    if isinstance(value, str):
+        return value.removesuffix(".0") if _WHOLE_AS_FLOAT.fullmatch(value) else value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
+        return str(int(value))
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from services.data_governance.operators import OPERATORS, build
+from services.data_governance.operators.mask_pii import count_pii
 from services.data_governance.rows import Message, Outcome, Row
 from shared.contracts.recipe import STEP_TYPES, Step
 
@@ -159,6 +160,37 @@ def test_the_majority_of_labels_wins_and_a_tie_drops_all(row: MakeRow) -> None:
 def test_answers_can_be_compared_instead_of_labels(row: MakeRow) -> None:
     rows = [row("q", "yes", line=1), row("q", "no", line=2), row("q", "Yes.", line=3), row(text="q", line=4)]
     assert _rules(_run(rows, "conflicting_labels", compare="answer")) == [(2, "conflicting_labels")]
+
+
+@pytest.mark.parametrize(
+    ("value", "clean"),
+    [
+        ("电话\n13800138000", "电话\n[PHONE]"),
+        ("id\t11010519491231002X", "id\t[ID_CARD]"),
+        ('"13800138000\\', '"[PHONE]\\'),
+        ("13800138000.0", "[PHONE]"),
+        (13800138000.0, "[PHONE]"),
+        ([{"tel": 13800138000}], [{"tel": "[PHONE]"}]),
+        (0.5, 0.5),
+        ("3.0", "3.0"),
+        ("2024-05-01 10:00:00.0", "2024-05-01 10:00:00.0"),
+        (1714550400.0, 1714550400.0),
+    ],
+)
+def test_other_columns_are_masked_as_what_they_say_and_not_as_their_json(
+    value: Any, clean: Any, row: MakeRow
+) -> None:
+    meta = json.dumps({"k": value}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    before = row("q", "a", meta=meta)
+    after = _run([before], "mask_pii").kept[0]
+    assert json.loads(after.meta) == {"k": clean}
+    assert sum(count_pii(before).values()) == (value != clean)
+    assert not count_pii(after)
+
+
+def test_a_number_that_names_a_field_is_counted_as_left(row: MakeRow) -> None:
+    after = _run([row("q", "a", meta='{"by":{"13800138000":"x"}}')], "mask_pii").kept[0]
+    assert count_pii(after) == {"phone": 1}
 
 
 def test_personal_data_is_masked_in_every_column(row: MakeRow) -> None:

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.data_governance.pii import ALL_TYPES, PLACEHOLDER, find, is_bank_card, is_id_card, mask
+from services.data_governance.pii import (
+    ALL_TYPES,
+    PLACEHOLDER,
+    find,
+    is_bank_card,
+    is_id_card,
+    mask,
+    might_have,
+)
 
 _WIDE = str.maketrans("0123456789", "０１２３４５６７８９")
 
@@ -26,6 +34,8 @@ def _luhn(body: str) -> str:
 PHONES = [
     *("13800138000", "15912345678", "19900001111", "16612345678", "+8613800138000", "+86 13800138000"),
     *("+86-138-0013-8000", "008613800138000", "(+86)13800138000", "138 0013 8000", "138-0013-8000"),
+    *("8613800138000", "86 138 0013 8000", "86-13800138000", "138-00138000", "1380013 8000", "138.0013.8000"),
+    *("138·0013·8000", "86-10-62345678", "010 - 62345678"),
     *("010-62345678", "(010)62345678", "（010）62345678", "01062345678", "010 6234 5678", "021-5888 6666"),
     *(
         "0755-82345678",
@@ -130,6 +140,14 @@ def test_full_width_digits_are_found_and_the_text_around_them_is_untouched(value
             "1234567812345670",
             "0000000000000000",
         ),
+        *(
+            "电话费62345678元",
+            "电话是62345678元",
+            "订单62345678",
+            "hotel 62345678",
+            "电话是162345678",
+            "7613800138000",
+        ),
         *("400-810-8888", "800-820-8820", "95588", "12306", "110", "9:00-18:00", "2024-05-01 10:00:00"),
         *("2024-05-01 10:00:00.123456", "20240501100000", "192.168.100.200", "2001:db8::1", "1.2.3.4:8080"),
         *(
@@ -169,6 +187,19 @@ def test_a_phone_is_found_after_a_date_and_beside_another_phone() -> None:
     assert [text[f.start : f.end] for f in find(text)] == ["13800138000", "13900139000", "010-62345678"]
 
 
+@pytest.mark.parametrize(
+    "text", ["电话是{}。", "电话：{}或微信", "座机号码为{}", "联系电话{}转客服", "Tel: {}", "fax {}"]
+)
+@pytest.mark.parametrize("number", ["62345678", "6234 5678", "6234-5678", "6234567"])
+def test_a_number_without_area_code_is_a_phone_where_a_word_says_so(text: str, number: str) -> None:
+    assert mask(text.format(number)) == (text.format("[PHONE]"), {"phone": 1})
+
+
+@pytest.mark.parametrize("gap", ["\u200b", "\u2009", "\u202f", "\xad"])
+def test_invisible_characters_do_not_hide_a_number(gap: str) -> None:
+    assert mask(f"请拨138{gap}0013{gap}8000。")[0] == "请拨[PHONE]。"
+
+
 def test_an_email_of_a_mobile_number_is_one_email() -> None:
     assert mask("13800138000@139.com") == ("[EMAIL]", {"email": 1})
 
@@ -200,6 +231,11 @@ def test_masking_leaves_nothing_to_find_and_keeps_all_else(text: str) -> None:
         kept += [text[at : item.start], PLACEHOLDER[item.type]]
         at = item.end
     assert masked == "".join(kept) + text[at:]
+
+
+@given(st.text(alphabet="0138６２345 -.()+@abX.·电话Tel是:\n", max_size=60))
+def test_the_cheap_look_never_overlooks_what_the_search_finds(text: str) -> None:
+    assert might_have(text) or not find(text)
 
 
 @given(
