@@ -46,6 +46,7 @@ class JobContext:
         self.span = span
         self.asked = threading.Event()
         self.reason: Stop | None = None
+        self._lock = threading.Lock()
         self.renewed_at = self.started_at = self.touched_at = time.monotonic()
 
     @contextmanager
@@ -88,8 +89,9 @@ class JobContext:
 
     def stop(self, reason: Stop) -> None:
         """Ask the handler to stop; the first reason stands, except that a lost lease overrules."""
-        if self.reason is None or reason is Stop.LOST:
-            self.reason = reason
+        with self._lock:
+            if self.reason is None or reason is Stop.LOST:
+                self.reason = reason
         self.asked.set()
 
     def check(self) -> None:

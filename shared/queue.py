@@ -10,8 +10,9 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -103,10 +104,7 @@ class Publisher:
 
     def backlog(self, queue: str) -> int:
         """Messages that wait in a queue. Raises Unavailable."""
-        try:
-            return int(self._redis.llen(f"{streams.PREFIX}{queue}"))
-        except RedisError as exc:
-            raise Unavailable(f"Redis does not answer: {exc}", code="redis_unavailable") from exc
+        return streams.backlog(self._redis, queue)
 
     def ring(self, queue: str, times: int = 1, *, parent: str | None = None) -> int:
         """Ring so that at most DOORBELLS_ENOUGH wait; returns how many were rung. Raises Unavailable."""
@@ -213,17 +211,38 @@ class QueueWorker:
         self._on_ready = on_ready
         self._on_drain = on_drain
         self._drain_s = drain_s
+        self._in_work = 0
+        self._lock = threading.Lock()
+        self.heard_at = time.monotonic()
 
         @self._app.task(name=RING, bind=True, ignore_result=True)  # type: ignore[untyped-decorator]
         def ring(task: Any, envelope: Any = None) -> None:
             queue = task.request.delivery_info.get("routing_key")
             if queue in self._queues:
                 parent = envelope.get("traceparent") if isinstance(envelope, dict) else None
-                on_ring(queue, parent if isinstance(parent, str) else None)
+                with self._at_work():
+                    on_ring(queue, parent if isinstance(parent, str) else None)
 
         @self._app.task(name=LIVE, ignore_result=True)  # type: ignore[untyped-decorator]
         def live(envelope: Any) -> None:
-            on_live(envelope)
+            with self._at_work():
+                on_live(envelope)
+
+    @property
+    def free(self) -> bool:
+        """Whether a thread is free to take the next message."""
+        return self._in_work < self._slots
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        with self._lock:
+            self._in_work += 1
+            self.heard_at = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_work -= 1
 
     def run(self) -> int:
         """Consume until a signal; returns the exit code. Call it from the main thread."""

@@ -51,15 +51,20 @@ class JobRunner:
         self.tracing = tracing
         self.metrics = metrics
         self.draining = threading.Event()
-        self.last_claim_at = time.monotonic()
+        self.claimed_at: dict[str, float] = {}
         self._handlers = {contract.kind: handler for contract, handler in handlers.items()}
         self._lease = timedelta(seconds=lease_s)
         self._heartbeat_s = heartbeat_s
         self._held: dict[tuple[str, int], JobContext] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._heart.start()
+        # Two threads: a Postgres that hangs holds up the renewals, and must not hold up what their absence means.
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("heartbeat", self._beat), ("guard", self._guard))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def busy(self) -> int:
@@ -89,7 +94,7 @@ class JobRunner:
             claimed = job_store.claim_unread(connection, queue, self.worker_id, self._lease)
         job = claimed()
         if job is not None:
-            self.last_claim_at = time.monotonic()
+            self.claimed_at[queue] = time.monotonic()
         return job
 
     def _open(self, job: Job, doorbell: str | None) -> JobContext | None:
@@ -230,6 +235,9 @@ class JobRunner:
                 log.warning("renewal_failed", extra={"error": exc.message})
             except Exception:
                 log.exception("heartbeat_raised")
+
+    def _guard(self) -> None:
+        while not self._closed.wait(min(REQUESTS_S, self._heartbeat_s)):
             self._watch()
 
     def renew(self) -> None:
@@ -285,7 +293,8 @@ class JobRunner:
 
     def close(self) -> None:
         self._closed.set()
-        self._heart.join()
+        for thread in self._threads:
+            thread.join()
 
 
 def _pass_on(renewal: Renewal, context: JobContext) -> None:

@@ -94,6 +94,14 @@ def entries_of(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
     return found
 
 
+def backlog(client: redis.Redis, queue: str) -> int:
+    """Messages that wait in the line of a Celery queue. Raises Unavailable."""
+    try:
+        return int(client.llen(f"{PREFIX}{queue}"))
+    except RedisError as exc:
+        raise Unavailable(f"Redis does not answer: {exc}", code="redis_unavailable") from exc
+
+
 def check_server(client: redis.Redis) -> None:
     """Raise ConfigurationError when the server may evict keys, Unavailable when it does not answer."""
     try:

@@ -9,7 +9,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 from shared import job_store, streams
 from shared.artifacts import ArtifactStore
 from shared.contracts.base import JobContract, LiveCall
-from shared.db import Connection, Database, retrying
+from shared.db import Database, retrying
 from shared.errors import ConfigurationError, HeliuError, Unavailable
 from shared.job_context import Handler
 from shared.live_server import LiveHandler, LiveServer
@@ -28,12 +28,13 @@ from shared.queue import QueueWorker
 from shared.runner import JobRunner
 from shared.settings import Settings
 from shared.telemetry import Tracing, setup_logging
+from shared.watchdog import Look, Verdict, Watchdog
 
 log = logging.getLogger(__name__)
 
 REGISTER = """
 INSERT INTO core.worker (id, name, service, pool, queues, host, pid, slots, metrics_address)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING"""
 
 REPORT = "UPDATE core.worker SET heartbeat_at = now(), busy = %s, state = %s, info = info || %s WHERE id = %s"
 
@@ -42,7 +43,6 @@ INSERT INTO core.setting (key, value) VALUES ('artifact_store', to_jsonb(%s::tex
 ON CONFLICT (key) DO UPDATE SET key = EXCLUDED.key RETURNING value #>> '{}' AS value"""
 
 REPORT_S = 2.0
-STUCK_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ class Worker:
         *,
         on_stop: Sequence[Callable[[], None]] = (),
         info: Callable[[], dict[str, Any]] = dict,
+        watchdog: Watchdog | None = None,
     ) -> None:
         settings = platform_.settings
         self._platform = platform_
@@ -210,6 +211,8 @@ class Worker:
             drain_s=settings.drain_seconds,
         )
         self._queues = queues
+        self._redis = streams.connect(settings.redis_url)
+        self._watchdog = watchdog or Watchdog()
         self._closed = threading.Event()
 
     def run(self) -> int:
@@ -231,6 +234,7 @@ class Worker:
         self._closed.set()
         reporter.join(5)
         self._live.close()
+        self._redis.close()
         self._leave()
         self.runner.close()
         self._platform.close()
@@ -278,30 +282,42 @@ class Worker:
             try:
                 with self._platform.db.core() as connection:
                     connection.execute(REPORT, (busy, state, Jsonb(self._info()), self.id))
-                    waits = self._unheard(connection)
+                    ready = job_store.ready_queues(connection)
+                self._watch(ready)
             except HeliuError as exc:
                 log.warning("report_failed", extra={"error": exc.message})
-                continue
             except Exception:
                 # Without reports the dispatcher counts this worker out, and nothing would notice that it is deaf.
                 log.exception("report_raised")
-                continue
-            if waits:
-                log.critical("worker_deaf", extra={"worker": self.id, "queue": waits})
-                os.kill(os.getpid(), signal.SIGKILL)
 
-    def _unheard(self, connection: Connection) -> str | None:
-        """A queue with work for this worker, which is free and has claimed nothing for a minute: it is deaf."""
-        if self.runner.draining.is_set() or time.monotonic() - self.runner.last_claim_at < STUCK_S:
-            return None
-        ready = job_store.ready_queues(connection)
-        for queue, background in self._backgrounds.items():
-            if queue in ready and background.free:
-                # One more chance by hand: a lost doorbell is no reason to die, a claim that fails is.
-                if time.monotonic() - self.runner.last_claim_at > 2 * STUCK_S:
-                    return queue
-                background.hear(None)
-        return None
+    def _watch(self, ready: Collection[str]) -> None:
+        """End a process that hears nothing, so that it is started anew; claim by hand before it comes to that."""
+        if self.runner.draining.is_set():
+            return
+        look = Look(
+            at=time.monotonic(),
+            claimable=[q for q, background in self._backgrounds.items() if q in ready and background.free],
+            claimed_at=dict(self.runner.claimed_at),
+            in_line=self._in_line(),
+            heard_at=self._queue.heard_at,
+        )
+        for queue, verdict in self._watchdog.judge(look).items():
+            if verdict is Verdict.DEAF:
+                log.critical("worker_deaf", extra={"worker": self.id, "queue": queue})
+                os.kill(os.getpid(), signal.SIGKILL)
+            # A lost doorbell, or a Redis that is away, is no reason to die, and none to wait for either.
+            log.warning("claim_by_hand", extra={"worker": self.id, "queue": queue})
+            self._backgrounds[queue].hear(None)
+
+    def _in_line(self) -> list[str]:
+        """Queues whose messages wait while this worker could take one; none when Redis does not tell."""
+        if not self._queue.free:
+            return []
+        try:
+            return [queue for queue in self._queues if streams.backlog(self._redis, queue)]
+        except Unavailable as exc:
+            log.debug("line_unknown", extra={"error": exc.message})
+            return []
 
     def _leave(self) -> None:
         try:

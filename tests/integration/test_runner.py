@@ -30,10 +30,11 @@ LONG_S = 600.0
 
 
 class LossyDatabase(Database):
-    """Loses the reply to the next COMMIT, or the server, when told to."""
+    """Loses the reply to the next COMMIT, or the server, when told to, or waits for it until `hung` is set."""
 
     lose_replies = 0
     away = False
+    hung: threading.Event | None = None
 
     @contextmanager
     def core(self, *, pipelined: bool = False) -> Iterator[Connection]:
@@ -49,6 +50,8 @@ class LossyDatabase(Database):
     def _perhaps_lost(self) -> Iterator[None]:
         if self.away:
             raise Unavailable("away, says the test")
+        if self.hung is not None:
+            self.hung.wait(60)
         yield
         if self.lose_replies:
             self.lose_replies -= 1
@@ -326,18 +329,25 @@ def test_a_job_that_lives_and_does_not_move_is_stopped_and_tried_again(
     assert job.error["code"] == "stalled"
 
 
-def test_without_a_renewal_the_handler_is_stopped_before_the_lease_ends(bench: Bench) -> None:
+@pytest.mark.parametrize("how", ["away", "hung"])
+def test_without_a_renewal_the_handler_is_stopped_before_the_lease_ends(bench: Bench, how: str) -> None:
     reasons: list[Stop | None] = []
+    back = threading.Event()
 
     def handler(context: JobContext, _: Any) -> Outcome:
-        bench.db.away = True
+        # A server that refuses is noticed by whoever asks; one that says nothing holds the asking thread up.
+        if how == "away":
+            bench.db.away = True
+        else:
+            bench.db.hung = back
         assert context.asked.wait(60)
         reasons.append(context.reason)
-        bench.db.away = False
+        bench.db.away, bench.db.hung = False, None
+        back.set()
         raise Stopped(Stop.LOST)
 
     job = bench.submit()
-    bench.runner(handler, lease_s=1, heartbeat_s=0.05).run_queue(QUEUE)
+    bench.runner(handler, lease_s=1.5, heartbeat_s=0.05).run_queue(QUEUE)
     assert reasons == [Stop.LOST]
     assert bench.job(job.id).state is Status.LEASED, "only the reaper may hand it on"
 
