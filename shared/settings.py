@@ -53,6 +53,9 @@ class Settings:
     drain_seconds: float = setting(30.0, doc="how long a stopping worker lets jobs reach a checkpoint")
     max_upload_bytes: int = setting(512 * 1024 * 1024, doc="largest upload")
     max_body_bytes: int = setting(4 * 1024 * 1024, doc="largest JSON body of a request")
+    body_silence_seconds: float = setting(
+        30.0, doc="a request or upload that stops coming for so long gets a 408"
+    )
     requests_per_minute: int = setting(6000, doc="default rate limit of a key")
     live_deadline_seconds: float = setting(
         60.0, doc="a live request not accepted by a worker by then gets a 503"
@@ -132,6 +135,12 @@ def _check(settings: Settings) -> None:
             "jobs; bind to 127.0.0.1 or turn auth on",
             param="HELIU_GATEWAY_HOST",
         )
+    for name in ("gateway_port", "otlp_port", "metrics_port"):
+        if not 0 <= getattr(settings, name) <= 65535:
+            raise ConfigurationError(
+                f"{PREFIX}{name.upper()} must be a port between 0 and 65535, got {getattr(settings, name)}",
+                param=f"{PREFIX}{name.upper()}",
+            )
     if settings.heartbeat_seconds * 2 > settings.lease_seconds:
         raise ConfigurationError(
             f"HELIU_LEASE_SECONDS={settings.lease_seconds} must be at least twice "

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, TypeVar
 
-from anyio import move_on_after, to_thread
+from anyio import fail_after, move_on_after, to_thread
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from services.gateway.auth import Caller
 from shared.errors import HeliuError, InvalidInput
+from shared.settings import Settings
 from shared.telemetry import Span
 
 MAX_DEPTH = 64
@@ -74,13 +75,7 @@ def incoming(model: type[M]) -> Callable[[Request], Awaitable[Incoming[M]]]:
 
 async def read_json(request: Request) -> tuple[bytes, dict[str, Any]]:
     """(bytes, object) of a JSON body. Raises HeliuError for its type, size, encoding, syntax or depth."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise HeliuError(
-            f"Content-Encoding {encoding!r} is not accepted; send the body as it is",
-            code="unsupported_media_type",
-            param="Content-Encoding",
-        )
+    refuse_encoding(request)
     media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media != "application/json" and not media.endswith("+json"):
         raise HeliuError(
@@ -88,8 +83,8 @@ async def read_json(request: Request) -> tuple[bytes, dict[str, Any]]:
             code="unsupported_media_type",
             param="Content-Type",
         )
-    cap: int = request.app.state.gateway.settings.max_body_bytes
-    raw = await read_capped(request, cap)
+    settings: Settings = request.app.state.gateway.settings
+    raw = await read_capped(request, settings.max_body_bytes, settings.body_silence_seconds)
     # Parsing a large body would hold up every stream that this loop serves.
     parsed = strict_json(raw) if len(raw) < SMALL else await to_thread.run_sync(strict_json, raw)
     if not isinstance(parsed, dict):
@@ -97,23 +92,52 @@ async def read_json(request: Request) -> tuple[bytes, dict[str, Any]]:
     return raw, parsed
 
 
-async def read_capped(request: Request, cap: int) -> bytes:
+def refuse_encoding(request: Request) -> None:
+    """Raise HeliuError for a body that is compressed: a few bytes of it may stand for gigabytes."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise HeliuError(
+            f"Content-Encoding {short(encoding)} is not accepted; send the body as it is",
+            code="unsupported_media_type",
+            param="Content-Encoding",
+        )
+
+
+async def chunks(request: Request, silence_s: float) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises HeliuError `request_timeout` after `silence_s` without a byte of it."""
+    stream = request.stream()
+    while True:
+        try:
+            with fail_after(silence_s):
+                chunk = await anext(stream, None)
+        except TimeoutError as exc:
+            raise HeliuError(
+                f"nothing more of the body came for {silence_s:g} s; send it again",
+                code="request_timeout",
+                param="body",
+            ) from exc
+        if chunk is None:
+            return
+        yield chunk
+
+
+async def read_capped(request: Request, cap: int, silence_s: float) -> bytes:
     """The body; raises HeliuError `body_too_large` past `cap` bytes, without holding more than that."""
-    chunks, size = [], 0
+    parts, size = [], 0
     declared = request.headers.get("content-length", "")
     too_large = declared.isdecimal() and len(declared) < 20 and int(declared) > cap
-    stream = request.stream()
+    stream = chunks(request, silence_s)
     if not too_large:
         async for chunk in stream:
             size += len(chunk)
             if size > cap:
                 too_large = True
                 break
-            chunks.append(chunk)
+            parts.append(chunk)
     if too_large:
         await drain(stream)
         raise HeliuError(f"the body is over the limit of {cap} bytes", code="body_too_large", param="body")
-    return b"".join(chunks)
+    return b"".join(parts)
 
 
 async def drain(stream: AsyncIterator[bytes]) -> None:

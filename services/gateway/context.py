@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from services.gateway.auth import Authenticator, Caller
 from services.gateway.limits import RateLimiter
+from services.gateway.uploads import UploadSlots
 from services.gateway.usage import UsageWriter
 from shared.artifacts import ArtifactStore
 from shared.db import Database
@@ -69,7 +69,7 @@ class Gateway:
     authenticator: Authenticator
     limiter: RateLimiter
     usage: UsageWriter
-    uploads: CapacityLimiter
+    uploads: UploadSlots
     pepper: str
     # Set once the database was seen to have every migration: they are never taken back.
     migrated: threading.Event = field(default_factory=threading.Event)

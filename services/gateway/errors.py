@@ -18,6 +18,7 @@ STATUS: Mapping[str, int] = {
     "model_not_found": 404,
     "artifact_not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "conflict": 409,
     "model_exists": 409,
     "already_exists": 409,
@@ -92,6 +93,9 @@ def error_response(exc: HeliuError, trace_id: str | None) -> JSONResponse:
         headers["retry-after"] = str(max(1, math.ceil(exc.retry_after_s)))
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if status == 408:
+        # The rest of the body may still come, and would be read as the next request.
+        headers["connection"] = "close"
     return JSONResponse({"error": error_object(exc, trace_id)}, status_code=status, headers=headers)
 
 

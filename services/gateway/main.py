@@ -7,13 +7,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import uvicorn
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -44,10 +44,12 @@ from services.gateway.routes import (
     webhooks,
 )
 from services.gateway.tracing import HttpMetrics, TracingMiddleware
+from services.gateway.uploads import UploadSlots
 from services.gateway.usage import UsageWriter
 from shared.bootstrap import pepper_of
 from shared.errors import HeliuError, InvalidInput
 from shared.live_client import LiveClient
+from shared.metrics import announce
 from shared.queue import Publisher
 from shared.settings import read_settings
 from shared.worker import Platform, open_platform
@@ -70,7 +72,7 @@ ROUTERS = (
 CONNECTIONS = 16
 # Few more than connections: a request that waits for one holds a thread meanwhile.
 THREADS = 20
-UPLOADS = 32
+UPLOADS, UPLOADS_EACH = 32, 8
 
 
 def wire(platform: Platform) -> Gateway:
@@ -91,7 +93,7 @@ def wire(platform: Platform) -> Gateway:
         ),
         limiter=RateLimiter(platform.db),
         usage=UsageWriter(platform.db),
-        uploads=CapacityLimiter(UPLOADS),
+        uploads=UploadSlots(UPLOADS, UPLOADS_EACH),
         pepper=pepper,
     )
 
@@ -186,15 +188,17 @@ async def _answer_gone(request: Request, _: Exception) -> Response:
 class Server(uvicorn.Server):
     """uvicorn that says when it serves, and lets streams end when it is asked to stop."""
 
-    def __init__(self, config: uvicorn.Config, *, ready_file: str, closing: threading.Event) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, closing: threading.Event, on_ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._ready_file = ready_file
         self._closing = closing
+        self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self._ready_file and self.started:
-            Path(self._ready_file).touch()
+        if self.started:
+            self._on_ready()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -214,7 +218,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def make_server(app: FastAPI) -> Server:
+def make_server(app: FastAPI, *, metrics_address: str = "") -> Server:
     """A server for the app's own settings; `port` 0 takes a free one."""
     gateway: Gateway = app.state.gateway
     settings = gateway.settings
@@ -230,17 +234,21 @@ def make_server(app: FastAPI) -> Server:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
     )
-    return Server(config, ready_file=settings.ready_file, closing=gateway.closing)
+    return Server(
+        config, closing=gateway.closing, on_ready=partial(announce, settings.ready_file, metrics_address)
+    )
 
 
 def main() -> int:
     try:
         settings = read_settings(os.environ)
         platform = open_platform(settings, "gateway", max_connections=CONNECTIONS)
+        # As every process does; the gateway's own /metrics has the platform's gauges beside it, behind a key.
+        address = platform.metrics.serve(settings.metrics_host, settings.metrics_port)
     except HeliuError as exc:
         sys.stderr.write(f"gateway: {exc.message}\n")
         return 78
-    server = make_server(create_app(platform))
+    server = make_server(create_app(platform), metrics_address=address)
     server.run()
     platform.close()
     return 0 if server.started else 1

@@ -5,19 +5,34 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from anyio import CapacityLimiter, from_thread, to_thread
 from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from services.gateway.bodies import drain
+from services.gateway.bodies import chunks, drain, refuse_encoding
 from shared.artifacts import ArtifactStore
 from shared.errors import HeliuError, InvalidInput, Unavailable
 
 MAX_FIELDS = 32
 MAX_FIELD_BYTES = 64 * 1024
 OVERHEAD = 1024 * 1024
+
+
+class UploadSlots:
+    """Threads that store uploads, `total` of them. A tenant gets `each` at most and its others wait, so that slow
+    uploads keep neither other requests nor other tenants from theirs."""
+
+    def __init__(self, total: int, each: int) -> None:
+        self.all = CapacityLimiter(total)
+        self._each = each
+        self._tenants: dict[UUID, CapacityLimiter] = {}
+
+    def of(self, tenant: UUID) -> CapacityLimiter:
+        """The tenant's share."""
+        return self._tenants.setdefault(tenant, CapacityLimiter(self._each))
 
 
 @dataclass
@@ -99,6 +114,13 @@ class _Parser:
         self._field = self._value = b""
 
     def _headers_finished(self) -> None:
+        encoding = self._headers.get(b"content-transfer-encoding", b"binary").lower()
+        if encoding not in (b"binary", b"8bit", b"7bit"):
+            # RFC 7578 took it out of forms; to store the encoded bytes as they are would spoil the file unseen.
+            raise InvalidInput(
+                "Content-Transfer-Encoding is not accepted; send the bytes of the file as they are",
+                param="body",
+            )
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         name = _text(options.get(b"name", b""), "the name of a part")
         if not name:
@@ -140,12 +162,17 @@ class _Parser:
 
 
 async def receive(
-    request: Request, store: ArtifactStore, *, max_bytes: int, limiter: CapacityLimiter
+    request: Request,
+    store: ArtifactStore,
+    *,
+    max_bytes: int,
+    silence_s: float,
+    slots: UploadSlots,
+    tenant: UUID,
 ) -> Upload:
-    """Store the part `file`. Raises InvalidInput, `file_too_large`, or Unavailable for a full disk.
-
-    Uploads have threads of their own: slow ones never keep other requests from theirs.
-    """
+    """Store the part `file`. Raises InvalidInput, `file_too_large`, `request_timeout` for an upload that stops
+    coming, or Unavailable for a full disk."""
+    refuse_encoding(request)
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary or len(boundary) > 200:
@@ -154,14 +181,15 @@ async def receive(
             code="unsupported_media_type",
             param="Content-Type",
         )
-    stream = request.stream()
+    stream = chunks(request, silence_s)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and len(declared) < 20 and int(declared) > max_bytes + OVERHEAD:
         await drain(stream)
         raise _too_large(max_bytes)
-    chunks = _capped(stream, max_bytes + OVERHEAD)
+    parser = _Parser(boundary, _capped(stream, max_bytes + OVERHEAD))
     try:
-        return await to_thread.run_sync(_store, _Parser(boundary, chunks), store, max_bytes, limiter=limiter)
+        async with slots.of(tenant):
+            return await to_thread.run_sync(_store, parser, store, max_bytes, limiter=slots.all)
     except HeliuError as exc:
         if exc.code == "file_too_large":
             await drain(stream)

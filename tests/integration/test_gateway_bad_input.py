@@ -351,6 +351,11 @@ PURPOSE = part("purpose", b"batch")
             400,
         ),
         (FILE + part("purpose", b"batch", None, b""), "body", 400),
+        (
+            FILE.replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1) + PURPOSE,
+            "body",
+            400,
+        ),
     ],
 )
 def test_a_malformed_upload_is_refused_by_place(
@@ -361,6 +366,22 @@ def test_a_malformed_upload_is_refused_by_place(
             "/v1/files", content=body, headers={"content-type": "multipart/form-data; boundary=b"}
         )
     check(response, place, status)
+
+
+@pytest.mark.parametrize(
+    ("headers", "place", "status"),
+    [
+        ({"content-encoding": "gzip"}, "Content-Encoding", 415),
+        ({"content-type": "application/json"}, "Content-Type", 415),
+        ({"content-type": "multipart/form-data"}, "Content-Type", 415),
+    ],
+)
+def test_an_upload_that_is_none_is_refused_by_header(
+    gateway: RunningGateway, headers: dict[str, str], place: str, status: int
+) -> None:
+    sent = {"content-type": "multipart/form-data; boundary=b", **headers}
+    with gateway.http() as client:
+        check(client.post("/v1/files", content=FILE + PURPOSE, headers=sent), place, status)
 
 
 def test_an_upload_over_the_cap_is_refused_before_it_is_read_whole(gateway: RunningGateway) -> None:

@@ -29,7 +29,12 @@ LEAST_S, MOST_S = 3600, 2_592_000
 async def upload(request: Request, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """Streamed into the artifact store; the file is usable at once (`processed`)."""
     got = await uploads.receive(
-        request, gateway.artifacts, max_bytes=gateway.settings.max_upload_bytes, limiter=gateway.uploads
+        request,
+        gateway.artifacts,
+        max_bytes=gateway.settings.max_upload_bytes,
+        silence_s=gateway.settings.body_silence_seconds,
+        slots=gateway.uploads,
+        tenant=caller.tenant,
     )
     purpose, expires_after = _checked_fields(dict(got.fields))
     file_id = new_id("file-")
