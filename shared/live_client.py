@@ -25,6 +25,7 @@ from shared.streams import Entry
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
+AT_ONCE = 1024
 
 
 @dataclass
@@ -48,6 +49,9 @@ class LiveClient:
         self._pending: dict[str, _Pending] = {}
         self._in_flight: dict[str, int] = {}
         self._reader: asyncio.Task[None] | None = None
+        # Up to when everything that was said has been read: silence is counted to here, so that a loop that stood
+        # still for a while takes no worker for dead whose beats it has not looked at yet.
+        self._read_at = time.monotonic()
 
     async def start(self) -> None:
         self._reader = asyncio.create_task(self._read(), name="live-replies")
@@ -160,12 +164,11 @@ class LiveClient:
                         "`heliu scale inference=2` adds one",
                         code="no_worker",
                     ) from None
-                now = time.monotonic()
-                if pending.worker is not None and now - pending.heard_at > self._silence_s:
+                if pending.worker is not None and self._read_at - pending.heard_at > self._silence_s:
                     raise _Silent(f"worker {pending.worker}") from None
                 if pending.worker is None and await self._waits(queue):
-                    waiting_at = now
-                if pending.worker is None and now - waiting_at > self._silence_s:
+                    waiting_at = time.monotonic()
+                if pending.worker is None and self._read_at - waiting_at > self._silence_s:
                     # Taken by a worker that died before it could say so, or forgotten by a Redis that was emptied.
                     raise _Silent(f"whoever took the request from {queue}") from None
                 continue
@@ -212,19 +215,26 @@ class LiveClient:
     async def _read(self) -> None:
         """Read this gateway's stream for ever and hand each entry to the request it belongs to."""
         stream, last = streams.reply_stream(self._gateway), b"0"
+        # Often enough to notice a silence soon after it has lasted.
+        block_ms = max(1, min(streams.BLOCK_MS, int(self._silence_s * 100)))
         while True:
+            asked_at = time.monotonic()
             try:
-                answer: Any = await self._redis.xread({stream: last}, block=streams.BLOCK_MS, count=1024)
-            except (RedisError, OSError) as exc:
-                log.warning("reply_stream_lost", extra={"error": str(exc)})
+                answer: Any = await self._redis.xread({stream: last}, block=block_ms, count=AT_ONCE)
+            except Exception as exc:  # noqa: BLE001 - this task reads everybody's answers: nothing may end it
+                log.warning("reply_stream_lost", extra={"error": f"{type(exc).__name__}: {exc}"})
                 await asyncio.sleep(0.5)
+                self._read_at = asked_at
                 continue
-            for entry_id, fields in streams.entries_of(answer):
+            entries = streams.entries_of(answer)
+            for entry_id, fields in entries:
                 last = entry_id
                 try:
                     self._hand_out(Entry.unpack(fields))
-                except Exception as exc:  # noqa: BLE001 - this task reads everybody's answers: nothing may end it
+                except Exception as exc:  # noqa: BLE001 - the same
                     log.warning("malformed_reply", extra={"error": f"{type(exc).__name__}: {exc}"})
+            if len(entries) < AT_ONCE:
+                self._read_at = asked_at
 
     def _hand_out(self, entry: Entry) -> None:
         now = time.monotonic()

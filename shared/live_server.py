@@ -64,9 +64,10 @@ class LiveServer:
         self._worker_id = worker_id
         self._tracing = tracing
         self._metrics = metrics
-        self._open: dict[str, LiveContext] = {}
+        # By attempt too: the second one of a request may come to the worker that still has the first.
+        self._open: dict[tuple[str, int], LiveContext] = {}
         self._lock = threading.Lock()
-        self._outgoing: queue.SimpleQueue[tuple[str, dict[str, str]] | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[tuple[str, dict[str, bytes]] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=work, name=work.__name__, daemon=True)
@@ -104,7 +105,9 @@ class LiveServer:
         ) as span:
             context = LiveContext(envelope, self._put, span)
             with self._lock:
-                self._open[request] = context
+                for earlier in self._attempts_of(request):
+                    earlier.cancelled.set()  # whoever asked does not listen to that one any more
+                self._open[request, context.attempt] = context
             try:
                 context.send("accepted", {"worker": self._worker_id})
                 with self._metrics.process_seconds.labels(queue_name).time():
@@ -133,7 +136,10 @@ class LiveServer:
                 )
             finally:
                 with self._lock:
-                    self._open.pop(request, None)
+                    self._open.pop((request, context.attempt), None)
+
+    def _attempts_of(self, request: str) -> list[LiveContext]:
+        return [context for context in self._open.values() if context.request == request]
 
     def _answer(self, context: LiveContext, envelope: Mapping[str, Any]) -> dict[str, Any]:
         name = envelope["call"]
@@ -176,7 +182,7 @@ class LiveServer:
                     for stream in {stream for stream, _ in entries}:
                         pipe.expire(stream, streams.STREAM_TTL_S)
                     pipe.execute()
-            except RedisError as exc:
+            except Exception as exc:  # noqa: BLE001 - everybody's answers leave here: nothing may end this thread
                 # The gateway sees the gap in `seq`, or silence, and answers its client so.
                 log.warning("replies_lost", extra={"entries": len(entries), "error": str(exc)})
 
@@ -194,15 +200,15 @@ class LiveServer:
         while not self._closed.is_set():
             try:
                 answer: Any = self._redis.xread({stream: last}, block=streams.BLOCK_MS, count=256)
-            except RedisError as exc:
-                log.warning("cancel_channel_lost", extra={"error": str(exc)})
+            except Exception as exc:  # noqa: BLE001 - deaf to this, the worker would answer the air for ever
+                log.warning("cancel_channel_lost", extra={"error": f"{type(exc).__name__}: {exc}"})
                 self._closed.wait(0.5)
                 continue
             for entry_id, fields in streams.entries_of(answer):
                 last = entry_id
-                context = self._open.get(fields.get(b"r", b"").decode(errors="replace"))
-                if context is not None:
-                    context.cancelled.set()
+                with self._lock:
+                    for context in self._attempts_of(fields.get(b"r", b"").decode(errors="replace")):
+                        context.cancelled.set()
 
     def close(self) -> None:
         """Send what is still to be sent and stop."""

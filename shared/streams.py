@@ -50,9 +50,11 @@ class Entry:
     type: str
     data: dict[str, Any]
 
-    def pack(self) -> dict[str, str]:
+    def pack(self) -> dict[str, bytes]:
+        """Raises ValueError for what is no JSON. Half a surrogate pair is let through, as json.loads takes it."""
         body = [self.request, self.attempt, self.seq, self.type, self.data]
-        return {"e": json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)}
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return {"e": text.encode("utf-8", "surrogatepass")}
 
     @classmethod
     def unpack(cls, fields: Mapping[bytes, bytes]) -> Entry:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import signal
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -55,6 +58,10 @@ class FakeWorker:
 
     def accept(self, attempt: int) -> None:
         self.say(attempt, 0, "accepted", {"worker": f"worker-{attempt}"})
+
+    def beat(self, attempt: int) -> None:
+        beat = Entry("", 0, -1, "beat", {self.sent[-1]["request"]: attempt})
+        self._redis.xadd(self.sent[-1]["reply"], beat.pack())  # type: ignore[arg-type]
 
     async def asked(self, attempt: int) -> None:
         """Wait until attempt number `attempt` was sent."""
@@ -266,6 +273,44 @@ def test_what_is_no_entry_on_the_reply_stream_harms_nobody(redis_url: str) -> No
     with_fake(redis_url, scene)
 
 
+def test_an_error_of_the_reader_itself_does_not_end_it(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        real, failed = client._redis.xread, asyncio.Event()
+
+        async def broken(*_: Any, **__: Any) -> None:
+            client._redis.xread = real  # type: ignore[method-assign]
+            failed.set()
+            raise RuntimeError("of a kind that nobody foresaw")
+
+        client._redis.xread = broken  # type: ignore[method-assign]
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(1)
+        await asyncio.wait_for(failed.wait(), 60)
+        fake.accept(1)
+        fake.say(1, 1, "done", {"text": "x"})
+        assert await answer == ["x"]
+
+    with_fake(redis_url, scene)
+
+
+def test_a_loop_that_stood_still_takes_nobody_for_dead(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(1)
+        fake.accept(1)
+        await asyncio.sleep(0.1)  # the answer is being waited for now
+        for _ in range(20):
+            # No other task of the loop runs meanwhile, so that the beats lie unread for twice the silence.
+            time.sleep(0.1)
+            fake.beat(1)
+        await asyncio.sleep(0)
+        fake.say(1, 1, "done", {"text": "x"})
+        assert await answer == ["x"]
+        assert len(fake.sent) == 1
+
+    with_fake(redis_url, scene, silence_s=1.0)
+
+
 @pytest.fixture
 def served(redis_url: str) -> Iterator[Callable[[Callable[[LiveContext, Any], dict[str, Any]]], LiveServer]]:
     made: list[LiveServer] = []
@@ -305,6 +350,60 @@ def test_an_entry_that_is_no_json_fails_its_own_request_and_the_next_is_answered
         assert await good == ["x", "x"]
 
     with_fake(redis_url, scene)
+
+
+def test_half_a_surrogate_pair_in_an_answer_does_not_silence_the_worker(
+    redis_url: str, served: Callable[[Callable[[LiveContext, Any], dict[str, Any]]], LiveServer]
+) -> None:
+    def handler(context: LiveContext, asked: Generate) -> dict[str, Any]:
+        raise HeliuError("no \ud83d", code="refused")
+
+    server = served(handler)
+
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        for attempt in (1, 2):
+            answer = asyncio.create_task(texts(call(client)))
+            await fake.asked(attempt)
+            await asyncio.to_thread(server.serve, {**fake.sent[-1], "sent_at": 0.0})
+            with pytest.raises(HeliuError, match="no") as caught:
+                await answer
+            assert caught.value.code == "refused"
+
+    with_fake(redis_url, scene)
+
+
+def test_a_second_attempt_at_the_worker_that_has_the_first_gives_that_up_and_stands_by_itself(
+    redis_url: str, served: Callable[[Callable[[LiveContext, Any], dict[str, Any]]], LiveServer]
+) -> None:
+    begun: queue.Queue[LiveContext] = queue.Queue()
+
+    def handler(context: LiveContext, asked: Generate) -> dict[str, Any]:
+        begun.put(context)
+        assert context.cancelled.wait(60)
+        return {"text": ""}
+
+    server = served(handler)
+    envelope = {
+        "request": "r",
+        "call": Generate.name,
+        "payload": generate("x").dump(),
+        "reply": streams.reply_stream("g"),
+        "deadline": time.time() + 600,
+        "tenant": "acme",
+        "sent_at": 0.0,
+    }
+    threads, contexts = [], []
+    for attempt in (1, 2):
+        threads.append(threading.Thread(target=server.serve, args=({**envelope, "attempt": attempt},)))
+        threads[-1].start()
+        contexts.append(begun.get(timeout=60))
+    threads[0].join(60)
+    assert not threads[0].is_alive()
+    assert (server.busy, contexts[1].cancelled.is_set()) == (1, False)
+    with redis.Redis.from_url(redis_url) as r:
+        r.xadd(streams.cancel_stream("w"), {"r": "r"})
+    threads[1].join(60)
+    assert (server.busy, contexts[1].cancelled.is_set()) == (0, True)
 
 
 @pytest.fixture

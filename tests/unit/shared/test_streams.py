@@ -15,8 +15,9 @@ ENTRY = Entry("r1", 2, 7, "token", {"text": "合"})
 
 
 def test_an_entry_is_read_as_it_was_packed() -> None:
-    packed = {key.encode(): value.encode() for key, value in ENTRY.pack().items()}
-    assert Entry.unpack(packed) == ENTRY
+    for text in ("合", "half a pair \ud83d"):
+        entry = Entry("r1", 2, 7, "token", {"text": text})
+        assert Entry.unpack({key.encode(): value for key, value in entry.pack().items()}) == entry
 
 
 def test_what_is_no_json_is_not_packed() -> None:
