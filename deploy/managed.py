@@ -37,6 +37,7 @@ class Process:
     asked: int = 0  # how many signals a stopping process has had
     retired: bool = False  # forget it once it has stopped
     last_exit: int | None = None
+    metrics: str = ""  # where its /metrics are, as it says itself
 
     @property
     def name(self) -> str:
@@ -52,6 +53,7 @@ class Process:
         self.state, self.since = state, time.time()
 
     def started(self, child: subprocess.Popen[bytes]) -> None:
+        self.metrics = ""
         self.child, self.identity = child, processes.identify(child.pid)
         self.enter("starting")
 
@@ -116,5 +118,6 @@ class Process:
             "falls": self.falls,
             "since": self.since,
             "last_exit": self.last_exit,
+            "metrics": self.metrics,
             "log": str(logs.path(home, self.spec.name, self.index)),
         }

@@ -29,6 +29,7 @@ class ProcessStatus:
     since: datetime
     memory_mb: float
     log: Path
+    metrics: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -41,6 +42,7 @@ class ProcessStatus:
             "since": self.since.isoformat(timespec="milliseconds"),
             "memory_mb": self.memory_mb,
             "log": str(self.log),
+            "metrics": f"http://{self.metrics}/metrics" if self.metrics else None,
         }
 
 
@@ -89,6 +91,7 @@ def read_status(home: Path, running: bool, state: Mapping[str, Any]) -> Status:
                 since=datetime.fromtimestamp(raw["since"], UTC),
                 memory_mb=memory.get(raw["pid"], 0.0),
                 log=Path(raw["log"]),
+                metrics=raw.get("metrics", ""),
             )
             for raw in state.get("processes", [])
         ),

@@ -149,7 +149,11 @@ class Supervisor:
     def _is_ready(self, process: Process) -> bool:
         spec = process.spec
         if spec.kind == "service":
-            return self._ready_file(process).exists()
+            try:
+                process.metrics = self._ready_file(process).read_text().strip()
+            except FileNotFoundError:
+                return False
+            return True
         if spec.kind == "valkey":
             return embedded.redis_answers(spec.url)
         return spec.kind == "postgres" and embedded.ensure_database(spec.url)
@@ -280,7 +284,8 @@ def main() -> int:
     if arguments.detach and os.fork():
         os._exit(0)  # the caller waits for us and is free; init inherits the child
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=logs.FORMAT, force=True)
-    lock = folders.take_lock(home / "run" / "supervisor.lock")
+    # Whoever asks what runs holds the lock for the blink of an eye.
+    lock = folders.take_lock(home / "run" / "supervisor.lock", patience=2.0)
     if lock is None:
         log.error("another_supervisor_runs")
         return 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 
 from shared import semconv
+from shared.errors import ConfigurationError
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
@@ -70,6 +73,20 @@ class Metrics:
         return generate_latest(self.registry)
 
     def serve(self, host: str, port: int) -> str:
-        """Serve /metrics on a thread; returns `host:port` (a free port for 0)."""
-        server, _ = start_http_server(port, addr=host, registry=self.registry)
+        """Serve /metrics on a thread; returns `host:port` (a free port for 0). Raises ConfigurationError."""
+        try:
+            server, _ = start_http_server(port, addr=host, registry=self.registry)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"/metrics cannot be served on {host}:{port}: {exc.strerror}; choose another HELIU_METRICS_PORT, or 0",
+                param="HELIU_METRICS_PORT",
+            ) from exc
         return f"{host}:{server.server_address[1]}"
+
+
+def announce(ready_file: str, metrics_address: str) -> None:
+    """Create the file that says that this process is ready, with the address of its /metrics in it."""
+    if ready_file:
+        made = Path(f"{ready_file}.new")
+        made.write_text(metrics_address)
+        made.replace(ready_file)

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -23,7 +22,7 @@ from shared.db import Database, retrying
 from shared.errors import ConfigurationError, HeliuError, Unavailable
 from shared.job_context import Handler
 from shared.live_server import LiveHandler, LiveServer
-from shared.metrics import Metrics
+from shared.metrics import Metrics, announce
 from shared.queue import QueueWorker
 from shared.runner import JobRunner
 from shared.settings import Settings
@@ -213,14 +212,15 @@ class Worker:
         self._queues = queues
         self._redis = streams.connect(settings.redis_url)
         self._watchdog = watchdog or Watchdog()
+        self._metrics_address = ""
         self._closed = threading.Event()
 
     def run(self) -> int:
         """Register, consume until a signal, drain, leave. Returns the exit code."""
-        address = self._platform.metrics.serve(
+        self._metrics_address = self._platform.metrics.serve(
             self._platform.settings.metrics_host, self._platform.settings.metrics_port
         )
-        retrying(lambda: self._register(address), attempts=10, patience=0.2)
+        retrying(lambda: self._register(self._metrics_address), attempts=10, patience=0.2)
         reporter = threading.Thread(target=self._report_for_ever, name="report", daemon=True)
         reporter.start()
         log.info("worker_started", extra={"worker": self.id, "queues": self._queues})
@@ -265,8 +265,7 @@ class Worker:
             )
 
     def _ready(self) -> None:
-        if self._platform.settings.ready_file:
-            Path(self._platform.settings.ready_file).touch()
+        announce(self._platform.settings.ready_file, self._metrics_address)
         # What was queued while nobody listened needs no doorbell.
         for background in self._backgrounds.values():
             background.hear(None)

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 from services.dispatcher import repository
 from services.dispatcher.deliver import Deliverer
@@ -18,6 +17,7 @@ from services.dispatcher.outbound import OutboundClient
 from services.dispatcher.relay import ring_where_needed
 from shared import job_store
 from shared.errors import HeliuError, Unavailable
+from shared.metrics import announce
 from shared.queue import Publisher
 from shared.settings import read_settings
 from shared.worker import Platform, open_platform
@@ -97,6 +97,7 @@ def main() -> int:
     try:
         settings = read_settings(os.environ)
         platform = open_platform(settings, "dispatcher", max_connections=10)
+        address = platform.metrics.serve(settings.metrics_host, settings.metrics_port)
     except HeliuError as exc:
         sys.stderr.write(f"dispatcher: {exc.message}\n")
         return 78
@@ -105,13 +106,12 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     dispatcher = Dispatcher(platform, publisher, stop)
-    platform.metrics.serve(settings.metrics_host, settings.metrics_port)
     loops = (dispatcher.run_relay, dispatcher.run_reaper, dispatcher.run_deliveries)
     threads = [threading.Thread(target=loop, name=loop.__name__) for loop in loops]
     for thread in threads:
         thread.start()
-    if settings.ready_file:
-        Path(settings.ready_file).touch()
+    announce(settings.ready_file, address)
+    log.info("dispatcher_started", extra={"metrics": address})
     for thread in threads:
         thread.join()
     publisher.close()
