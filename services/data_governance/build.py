@@ -75,9 +75,15 @@ def build_version(
     error: it stands in the report and in the manifest. Raises InvalidInput (the file or its columns), StepFailed,
     Stopped.
     """
-    recipe = resolve(recipe, input_path, source_name)
+
+    def look() -> None:
+        if should_stop():
+            raise Stopped(f"stopped while reading `{source_name}`; nothing was published")
+        on_progress(Progress("reading", 0, 0, 0, 0, input_path.stat().st_size))
+
+    recipe = resolve(recipe, input_path, source_name, look)
     assert recipe.input != "auto"
-    source = Source.open(input_path, source_name, recipe.input, source_sha256)
+    source = Source.open(input_path, source_name, recipe.input, source_sha256, look)
     quality = Quality(recipe)
     out_dir.mkdir(parents=True, exist_ok=True)
     with VersionWriter(out_dir) as writer:
@@ -93,7 +99,10 @@ def build_version(
                 Progress(phase, source.rows_read, dropped, written, source.bytes_read, source.bytes_total)
             )
 
-        rows = _watched(source.batches(batch_rows), lambda: report_progress("reading"))
+        # Also between batches: a file may go on for gigabytes without one good row.
+        source.on_read = lambda: report_progress("reading")
+        source.bad.sink = writer.add_bad
+        rows = _watched(source.batches(batch_rows), source.on_read)
         for index, step in enumerate(recipe.steps):
             operator = build_operator(step)
             if operator.needs_all:
@@ -120,11 +129,13 @@ def build_version(
     return VersionResult(version, out_dir / version, manifest["rows"], report, manifest)
 
 
-def resolve(recipe: Recipe | None, path: Path, name: str) -> Recipe:
+def resolve(
+    recipe: Recipe | None, path: Path, name: str, on_read: Callable[[], None] | None = None
+) -> Recipe:
     """The recipe with its mapping written out: inferred from the file where it says `auto`."""
     if recipe is not None and recipe.input != "auto":
         return recipe
-    mapping = peek(path, name).mapping()
+    mapping = peek(path, name, on_read=on_read).mapping()
     return default_recipe(mapping) if recipe is None else recipe.model_copy(update={"input": mapping})
 
 

@@ -1,5 +1,7 @@
 """Writes a dataset version: zstd Parquet, `report.json`, `manifest.json`, and the id made from what it says.
 
+Where the source had rows that could not be read, `bad_rows.parquet` has the place and the reason of each.
+
 The id is `dsv-` and 32 hex digits of the SHA-256 over schema, logical hash (of the sorted hashes of all rows),
 recipe, operator versions, seed and parents: Parquet bytes differ between writer versions, rows do not.
 """
@@ -19,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from services.data_governance.ingest import BadRowNote
 from services.data_governance.rows import Row
 from shared.contracts.recipe import Recipe
 
@@ -41,6 +44,17 @@ SCHEMA = pa.schema(
 )
 
 
+BAD_ROWS = "bad_rows.parquet"
+BAD_SCHEMA = pa.schema(
+    [
+        pa.field("line", pa.int64(), nullable=False),
+        pa.field("byte", pa.int64()),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+    ]
+)
+
+
 class VersionWriter:
     """A version being written in a hidden folder beside its place; `publish` names it, leaving without removes it."""
 
@@ -53,6 +67,8 @@ class VersionWriter:
         self._hashes = bytearray()
         self._writer: pq.ParquetWriter | None = None
         self._parts: list[tuple[str, int]] = []
+        self._bad: list[BadRowNote] = []
+        self._bad_writer: pq.ParquetWriter | None = None
         self.counts = {"train": 0, "validation": 0}
 
     def __enter__(self) -> VersionWriter:
@@ -61,8 +77,9 @@ class VersionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for writer in (self._writer, self._bad_writer):
+            if writer is not None:
+                writer.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, row: Row, split: str) -> None:
@@ -73,6 +90,12 @@ class VersionWriter:
         self.counts[split] += 1
         if len(self._rows) >= GROUP_ROWS or self._chars >= GROUP_CHARS:
             self._flush()
+
+    def add_bad(self, note: BadRowNote) -> None:
+        """Takes down a row of the source that could not be read."""
+        self._bad.append(note)
+        if len(self._bad) >= GROUP_ROWS:
+            self._flush_bad()
 
     def publish(
         self, recipe: Recipe, operators: dict[str, int], source: dict[str, Any], report: dict[str, Any]
@@ -85,6 +108,9 @@ class VersionWriter:
         if self._writer is None:
             self._open_part()
         self._close_part()
+        self._flush_bad()
+        if self._bad_writer is not None:
+            self._bad_writer.close()
         logical = _logical_hash(bytes(self._hashes))
         columns = [
             {"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in SCHEMA
@@ -100,6 +126,8 @@ class VersionWriter:
         version = "dsv-" + hashlib.sha256(canonical(identity).encode()).hexdigest()[:32]
         _write(self.folder / "report.json", {"version_id": version, **report})
         files = [_described(self.folder, name, rows) for name, rows in self._parts]
+        if self._bad_writer is not None:
+            files.append(_described(self.folder, BAD_ROWS, report["bad_rows"]["total"]))
         manifest = {
             "manifest_version": MANIFEST_VERSION,
             "version_id": version,
@@ -130,6 +158,15 @@ class VersionWriter:
         self._rows, self._chars = [], 0
         if self._parts[-1][1] >= PART_ROWS:
             self._close_part()
+
+    def _flush_bad(self) -> None:
+        if not self._bad:
+            return
+        if self._bad_writer is None:
+            self._bad_writer = pq.ParquetWriter(self.folder / BAD_ROWS, BAD_SCHEMA, compression="zstd")
+        columns = {name: [getattr(note, name) for note in self._bad] for name in BAD_SCHEMA.names}
+        self._bad_writer.write_table(pa.table(columns, schema=BAD_SCHEMA))
+        self._bad = []
 
     def _open_part(self) -> None:
         name = f"data/part-{len(self._parts):05d}.parquet"

@@ -5,8 +5,8 @@ Memory is bounded by the batch and the longest line, whatever the size of the fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,42 +21,65 @@ from services.data_governance.ingest.sniff import HEAD_BYTES, Format, check_enco
 from services.data_governance.rows import Row
 from shared.contracts.recipe import InputMapping
 from shared.contracts.recipe_infer import infer_mapping
+from shared.errors import InvalidInput
 
 __all__ = ["BadRowNote", "BadRows", "Peek", "Source", "peek"]
 
 BATCH_ROWS = 2048
 BATCH_CHARS = 8 * 1024 * 1024
 SAMPLE_ROWS = 200
+# A file that opens with that many bad rows is not read to its end only to see its columns.
+MOST_BAD_SAMPLES = 10_000
+NAMED_BAD_ROWS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Peek:
-    """The format, the columns in order, and the first parsed rows of a file."""
+    """The format, the columns in order, the first parsed rows of a file, and the first that could not be parsed."""
 
     format: Format
     columns: tuple[str, ...]
     samples: tuple[Mapping[str, Any], ...]
+    bad: tuple[BadRowNote, ...] = ()
 
     def mapping(self) -> InputMapping:
         """The mapping that these rows suggest. Raises InvalidInput when none does."""
+        if not self.samples and self.bad:
+            places = "; ".join(f"line {note.line}: {note.message}" for note in self.bad[:NAMED_BAD_ROWS])
+            raise InvalidInput(
+                f"no row of the file can be read as {self.format.upper()}: {places}", code="no_readable_rows"
+            )
+        if not self.samples:
+            raise InvalidInput("the file names columns and has no rows", code="empty_file")
         return infer_mapping(self.columns, self.samples)
 
 
-def peek(path: Path, name: str, encoding: str = "utf-8") -> Peek:
+class _SeenEnough(Exception):
+    """Too many bad rows at the start to go on looking."""
+
+
+def peek(path: Path, name: str, encoding: str = "utf-8", on_read: Callable[[], None] | None = None) -> Peek:
     """What the file is and how it starts. `name` is its original name. Raises InvalidInput."""
     start = head(path, HEAD_BYTES)
     kind = detect(start, name)
     if kind != "parquet":
         check_encoding(start, name, encoding)
-    bad = BadRows()
-    with closing(_open(path, kind)) as opened:
-        rows = tuple(record for _, _, record in islice(_records(opened, kind, encoding, bad), SAMPLE_ROWS))
+
+    def heard(_: BadRowNote) -> None:
+        if bad.total >= MOST_BAD_SAMPLES:
+            raise _SeenEnough
+
+    bad = BadRows(heard)
+    rows: list[Mapping[str, Any]] = []
+    with closing(_open(path, kind, on_read)) as opened:
+        with suppress(_SeenEnough):
+            rows.extend(record for _, _, record in islice(_records(opened, kind, encoding, bad), SAMPLE_ROWS))
         columns = (
             opened.columns
             if isinstance(opened, ParquetFile)
             else tuple(dict.fromkeys(c for r in rows for c in r))
         )
-    return Peek(kind, tuple(columns), rows)
+    return Peek(kind, tuple(columns), tuple(rows), tuple(bad.listed))
 
 
 @dataclass(slots=True)
@@ -75,15 +98,24 @@ class Source:
     rows_good: int = 0
     bytes_read: int = 0
     bytes_total: int = 0
+    on_read: Callable[[], None] | None = None
 
     @classmethod
-    def open(cls, path: Path, name: str, mapping: InputMapping, sha256: str) -> Source:
-        """Checks format, encoding and columns. Raises InvalidInput."""
-        seen = peek(path, name, mapping.encoding)
+    def open(
+        cls,
+        path: Path,
+        name: str,
+        mapping: InputMapping,
+        sha256: str,
+        on_read: Callable[[], None] | None = None,
+    ) -> Source:
+        """Checks format, encoding and columns. Raises InvalidInput, and what `on_read` raises."""
+        seen = peek(path, name, mapping.encoding, on_read)
         # A JSONL row may lack any column; a column is unknown when no row of the sample has it.
         if seen.samples or seen.format == "csv":
             check_columns(mapping, seen.columns)
-        return cls(path, name, seen.format, mapping, sha256, bytes_total=path.stat().st_size)
+        size = path.stat().st_size
+        return cls(path, name, seen.format, mapping, sha256, bytes_total=size, on_read=on_read)
 
     @property
     def rows_read(self) -> int:
@@ -94,7 +126,7 @@ class Source:
         make = row_maker(self.mapping, self.sha256)
         batch: list[Row] = []
         chars = 0
-        with closing(_open(self.path, self.format)) as opened:
+        with closing(_open(self.path, self.format, self.on_read)) as opened:
             for line, offset, record in _records(opened, self.format, self.mapping.encoding, self.bad):
                 try:
                     row = make(line, record)
@@ -118,8 +150,8 @@ class Source:
             self.bytes_read = self.bytes_total * self.rows_read // opened.rows_total
 
 
-def _open(path: Path, kind: Format) -> LineFile | ParquetFile:
-    return ParquetFile(path) if kind == "parquet" else LineFile(path)
+def _open(path: Path, kind: Format, on_read: Callable[[], None] | None) -> LineFile | ParquetFile:
+    return ParquetFile(path, on_read=on_read) if kind == "parquet" else LineFile(path, on_read=on_read)
 
 
 def _records(

@@ -1,8 +1,9 @@
-"""The rows of a source that cannot be read: an exact count by code, and a capped list with their places."""
+"""The rows of a source that cannot be read: an exact count by code, a capped list, and each of them to a sink."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MAX_LISTED = 200
@@ -29,15 +30,19 @@ class BadRowNote:
 
 @dataclass(slots=True)
 class BadRows:
-    """Notes on the first `MAX_LISTED` bad rows, and how many there were of each code."""
+    """Notes on the first `MAX_LISTED` bad rows, and how many there were of each code; `sink` hears of every one."""
 
+    sink: Callable[[BadRowNote], None] | None = None
     counts: Counter[str] = field(default_factory=Counter)
     listed: list[BadRowNote] = field(default_factory=list)
 
     def add(self, line: int, code: str, message: str, byte: int | None = None) -> None:
         self.counts[code] += 1
+        note = BadRowNote(line, code, message, byte)
         if len(self.listed) < MAX_LISTED:
-            self.listed.append(BadRowNote(line, code, message, byte))
+            self.listed.append(note)
+        if self.sink is not None:
+            self.sink(note)
 
     @property
     def total(self) -> int:

@@ -41,7 +41,7 @@ def decode(line: Line, encoding: str) -> str:
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = _decode(text)
     except json.JSONDecodeError as exc:
         raise BadRow("not_json", f"column {exc.colno}: {exc.msg}") from exc
     except RecursionError as exc:
@@ -55,6 +55,18 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise BadRow("not_finite", f"{name} is not JSON; write null")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for at, name in enumerate(names) if name in names[:at])
+        raise BadRow("duplicate_key", f"the key {twice[:80]!r} stands twice in one object")
+    return found
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object).decode
 
 
 def _name(value: object) -> str:

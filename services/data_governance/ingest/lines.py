@@ -6,7 +6,7 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ MAX_DECOMPRESSED_BYTES = 16 * 1024**3
 MAX_RATIO = 200
 RATIO_FREE_BYTES = 64 * 1024 * 1024
 _BUFFER = 256 * 1024
+_LOOK_BYTES = 4 * 1024 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -30,7 +31,10 @@ class Line(NamedTuple):
 
 
 class LineFile:
-    """Iterate it once. `bytes_read` and `bytes_total` are bytes of the file as stored, for progress."""
+    """Iterate it once. `bytes_read` and `bytes_total` are bytes of the file as stored, for progress.
+
+    `on_read` is called every few megabytes, also within a line: it may raise, to stop.
+    """
 
     def __init__(
         self,
@@ -38,10 +42,13 @@ class LineFile:
         *,
         max_line_bytes: int = MAX_LINE_BYTES,
         max_decompressed_bytes: int = MAX_DECOMPRESSED_BYTES,
+        on_read: Callable[[], None] | None = None,
     ) -> None:
         self._raw = path.open("rb")
         self.bytes_total = os.fstat(self._raw.fileno()).st_size
         self._max_line = max_line_bytes
+        self._on_read = on_read
+        self._next_look = _LOOK_BYTES
         self.gzipped = self._raw.read(2) == _GZIP_MAGIC
         self._raw.seek(0)
         self._stream: io.BufferedReader = self._raw
@@ -85,6 +92,9 @@ class LineFile:
             ) from exc
 
     def _check(self, size: int) -> None:
+        if self._on_read is not None and size >= self._next_look:
+            self._next_look = size + _LOOK_BYTES
+            self._on_read()
         if self._limit is not None and size > self._limit:
             raise InvalidInput(
                 f"the gzip file of {self.bytes_total} bytes unpacks to more than {self._limit}; "

@@ -8,6 +8,7 @@ import decimal
 import json
 import math
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -149,7 +150,7 @@ def _meta(rest: dict[str, Any]) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return value.isoformat()
-    if isinstance(value, (decimal.Decimal, datetime.timedelta)):
+    if isinstance(value, (decimal.Decimal, datetime.timedelta, uuid.UUID)):
         return str(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")

@@ -50,7 +50,8 @@ def _table(result: VersionResult) -> list[dict[str, Any]]:
 
 def test_a_build_writes_the_canonical_columns_and_a_manifest_that_fits(jsonl: Write, build: Build) -> None:
     result = build(jsonl(_dirty()))
-    assert sorted(p.name for p in result.folder.iterdir()) == ["data", "manifest.json", "report.json"]
+    names = sorted(p.name for p in result.folder.iterdir())
+    assert names == ["bad_rows.parquet", "data", "manifest.json", "report.json"]
     assert pq.read_schema(result.folder / "data/part-00000.parquet").equals(SCHEMA)
     manifest = json.loads((result.folder / "manifest.json").read_text(encoding="utf-8"))
     report = json.loads((result.folder / "report.json").read_text(encoding="utf-8"))
@@ -80,6 +81,44 @@ def test_rows_in_is_kept_plus_every_drop_by_rule(jsonl: Write, build: Build) -> 
         assert before["rows_kept"] == after["rows_in"]
     assert report["pii"]["left"] == {}
     assert report["pii"]["masked"]["phone"] == report["changed"]["pii_phone"]
+
+
+def test_every_bad_row_is_listed_with_its_place_however_many_there_are(jsonl: Write, build: Build) -> None:
+    lines: list[Any] = [b"{bad" if i % 3 else {"question": f"q{i}", "answer": "a"} for i in range(30_000)]
+    path = jsonl(lines)
+    result = build(path)
+    table = pq.read_table(result.folder / "bad_rows.parquet")
+    assert table.column("line").to_pylist() == [i + 1 for i in range(30_000) if i % 3]
+    assert set(table.column("code").to_pylist()) == {"not_json"}
+    with path.open("rb") as source:
+        source.seek(table.column("byte")[-1].as_py())
+        assert source.readline() == b"{bad\n"
+    assert len(result.report["bad_rows"]["listed"]) < result.report["bad_rows"]["total"] == table.num_rows
+    assert {"path": "bad_rows.parquet", "rows": 20_000}.items() <= result.manifest["files"][-2].items()
+
+
+def test_a_source_without_bad_rows_has_no_list_of_them(jsonl: Write, build: Build) -> None:
+    result = build(jsonl([{"text": "a"}]), parse_recipe({"input": {"text": "text"}}))
+    assert sorted(p.name for p in result.folder.iterdir()) == ["data", "manifest.json", "report.json"]
+
+
+@pytest.mark.parametrize("recipe", [None, {"input": {"text": "t"}}])
+def test_a_file_without_one_good_row_can_be_stopped_while_it_is_read(
+    recipe: dict[str, Any] | None, tmp_path: Path, build: Build
+) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b"{bad\n" * 1000 + b"x" * 20_000_000)
+    seen: list[Progress] = []
+    stops = iter([False] * 3)
+    with pytest.raises(Stopped):
+        build(
+            path,
+            recipe and parse_recipe(recipe),
+            source_sha256="0" * 64,
+            on_progress=seen.append,
+            should_stop=lambda: next(stops, True),
+        )
+    assert len(seen) == 3
 
 
 def test_samples_are_capped_repeatable_and_hide_personal_data(jsonl: Write, build: Build) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from services.data_governance.ingest import Source, peek
 from services.data_governance.ingest import lines as lines_module
+from services.data_governance.ingest import parquet as parquet_module
 from services.data_governance.rows import Row
 from shared.contracts.recipe import InputMapping
 from shared.errors import InvalidInput
@@ -48,6 +49,8 @@ def _bad(source: Source) -> list[tuple[int, str]]:
         (b"[1, 2]", "not_an_object"),
         (b'"text"', "not_an_object"),
         (b"null", "not_an_object"),
+        (b'{"q": "x", "a": "y", "q": "z"}', "duplicate_key"),
+        (b'{"q": "x", "a": "y", "m": [{"k": 1, "k": 1}]}', "duplicate_key"),
         (b'{"a": "y"}', "missing_field"),
         (b'{"q": null, "a": "y"}', "missing_field"),
         (b'{"q": 3, "a": "y"}', "wrong_type"),
@@ -228,6 +231,71 @@ def test_a_parquet_string_that_is_not_utf8_is_one_bad_row(tmp_path: Path) -> Non
     rows, source = _read(path, InputMapping(text="t"))
     assert [row.line for row in rows] == [1, 3]
     assert _bad(source) == [(2, "invalid_utf8")]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([0, 2**61, 1], pa.timestamp("us")),
+        pa.array([0, 2**62, 1], pa.duration("s")),
+        pa.array([0, -(2**30), 1], pa.date32()),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_parquet_value_that_python_cannot_hold_is_one_bad_row(column: pa.Array, tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    pq.write_table(pa.table({"t": ["x"] * 3, "when": column}), path)
+    rows, source = _read(path, InputMapping(text="t"))
+    assert [row.line for row in rows] == [1, 3]
+    assert _bad(source) == [(2, "unreadable_value")]
+    assert "`when`" in source.bad.listed[0].message
+
+
+def test_a_parquet_row_that_unpacks_to_megabytes_is_a_bad_row_beside_good_ones(tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    pq.write_table(pa.table({"t": ["x", "y", "z"], "v": [[0], [0] * 3_000_000, [0]]}), path)
+    assert path.stat().st_size < 50_000
+    rows, source = _read(path, InputMapping(text="t"))
+    assert [row.line for row in rows] == [1, 3]
+    assert _bad(source) == [(2, "line_too_long")]
+
+
+def test_a_parquet_file_whose_dictionary_stands_for_gigabytes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_module, "MAX_DECOMPRESSED_BYTES", 20_000_000)
+    path = tmp_path / "d.parquet"
+    pq.write_table(pa.table({"t": pa.array(["x" * 50_000] * 1000).dictionary_encode()}), path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(InvalidInput, match="unpacks to more, at most 20000000") as caught:
+        _read(path, InputMapping(text="t"))
+    assert caught.value.code == "decompressed_too_large"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "code", "says"),
+    [
+        (b"{bad\n{worse\n", "d.jsonl", "no_readable_rows", "line 1: column 2: "),
+        (b"q,a\n1,2,3\n", "d.csv", "no_readable_rows", "line 2: 3 fields, the header has 2"),
+        (b"q,a\n", "d.csv", "empty_file", "no rows"),
+    ],
+)
+def test_a_file_without_one_row_to_infer_from_is_refused_with_the_reason(
+    content: bytes, name: str, code: str, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InvalidInput, match=says) as caught:
+        peek(path, name).mapping()
+    assert caught.value.code == code
+
+
+def test_a_file_that_opens_with_thousands_of_bad_rows_is_not_read_to_its_end_to_see_its_columns(
+    jsonl: Callable[..., Path],
+) -> None:
+    seen = peek(jsonl([*[b"bad"] * 20_000, GOOD]), "d.jsonl")
+    assert seen.samples == ()
+    assert seen.bad[0].line == 1
 
 
 @pytest.mark.parametrize("cut", [10, -10])
