@@ -163,8 +163,11 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Usage:
+    """`cached_tokens` of the prompt were found in the prefix cache."""
+
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Knows the generations submitted to it; nothing of other bases, of loading, or of
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,6 +74,7 @@ class Generation:
     received: float
     received_ns: int
     started: float | None = None
+    cached: int = 0
     first_token: float | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     pushed: int = 0
@@ -94,6 +96,7 @@ class Runtime:
         self._config = config
         self._clock = clock
         self._adapter_codecs: dict[str, Codec] = {}
+        self._installs: dict[str, int] = {}
         self._generations: dict[str, Generation] = {}
         self.scheduler = Scheduler(runner.allocator, config.max_slots, config.step_tokens)
         self.adapters = runner.adapters
@@ -118,6 +121,7 @@ class Runtime:
                 f"{self._runner.embeddings}: it was trained on another base"
             )
         self.adapters.install(name, weights)
+        self._installs[name] = self._installs.get(name, 0) + 1
         self._adapter_codecs[name] = codec if codec.tokenizer is not None else self._codec
 
     def remove_adapter(self, name: str) -> None:
@@ -138,7 +142,16 @@ class Runtime:
             default_max_tokens=self._config.default_max_tokens,
         )
         ends = frozenset() if request.sampling.ignore_eos else codec.ends | self._codec.ends
-        sequence = Sequence(request.id, request.tenant, request.priority, order, prompt, len(prompt), adapter)
+        sequence = Sequence(
+            request.id,
+            request.tenant,
+            request.priority,
+            order,
+            prompt,
+            len(prompt),
+            adapter,
+            _salt(request.tenant, adapter, self._installs.get(adapter or "", 0)),
+        )
         decode = codec.decoder()
         text = Detokenizer(decode, request.sampling.stop)
         generation = Generation(
@@ -178,7 +191,7 @@ class Runtime:
         for row in plan.rows:
             generation = self._generations[row.sequence.id]
             if generation.started is None:
-                generation.started = now
+                generation.started, generation.cached = now, row.sequence.cached
         events: list[Event] = []
         self._run(plan.rows, events)
         self.steps += 1
@@ -218,7 +231,7 @@ class Runtime:
                 self._fail(rows[0].sequence, exc, events)
             return
         for row in rows:
-            row.sequence.computed += row.count
+            self.scheduler.computed(row)
             self.prompt_tokens += 0 if row.samples and row.count == 1 else row.count
         now = self._clock()
         for row, choice in zip(sampled, choices, strict=True):
@@ -260,7 +273,7 @@ class Runtime:
         generation = self._generations[sequence.id]
         if cause is None:
             # What it wrote may be non-finite too, and 0 x NaN would spoil the padding of whoever gets its blocks.
-            self._runner.cache.scrub(sequence.blocks)
+            self._runner.cache.scrub(self.scheduler.allocator.spoil(sequence.blocks))
         self.withdraw(generation)
         if cause is None:
             message, code = "the model's output for this request is not finite", "model_output_invalid"
@@ -269,6 +282,11 @@ class Runtime:
         else:
             message, code = f"the forward pass failed: {type(cause).__name__}: {cause}", "engine_failed"
         events.append(failure(generation.request.id, HeliuError(message, code=code)))
+
+
+def _salt(tenant: str, adapter: str | None, install: int) -> bytes:
+    """What is cached belongs to a tenant, and to an adapter as it was read: the next of its name may be another."""
+    return hashlib.blake2b("\0".join((tenant, adapter or "", str(install))).encode(), digest_size=16).digest()
 
 
 def failure(request_id: str, error: HeliuError) -> Failed:
@@ -297,7 +315,7 @@ def conclude(generation: Generation, reason: FinishReason, now: float) -> list[E
             generation.text.text,
             tuple(answer),
             reason,
-            Usage(generation.sequence.prompt_length, len(answer)),
+            Usage(generation.sequence.prompt_length, len(answer), generation.cached),
             *_times(generation, now),
             tuple(generation.logprobs) if request.sampling.logprobs else None,
         )
@@ -325,7 +343,12 @@ def _times(generation: Generation, now: float) -> tuple[Timings, tuple[Span, ...
     )
     marks: list[tuple[str, float | None, float, dict[str, int | float | str]]] = [
         ("engine.queue", received, queued_until, {"priority": str(generation.request.priority)}),
-        ("engine.prefill", started, filled_until, {"tokens": sequence.prompt_length}),
+        (
+            "engine.prefill",
+            started,
+            filled_until,
+            {"tokens": sequence.prompt_length, "cached": generation.cached},
+        ),
         (
             "engine.decode",
             first,

@@ -1,10 +1,12 @@
-"""Decides what each step computes: decodes first, then prefill chunks; priorities, fairness, preemption.
+"""Decides what each step computes: decodes first, then prefill chunks; priorities, fairness, preemption, prefixes.
 
 Plain Python on deques; knows nothing of torch, text or time.
 """
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +17,12 @@ from services.inference.engine.request import Priority
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One request's tokens and cache. `computed` tokens have their keys and values in `blocks`."""
+    """One request's tokens and cache. `computed` tokens have their keys and values in `blocks`.
+
+    `salt` tells apart sequences that may not share a prefix: adapters compute other keys and values, and who
+    shares with another tenant could learn from the time that an answer takes what that one has asked. `cached`
+    tokens were found in the cache when it was admitted; `keys` are those of its full blocks so far.
+    """
 
     id: str
     tenant: str
@@ -24,14 +31,25 @@ class Sequence:
     tokens: list[int]
     prompt_length: int
     adapter: str | None = None
+    salt: bytes = b""
     computed: int = 0
+    cached: int = 0
     blocks: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
     preemptions: int = 0
 
     @property
     def remaining(self) -> int:
         """Tokens whose keys and values are still to be computed; 1 is a decode."""
         return len(self.tokens) - self.computed
+
+    def block_keys(self, block_size: int) -> list[bytes]:
+        """One key a full block: a hash of its tokens and of all before them."""
+        for start in range(len(self.keys) * block_size, len(self.tokens) - block_size + 1, block_size):
+            before = self.keys[-1] if self.keys else self.salt
+            tokens = array("q", self.tokens[start : start + block_size]).tobytes()
+            self.keys.append(hashlib.blake2b(tokens, key=before, digest_size=16).digest())
+        return self.keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +126,8 @@ class Scheduler:
         self.admitting: frozenset[Priority] = frozenset(Priority)
         self.running: list[Sequence] = []
         self._waiting = {Priority.LIVE: FairQueue(), Priority.BATCH: FairQueue()}
+        # Of the prefixes that running sequences are still computing.
+        self._coming: set[bytes] = set()
 
     def fits(self, tokens: int) -> bool:
         return self.allocator.blocks_for(tokens) <= self.allocator.total
@@ -122,6 +142,15 @@ class Scheduler:
         else:
             self._waiting[sequence.priority].remove(sequence)
         self._release(sequence)
+
+    def computed(self, row: Row) -> None:
+        """The row's tokens are in the cache, and blocks that they fill can be found by others."""
+        sequence, size = row.sequence, self.allocator.block_size
+        first = sequence.computed // size
+        sequence.computed += row.count
+        last = sequence.computed // size
+        for number, key in enumerate(sequence.block_keys(size)[first:last], first):
+            self.allocator.remember(sequence.blocks[number], key)
 
     def waiting(self, priority: Priority) -> int:
         return len(self._waiting[priority])
@@ -141,6 +170,7 @@ class Scheduler:
         self._plan_decodes(planned, preempted)
         # However many decodes there are, prefill moves on by a block.
         budget = max(self.step_tokens - len(planned), self.allocator.block_size)
+        self._coming = {key for sequence in self.running for key in self._uncomputed(sequence)}
         for priority in (Priority.LIVE, Priority.BATCH):
             for sequence in self.running:
                 if sequence.priority is priority and sequence.id not in planned and budget > 0:
@@ -175,7 +205,12 @@ class Scheduler:
         sequence = queue.peek()
         if sequence is None or priority not in self.admitting:
             return None
-        while not self._has_room(sequence):
+        keys = self._shareable(sequence)
+        shared = self.allocator.find(keys)
+        if len(shared) < len(keys) and keys[len(shared)] in self._coming:
+            # What another computes in this step costs nothing in the next.
+            return None
+        while not self._has_room(sequence, shared):
             victim = self._youngest_batch() if priority is Priority.LIVE else None
             if victim is None:
                 return None
@@ -183,15 +218,32 @@ class Scheduler:
             self._preempt(victim)
             preempted.append(victim)
         queue.pop()
+        self.allocator.hold(shared)
+        sequence.blocks = shared
+        sequence.computed = sequence.cached = len(shared) * self.allocator.block_size
         self._grow(sequence, len(sequence.tokens))
         self.running.append(sequence)
+        self._coming |= set(self._uncomputed(sequence))
         return sequence
 
-    def _has_room(self, sequence: Sequence) -> bool:
+    def _shareable(self, sequence: Sequence) -> list[bytes]:
+        """Keys of the blocks that another may have computed: never the last token's, which is to be sampled from."""
+        size = self.allocator.block_size
+        return sequence.block_keys(size)[: (len(sequence.tokens) - 1) // size]
+
+    def _uncomputed(self, sequence: Sequence) -> list[bytes]:
+        """Keys of the full blocks that a prefill has yet to compute."""
+        if sequence.remaining <= 1:
+            return []
+        size = self.allocator.block_size
+        return sequence.block_keys(size)[sequence.computed // size :]
+
+    def _has_room(self, sequence: Sequence, shared: list[int]) -> bool:
         """A slot, blocks for all its tokens, and for batch rows a reserve so that the others can grow."""
         reserve = len(self.running) // 4 if sequence.priority is Priority.BATCH else 0
-        needed = self.allocator.blocks_for(len(sequence.tokens)) + reserve
-        return len(self.running) < self.max_slots and needed <= self.allocator.free
+        needed = self.allocator.blocks_for(len(sequence.tokens)) - len(shared) + reserve
+        free = self.allocator.free - self.allocator.unheld(shared)
+        return len(self.running) < self.max_slots and needed <= free
 
     def _youngest_batch(self) -> Sequence | None:
         rows = [sequence for sequence in self.running if sequence.priority is Priority.BATCH]

@@ -352,6 +352,24 @@ def test_the_least_recently_used_adapter_makes_room(
     assert engine.stats().models[0].adapters == ["a0", "a2"]
 
 
+def test_prefixes_are_shared_within_a_tenant_and_an_adapter_alone(
+    make: Callable[..., Engine], folder: Path, tmp_path: Path
+) -> None:
+    adapter = ModelRef("a", str(save_adapter(tmp_path / "a", folder)))
+    engine = make()
+
+    def cached(tenant: str, adapter: ModelRef | None = None) -> int:
+        request = ask(folder, prompt_ids=tuple(range(5, 45)), tenant=tenant, adapter=adapter)
+        return finished(run(engine, request)["r"]).usage.cached_tokens
+
+    assert [cached("a"), cached("a")] == [0, 32]
+    assert [cached("b"), cached("b")] == [0, 32]
+    assert [cached("a", adapter), cached("a", adapter)] == [0, 32]
+    # What comes back under the same name may be another adapter.
+    engine.unload_adapter("a")
+    assert cached("a", adapter) == 0
+
+
 def test_batch_rows_of_more_adapters_than_fit_all_end(
     make: Callable[..., Engine], folder: Path, tmp_path: Path
 ) -> None:

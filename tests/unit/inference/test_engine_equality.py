@@ -100,6 +100,27 @@ def test_preemption_by_a_tiny_cache_equals_generate(
     assert got == answers
 
 
+def test_prefix_hits_equal_generate(
+    family: str, folder: Path, questions: list[list[int]], answers: list[list[int]]
+) -> None:
+    """The same questions again, and each of them gone on with: two answers of one cache, all at once."""
+    model = build_model(family)
+    longer = [[*question, *answer, 7, 8, 9] for question, answer in zip(questions, answers, strict=True)]
+    expected = [*answers, *(greedy(model, question, COUNT) for question in longer)]
+    engine = Engine(EngineConfig(max_slots=8, kv_tokens=4096, block_size=4, step_tokens=50))
+    try:
+        engine.generate(requests_for(folder, questions))
+        ends = engine.generate(requests_for(folder, questions + longer))
+    finally:
+        engine.close()
+    assert [list(end.token_ids) for end in ends if isinstance(end, Finished)] == expected
+    cached = [end.usage.cached_tokens for end in ends if isinstance(end, Finished)]
+    assert cached == [
+        *((len(question) - 1) // 4 * 4 for question in questions),
+        *((len(question) + COUNT - 1) // 4 * 4 for question in questions),
+    ]
+
+
 def test_staggered_arrivals_equal_generate(
     folder: Path, questions: list[list[int]], answers: list[list[int]]
 ) -> None:

@@ -17,17 +17,18 @@ class Orders:
 
     def __call__(self, length: int, priority: Priority = LIVE, tenant: str = "a") -> Sequence:
         self.count += 1
-        return Sequence(f"s{self.count}", tenant, priority, self.count, [1] * length, length)
+        # No two begin alike, unless a test says so.
+        return Sequence(f"s{self.count}", tenant, priority, self.count, [self.count] * length, length)
 
 
 def scheduler(blocks: int = 64, size: int = 4, slots: int = 8, budget: int = 32) -> Scheduler:
     return Scheduler(BlockAllocator(blocks * size, size), slots, budget)
 
 
-def carry_out(plan: Plan) -> None:
+def carry_out(planner: Scheduler, plan: Plan) -> None:
     """What the runtime does: the tokens are computed, and each sampled row gets one more."""
     for row in plan.rows:
-        row.sequence.computed += row.count
+        planner.computed(row)
         if row.samples:
             row.sequence.tokens.append(1)
 
@@ -43,14 +44,14 @@ def test_a_long_prompt_is_computed_in_chunks_of_the_budget() -> None:
     for _ in range(4):
         plan = planner.schedule()
         seen.append([(row.count, row.samples) for row in plan.rows])
-        carry_out(plan)
+        carry_out(planner, plan)
     assert seen == [[(10, False)], [(10, False)], [(5, True)], [(1, True)]]
 
 
 def test_decodes_come_before_prefill_and_count_against_the_budget() -> None:
     make, planner = Orders(), scheduler(budget=8)
     planner.add(make(3))
-    carry_out(planner.schedule())
+    carry_out(planner, planner.schedule())
     planner.add(make(20))
     assert counts(planner.schedule()) == {"s1": 1, "s2": 7}
 
@@ -59,7 +60,7 @@ def test_prefill_moves_on_by_a_block_however_many_decode() -> None:
     make, planner = Orders(), scheduler(budget=2, slots=8)
     for _ in range(4):
         planner.add(make(1))
-    carry_out(planner.schedule())
+    carry_out(planner, planner.schedule())
     planner.add(make(20))
     assert counts(planner.schedule())["s5"] == 4
 
@@ -82,7 +83,7 @@ def test_a_live_arrival_takes_the_slot_of_the_youngest_batch_row() -> None:
     make, planner = Orders(), scheduler(slots=2)
     planner.add(make(4, BATCH))
     planner.add(make(4, BATCH))
-    carry_out(planner.schedule())
+    carry_out(planner, planner.schedule())
     planner.add(make(4, LIVE))
     plan = planner.schedule()
     assert [sequence.id for sequence in plan.preempted] == ["s2"]
@@ -93,7 +94,7 @@ def test_a_live_arrival_takes_the_blocks_of_batch_rows() -> None:
     make, planner = Orders(), scheduler(blocks=6, slots=8)
     planner.add(make(7, BATCH))
     planner.add(make(7, BATCH))
-    carry_out(planner.schedule())
+    carry_out(planner, planner.schedule())
     planner.add(make(16, LIVE))
     plan = planner.schedule()
     assert [sequence.id for sequence in plan.preempted] == ["s2"]
@@ -103,7 +104,7 @@ def test_a_live_arrival_takes_the_blocks_of_batch_rows() -> None:
 def test_a_batch_arrival_never_preempts() -> None:
     make, planner = Orders(), scheduler(slots=1)
     planner.add(make(4, BATCH))
-    carry_out(planner.schedule())
+    carry_out(planner, planner.schedule())
     planner.add(make(4, BATCH))
     plan = planner.schedule()
     assert plan.preempted == []
@@ -114,7 +115,7 @@ def test_a_decode_without_a_block_preempts_the_youngest_row() -> None:
     make, planner = Orders(), scheduler(blocks=2, size=4)
     planner.add(make(4, LIVE))
     planner.add(make(4, LIVE))
-    carry_out(planner.schedule())
+    carry_out(planner, planner.schedule())
     plan = planner.schedule()
     assert [sequence.id for sequence in plan.preempted] == ["s2"]
     assert counts(plan) == {"s1": 1}
@@ -123,21 +124,21 @@ def test_a_decode_without_a_block_preempts_the_youngest_row() -> None:
 
 def test_a_preempted_row_starts_over_with_the_tokens_it_has() -> None:
     make, planner = Orders(), scheduler(slots=1)
-    row = make(4, BATCH)
+    row = make(3, BATCH)
     planner.add(row)
-    carry_out(planner.schedule())
+    carry_out(planner, planner.schedule())
     planner.preempt_batch()
-    assert (row.computed, row.blocks, row.preemptions, len(row.tokens)) == (0, [], 1, 5)
-    assert counts(planner.schedule()) == {"s1": 5}
+    assert (row.computed, row.blocks, row.preemptions, len(row.tokens)) == (0, [], 1, 4)
+    assert counts(planner.schedule()) == {"s1": 4}
 
 
 def test_a_preempted_row_goes_before_those_that_wait() -> None:
     make, planner = Orders(), scheduler(slots=1)
-    planner.add(make(4, BATCH))
-    carry_out(planner.schedule())
+    planner.add(make(3, BATCH))
+    carry_out(planner, planner.schedule())
     planner.add(make(4, BATCH, tenant="b"))
     planner.preempt_batch()
-    assert counts(planner.schedule()) == {"s1": 5}
+    assert counts(planner.schedule()) == {"s1": 4}
 
 
 def test_removing_a_sequence_frees_its_blocks_at_once() -> None:
@@ -159,7 +160,7 @@ def test_the_oldest_row_always_ends_in_a_cache_that_only_one_fits() -> None:
         planner.add(row)
     ended = []
     for _ in range(200):
-        carry_out(planner.schedule())
+        carry_out(planner, planner.schedule())
         for row in [row for row in planner.running if len(row.tokens) >= 16]:
             planner.remove(row)
             ended.append(row.id)
@@ -172,3 +173,83 @@ def test_blocks_are_taken_whole_or_not_at_all() -> None:
     assert allocator.take(4) is None
     assert allocator.free == 3
     assert sorted(allocator.take(3) or []) == [1, 2, 3]
+
+
+def alike(make: Orders, tokens: list[int], salt: bytes = b"") -> Sequence:
+    sequence = make(len(tokens))
+    sequence.tokens, sequence.salt = list(tokens), salt
+    return sequence
+
+
+def test_what_begins_alike_is_computed_once_and_shared() -> None:
+    make, planner = Orders(), scheduler(size=4)
+    prefix = list(range(10))
+    first, second = alike(make, [*prefix, 50]), alike(make, [*prefix, 60, 61])
+    planner.add(first)
+    carry_out(planner, planner.schedule())
+    planner.add(second)
+    # Two full blocks of the ten tokens are there; the rest is the second's own.
+    assert counts(planner.schedule()) == {"s1": 1, "s2": 4}
+    assert second.blocks[:2] == first.blocks[:2]
+    assert not set(second.blocks[2:]) & set(first.blocks)
+    assert (first.cached, second.cached) == (0, 8)
+
+
+def test_who_would_compute_the_same_waits_a_step_for_who_does() -> None:
+    make, planner = Orders(), scheduler(size=4)
+    for last in (50, 60, 70):
+        planner.add(alike(make, [*range(8), last]))
+    plan = planner.schedule()
+    assert counts(plan) == {"s1": 9}
+    carry_out(planner, plan)
+    assert counts(planner.schedule()) == {"s1": 1, "s2": 1, "s3": 1}
+
+
+def test_the_last_token_of_a_prompt_that_is_wholly_cached_is_computed_again() -> None:
+    make, planner = Orders(), scheduler(size=4)
+    planner.add(alike(make, list(range(8))))
+    carry_out(planner, planner.schedule())
+    planner.add(alike(make, list(range(8))))
+    assert counts(planner.schedule()) == {"s1": 1, "s2": 4}
+
+
+def test_another_salt_shares_nothing() -> None:
+    make, planner = Orders(), scheduler(size=4)
+    planner.add(alike(make, list(range(9)), b"tenant a"))
+    carry_out(planner, planner.schedule())
+    planner.add(alike(make, list(range(9)), b"tenant b"))
+    assert counts(planner.schedule()) == {"s1": 1, "s2": 9}
+
+
+def test_a_prefix_outlives_its_sequence_until_its_blocks_are_needed() -> None:
+    make, planner = Orders(), scheduler(blocks=4, size=4)
+    first = alike(make, list(range(9)))
+    planner.add(first)
+    carry_out(planner, planner.schedule())
+    planner.remove(first)
+    assert planner.allocator.free == 4
+    again = alike(make, list(range(9)))
+    planner.add(again)
+    carry_out(planner, planner.schedule())
+    assert again.cached == 8
+    planner.remove(again)
+    other = make(16)
+    planner.add(other)
+    carry_out(planner, planner.schedule())
+    planner.remove(other)
+    planner.add(late := alike(make, list(range(9))))
+    planner.schedule()
+    assert late.cached == 0
+
+
+def test_a_preempted_sequence_finds_what_it_had_computed() -> None:
+    make, planner = Orders(), scheduler(slots=1, size=4)
+    row = make(12, BATCH)
+    planner.add(row)
+    carry_out(planner, planner.schedule())
+    planner.add(live := make(4))
+    carry_out(planner, planner.schedule())
+    assert row.preemptions == 1
+    planner.remove(live)
+    # Thirteen tokens by now, of which three full blocks are still there.
+    assert counts(planner.schedule()) == {row.id: 1}
