@@ -16,10 +16,10 @@ from pathlib import Path
 import psycopg
 
 from deploy import embedded, folders, local, processes
-from deploy.plan import is_free
+from deploy.plan import is_free, read_local_settings
 from shared.errors import HeliuError
 from shared.migrate import pending
-from shared.settings import Settings, read_settings
+from shared.settings import Settings
 
 DISK_GB = 5
 PRIVATE = ("secrets.json", "keys", "keys/default.json", "keys/operator.json", "run", "logs", "artifacts")
@@ -40,7 +40,7 @@ def examine(home: Path, environ: Mapping[str, str]) -> list[Check]:
     home = home.resolve()
     checks = [_python(), *_libraries()]
     try:
-        settings = read_settings(environ)
+        settings = read_local_settings(environ)
     except HeliuError as exc:
         return [*checks, Check("settings", False, exc.message, f"correct {exc.param or 'the environment'}")]
     checks.append(Check("settings", True, f"{sum(k.startswith('HELIU_') for k in environ)} set"))

@@ -226,10 +226,10 @@ def end_leftovers(folder: Path, name: str, *, stop_signal: int) -> int:
 
 
 def database_answers(url: str) -> bool:
-    """Whether a Postgres lets us in at `url`, waiting two seconds at most."""
+    """Whether a Postgres lets us in at `url`, waiting two seconds at most; nobody does at what is no address."""
     try:
         psycopg.connect(url, connect_timeout=2).close()
-    except psycopg.OperationalError:
+    except psycopg.Error:
         return False
     return True
 

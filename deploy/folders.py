@@ -12,6 +12,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -36,12 +37,21 @@ class Place:
 
 
 def make_home(home: Path) -> None:
-    """Make the data folder, private to us; as root others may pass through to what is theirs, not look."""
-    if not home.exists():
-        home.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
-        home.chmod(0o711 if os.geteuid() == 0 else 0o700)
-    for name in ("run", "logs", "keys", "artifacts"):
-        make_private(home / name)
+    """Make the data folder, private to us; as root others may pass through to what is theirs, not look.
+
+    Raises ConfigurationError where that cannot be.
+    """
+    try:
+        if not home.exists():
+            home.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
+            home.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        for name in ("run", "logs", "keys", "artifacts"):
+            make_private(home / name)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{home} cannot be the data folder: {exc}; set HELIU_HOME to a folder that you may write to",
+            param="HELIU_HOME",
+        ) from exc
 
 
 def make_private(folder: Path, owner: Owner | None = None) -> None:
@@ -86,15 +96,23 @@ def write_private(path: Path, text: str, *, owner: Owner | None = None, sync: bo
         Path(name).unlink(missing_ok=True)
 
 
-def take_lock(path: Path, *, wait: bool = False) -> IO[str] | None:
-    """Hold `path` until the returned file is closed or we die; None when somebody else holds it."""
+def take_lock(
+    path: Path, *, wait: bool = False, shared: bool = False, patience: float = 0.0
+) -> IO[str] | None:
+    """Hold `path` until the returned file is closed or we die; None when somebody else holds it, and goes on to
+    for `patience` seconds. `shared` is for a look whether it is held: looks do not stand in each other's way."""
     file = path.open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
+            file.close()
+            return None
+        return file
 
 
 def read_secrets(home: Path) -> dict[str, str]:

@@ -132,20 +132,29 @@ def start_process(home: Path, name: str) -> Status:
 def read_logs(
     home: Path, service: str, *, lines: int = 100, follow: bool = False
 ) -> Iterator[tuple[str, str]]:
-    """(process, line) of the last `lines` of every process of `service`, then of what is appended."""
+    """(process, line) of the last `lines` of every process of `service`, then of what is appended, by processes
+    that start later too."""
     folder = home.resolve() / "logs"
-    found = {path.name.removesuffix(".log"): path for path in sorted(folder.glob("*.log"))}
-    wanted = {
-        name: path for name, path in found.items() if name == service or name.rpartition(".")[0] == service
-    }
-    if not wanted:
-        known = sorted({name.rpartition(".")[0] or name for name in found})
+
+    def wanted() -> dict[str, Path]:
+        return {
+            name: path for name, path in logs.found(folder).items() if service in (name, _service_of(name))
+        }
+
+    now = wanted()
+    if not now:
+        known = sorted({_service_of(name) for name in logs.found(folder)})
         raise InvalidInput(f"no logs of {service!r}; there are logs of {', '.join(known) or 'nothing yet'}")
-    for name, path in wanted.items():
-        for line in logs.tail(path, lines):
+    ends = {name: logs.end_of_lines(path) for name, path in now.items()} if follow else {}
+    for name, path in now.items():
+        for line in logs.tail(path, lines, end=ends.get(name)):
             yield name, line
     if follow:
-        yield from logs.follow(wanted, go_on=lambda: True)
+        yield from logs.follow(wanted, ends, go_on=lambda: True)
+
+
+def _service_of(process: str) -> str:
+    return process.rpartition(".")[0] or process
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -161,7 +170,7 @@ def is_running(home: Path) -> bool:
     path = home.resolve() / "run" / "supervisor.lock"
     if not path.exists():
         return False
-    lock = folders.take_lock(path)
+    lock = folders.take_lock(path, shared=True)
     if lock is None:
         return True
     lock.close()
@@ -259,11 +268,13 @@ def _not_running(home: Path) -> Unavailable:
 
 
 def _read_state(home: Path) -> dict[str, Any]:
+    """What the supervisor wrote last; nothing where it never did, or where a machine that lost its power left
+    no whole file: its content is a help, and no condition, for what comes."""
     try:
-        state: dict[str, Any] = json.loads((home / "run" / "state.json").read_text())
-    except FileNotFoundError:
+        state = json.loads((home / "run" / "state.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
-    return state
+    return state if isinstance(state, dict) else {}
 
 
 def _identity(raw: Mapping[str, Any]) -> Identity | None:

@@ -18,6 +18,11 @@ def path(home: Path, name: str, index: int = 1) -> Path:
     return home / "logs" / f"{name}.{index}.log"
 
 
+def found(folder: Path) -> dict[str, Path]:
+    """The log of every process that ever ran, by the process's name."""
+    return {file.name.removesuffix(".log"): file for file in sorted(folder.glob("*.log"))}
+
+
 def rotate_all(folder: Path, *, largest: int = LARGEST) -> None:
     """Empty every log of more than `largest` bytes in place, since its process holds it open for appending.
 
@@ -34,11 +39,11 @@ def rotate_all(folder: Path, *, largest: int = LARGEST) -> None:
         os.truncate(file, 0)
 
 
-def tail(file: Path, lines: int) -> list[str]:
-    """The last `lines` lines; none where there is no file."""
+def tail(file: Path, lines: int, *, end: int | None = None) -> list[str]:
+    """The last `lines` lines before byte `end` (the file's own by default); none where there is no file."""
     try:
         with file.open("rb") as opened:
-            end = opened.seek(0, os.SEEK_END)
+            end = opened.seek(0, os.SEEK_END) if end is None else end
             text = b""
             while end > 0 and text.count(b"\n") <= lines:
                 start = max(0, end - BLOCK)
@@ -50,16 +55,35 @@ def tail(file: Path, lines: int) -> list[str]:
     return text.decode(errors="replace").splitlines()[-lines:] if lines else []
 
 
+def end_of_lines(file: Path) -> int:
+    """The byte after the last whole line: where `tail` may end and `follow` begin, and nothing is lost between."""
+    with file.open("rb") as opened:
+        end = opened.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - BLOCK)
+            opened.seek(start)
+            newline = opened.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0
+
+
 def follow(
-    files: dict[str, Path], *, go_on: Callable[[], bool], pause: float = 0.2
+    find: Callable[[], dict[str, Path]],
+    starts: dict[str, int],
+    *,
+    go_on: Callable[[], bool],
+    pause: float = 0.2,
 ) -> Iterator[tuple[str, str]]:
-    """(name, line) of every line appended from now on, across rotation and files that appear later."""
-    positions = {name: file.stat().st_size if file.exists() else 0 for name, file in files.items()}
+    """(name, line) of every whole line behind `starts`, across rotation; files that appear later from their first."""
+    positions = dict(starts)
     while go_on():
         quiet = True
-        for name, file in files.items():
+        for name, file in find().items():
             if not file.exists():
                 continue
+            positions.setdefault(name, 0)
             size = file.stat().st_size
             if size < positions[name]:
                 positions[name] = 0  # it was emptied

@@ -23,6 +23,18 @@ def whole_platform(servers: Sequence[Server], settings: Settings) -> tuple[Spec,
     return platform_specs(servers, drain_seconds=settings.drain_seconds)
 
 
+def read_local_settings(environ: Mapping[str, str]) -> Settings:
+    """The settings, where they can hold for several processes on one machine; raises ConfigurationError."""
+    settings = read_settings(environ)
+    if settings.metrics_port:
+        raise ConfigurationError(
+            f"HELIU_METRICS_PORT={settings.metrics_port} is for a process on its own; here several share the machine "
+            "and each takes a free port, which `heliu status --json` tells. Unset it",
+            param="HELIU_METRICS_PORT",
+        )
+    return settings
+
+
 def prepare(
     home: Path, environ: Mapping[str, str], *, specs: Specs, only: Iterable[str] | None = None
 ) -> Table:
@@ -30,7 +42,7 @@ def prepare(
 
     Raises ConfigurationError for a setting that is wrong or unsafe, InvalidInput for an unknown name in `only`.
     """
-    settings = read_settings(environ)
+    settings = read_local_settings(environ)
     passwords = folders.read_secrets(home)
     servers: list[Server] = []
     database_url, redis_url = settings.database_url, settings.redis_url
@@ -85,8 +97,8 @@ def _gateway_port(home: Path, settings: Settings, environ: Mapping[str, str]) ->
                 param="HELIU_GATEWAY_PORT",
             )
         return settings.gateway_port
-    earlier = int(record.read_text()) if record.exists() else settings.gateway_port
-    candidates = (earlier, settings.gateway_port)
+    earlier = record.read_text().strip() if record.exists() else ""
+    candidates = (int(earlier) if earlier.isdecimal() else 0, settings.gateway_port)
     port = next((p for p in candidates if p and is_free(settings.gateway_host, p)), 0) or embedded.free_port()
     folders.write_private(record, f"{port}\n")
     return port

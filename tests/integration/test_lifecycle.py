@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -41,7 +42,7 @@ if mode == "drains":
         sys.exit(0)
     signal.signal(signal.SIGTERM, drain)
 print("ready", os.environ["HELIU_WORKER_INDEX"], flush=True)
-pathlib.Path(os.environ["HELIU_READY_FILE"]).touch()
+pathlib.Path(os.environ["HELIU_READY_FILE"]).write_text("127.0.0.1:1" if mode == "tells" else "")
 while True:
     time.sleep(600)
 """
@@ -357,3 +358,31 @@ def test_as_root_postgres_runs_as_nobody_and_outside_of_a_closed_home(tmp_path: 
     finally:
         local.down(home)
         folders.remove(folder.parent)
+
+
+def test_whoever_asks_what_runs_neither_hides_nor_blocks_a_supervisor(home: Path) -> None:
+    folders.make_home(home)
+    path = home / "run" / "supervisor.lock"
+    with path.open("a") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        assert not local.is_running(home)
+        with ThreadPoolExecutor(1) as pool:
+            started = pool.submit(folders.take_lock, path, patience=30.0)
+            fcntl.flock(look, fcntl.LOCK_UN)
+            lock = started.result()
+    assert lock is not None
+    with lock:
+        assert local.is_running(home)
+
+
+def test_the_log_of_a_worker_that_is_added_is_followed(home: Path, elsewhere: dict[str, str]) -> None:
+    local.up(home, specs=only_these(service("inference")), environ=elsewhere)
+    followed = local.read_logs(home, "inference", follow=True)
+    assert next(followed) == ("inference.1", "ready 1")
+    local.scale(home, "inference", 2)
+    assert next(followed) == ("inference.2", "ready 2")
+
+
+def test_status_tells_where_the_metrics_of_a_process_are(home: Path, elsewhere: dict[str, str]) -> None:
+    local.up(home, specs=only_these(service("worker", "tells")), environ=elsewhere)
+    assert local.status(home).as_json()["processes"][0]["metrics"] == "http://127.0.0.1:1/metrics"

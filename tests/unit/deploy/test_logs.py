@@ -47,4 +47,27 @@ def test_following_goes_on_after_the_log_was_emptied(tmp_path: Path) -> None:
                 writer.write(text)
         return True
 
-    assert list(logs.follow({"x": file}, go_on=write_on, pause=0)) == [("x", "appended"), ("x", "after")]
+    starts = {"x": logs.end_of_lines(file)}
+    followed = logs.follow(lambda: {"x": file}, starts, go_on=write_on, pause=0)
+    assert list(followed) == [("x", "appended"), ("x", "after")]
+
+
+def test_no_line_is_lost_or_doubled_between_the_tail_and_what_follows(tmp_path: Path) -> None:
+    file = tmp_path / "x.1.log"
+    file.write_text("one\ntwo\nhal")
+    end = logs.end_of_lines(file)
+    with file.open("a") as writer:
+        writer.write("f\nwritten while the tail is printed\n")
+    assert logs.tail(file, 10, end=end) == ["one", "two"]
+    turns = iter([True, False])
+    followed = logs.follow(lambda: {"x": file}, {"x": end}, go_on=lambda: next(turns), pause=0)
+    assert [line for _, line in followed] == ["half", "written while the tail is printed"]
+
+
+def test_the_log_of_a_process_that_starts_later_is_followed_from_its_first_line(tmp_path: Path) -> None:
+    (tmp_path / "x.1.log").write_text("old\n")
+    starts = {name: logs.end_of_lines(file) for name, file in logs.found(tmp_path).items()}
+    (tmp_path / "x.2.log").write_text("ready\n")
+    turns = iter([True, False])
+    followed = logs.follow(lambda: logs.found(tmp_path), starts, go_on=lambda: next(turns), pause=0)
+    assert list(followed) == [("x.2", "ready")]
