@@ -17,8 +17,15 @@ from shared.jobs import TERMINAL, Job, NewJob, Status, check_transition
 from shared.webhooks import event_body, event_type
 
 RECENT_BODY = """
-SELECT * FROM core.job WHERE api_key_id = %s AND body_hash = %s AND created_at > now() - interval '10 minutes'
+SELECT * FROM core.job WHERE tenant_id = %(tenant)s AND body_hash = %(hash)s
+AND (api_key_id = %(key)s OR (api_key_id IS NULL AND %(key)s::text IS NULL))
+AND created_at > now() - interval '10 minutes'
 ORDER BY created_at LIMIT 1"""
+
+# A retry waits for what the same request may be about to commit; first tries do not wait for each other.
+LOCK_RETRY = "SELECT pg_advisory_xact_lock(hashtextextended('heliu.submit ' || %s, 0))"
+
+LOCK_FIRST = "SELECT pg_advisory_xact_lock_shared(hashtextextended('heliu.submit ' || %s, 0))"
 
 INSERT = """
 WITH job AS (
@@ -147,17 +154,49 @@ class Renewal:
     pause: bool
 
 
-def submit(connection: Connection, new: NewJob, *, retried: bool = False) -> tuple[Job, bool]:
-    """Insert the job and its first event; returns (job, True), or the job that stands for the same request.
+def submitted_before(
+    connection: Connection,
+    tenant: UUID,
+    *,
+    api_key_id: str | None,
+    body_hash: bytes | None,
+    idempotency_key: str | None,
+    retried: bool = False,
+) -> Job | None:
+    """The job that stands for the same request, where it was accepted already.
 
     `retried` says that the client marked this as a retry, so that the same body from the same key within ten
-    minutes is the same request. Raises InvalidInput (`idempotency_mismatch`) for a key with another body, and
-    NotFound for a parent that does not exist.
+    minutes is the same request. Raises InvalidInput (`idempotency_mismatch`) for a key with another body.
     """
-    if retried and new.idempotency_key is None and new.body_hash is not None:
-        row = connection.execute(RECENT_BODY, (new.api_key_id, new.body_hash)).fetchone()
-        if row is not None:
-            return Job.from_row(row), False
+    if idempotency_key is not None:
+        row = connection.execute(BY_KEY, (tenant, idempotency_key)).fetchone()
+        if row is not None and row["body_hash"] != body_hash:
+            raise InvalidInput(
+                f"Idempotency-Key {idempotency_key!r} was used with another body (job {row['id']}); "
+                "send the same body or a new key",
+                code="idempotency_mismatch",
+                param="Idempotency-Key",
+            )
+    elif retried and body_hash is not None:
+        connection.execute(LOCK_RETRY, (_request_name(api_key_id, body_hash),))
+        row = connection.execute(
+            RECENT_BODY, {"tenant": tenant, "key": api_key_id, "hash": body_hash}
+        ).fetchone()
+    else:
+        return None
+    return Job.from_row(row) if row is not None else None
+
+
+def _request_name(api_key_id: str | None, body_hash: bytes) -> str:
+    return f"{api_key_id} {body_hash.hex()}"
+
+
+def submit(connection: Connection, new: NewJob) -> tuple[Job, bool]:
+    """Insert the job and its first event; returns (job, True), or the job that its idempotency key stands for.
+
+    Raises InvalidInput (`idempotency_mismatch`) for a key with another body, and NotFound for a parent that does
+    not exist.
+    """
     blocked, failed = _parents(connection, new)
     values = {
         **{name: getattr(new, name) for name in NewJob.__dataclass_fields__},
@@ -172,20 +211,21 @@ def submit(connection: Connection, new: NewJob, *, retried: bool = False) -> tup
         else None,
     }
     with connection.pipeline():
+        if new.body_hash is not None and new.idempotency_key is None:
+            connection.execute(LOCK_FIRST, (_request_name(new.api_key_id, new.body_hash),))
         wake_lane(connection, new.queue, new.tenant_id)
         inserted = connection.execute(INSERT, values)
     row = inserted.fetchone()
     if row is None:
-        row = connection.execute(BY_KEY, (new.tenant_id, new.idempotency_key)).fetchone()
-        assert row is not None, "a conflicting job vanished inside the transaction"
-        if row["body_hash"] != new.body_hash:
-            raise InvalidInput(
-                f"Idempotency-Key {new.idempotency_key!r} was used with another body (job {row['id']}); "
-                "send the same body or a new key",
-                code="idempotency_mismatch",
-                param="Idempotency-Key",
-            )
-        return Job.from_row(row), False
+        earlier = submitted_before(
+            connection,
+            new.tenant_id,
+            api_key_id=new.api_key_id,
+            body_hash=new.body_hash,
+            idempotency_key=new.idempotency_key,
+        )
+        assert earlier is not None, "a conflicting job vanished inside the transaction"
+        return earlier, False
     for parent in blocked:
         connection.execute(DEPEND, (parent, new.id, new.tenant_id, new.on_parent_failure))
     return Job.from_row(row), True

@@ -37,6 +37,17 @@ def submit(
             if not first and (committed := _found(connection, job_id)) is not None:
                 return committed, True
             first = False
+            # Before anything is resolved: since it was accepted, what it names may have been deleted or made.
+            earlier = job_store.submitted_before(
+                connection,
+                caller.tenant,
+                api_key_id=caller.key_id,
+                body_hash=incoming.digest,
+                idempotency_key=incoming.idempotency_key,
+                retried=incoming.retried,
+            )
+            if earlier is not None:
+                return earlier, False
             contract = make(connection)
             new = NewJob(
                 id=job_id,
@@ -53,7 +64,7 @@ def submit(
                 api_key_id=caller.key_id,
                 traceparent=incoming.traceparent,
             )
-            return job_store.submit(connection, new, retried=incoming.retried)
+            return job_store.submit(connection, new)
 
     job, is_new = retrying(once, attempts=4)
     if is_new:

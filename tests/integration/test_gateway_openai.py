@@ -206,6 +206,28 @@ def test_the_same_idempotency_key_is_the_same_job_and_another_body_is_refused(
     assert len(list(client.fine_tuning.jobs.list())) == 1
 
 
+def test_the_same_idempotency_key_is_the_same_job_whatever_became_of_what_it_names(
+    gateway: RunningGateway, client: openai.OpenAI
+) -> None:
+    file = upload(client)
+    gateway.add_version("dsv-1")
+    tune = {"model": "base", "training_file": file}
+    pretrain = {"name": "tiny", "training_file": "dsv-1"}
+    with gateway.http() as http:
+        sent = [("/v1/fine_tuning/jobs", tune), ("/v1/pretraining/jobs", pretrain)]
+        first = [http.post(path, json=body, headers={"idempotency-key": path}) for path, body in sent]
+        retries = [{"idempotency-key": path} for path, _ in sent]
+        client.files.delete(file)
+        gateway.add_model("tiny")
+        again = [
+            http.post(path, json=body, headers=headers)
+            for (path, body), headers in zip(sent, retries, strict=True)
+        ]
+        without = [http.post(path, json=body) for path, body in sent]
+    assert [answer.json()["id"] for answer in again] == [answer.json()["id"] for answer in first]
+    assert [answer.status_code for answer in without] == [404, 409]
+
+
 def test_a_retry_that_the_client_marks_as_one_is_the_same_job(gateway: RunningGateway) -> None:
     body = {"kind": "noop", "seconds": 1}
     with gateway.http() as http:
@@ -232,6 +254,23 @@ def test_a_dataset_is_made_by_its_first_version_and_shows_its_report(gateway: Ru
         version = http.get("/v1/datasets/service/versions/dsv-1").json()
         assert (version["report"], version["gate"]["passed"]) == ({"rows_in": 4}, True)
         assert "report" not in http.get("/v1/datasets/service").json()["versions"][0]
+
+
+def test_versions_of_a_dataset_are_listed_page_by_page(gateway: RunningGateway) -> None:
+    names = [f"dsv-{n}" for n in range(5)]
+    for name in names:
+        gateway.add_version(name)
+    path, seen, after = "/v1/datasets/service/versions", [], ""
+    with gateway.http() as http:
+        while True:
+            page = http.get(path, params={"limit": 2, "after": after}).json()
+            seen += [version["id"] for version in page["data"]]
+            if not page["has_more"]:
+                break
+            after = page["last_id"]
+        refused = http.get(path, params={"after": "dsv-nobody"})
+    assert sorted(seen) == names
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "after")
 
 
 def test_pretraining_and_evaluation_answer_with_jobs(gateway: RunningGateway) -> None:

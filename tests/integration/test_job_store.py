@@ -17,6 +17,7 @@ from shared.db import Database
 from shared.errors import Conflict, InvalidInput, NotFound
 from shared.job_store import LeaseLost
 from shared.jobs import Job, NewJob, Status, new_id
+from tests.harness import wait_for
 
 LEASE = timedelta(seconds=60)
 
@@ -39,7 +40,24 @@ class Core:
     def submit(self, **values: Any) -> Job:
         return self.submit_new(**values)[0]
 
-    def submit_new(self, *, retried: bool = False, **values: Any) -> tuple[Job, bool]:
+    def submit_new(self, **values: Any) -> tuple[Job, bool]:
+        new = self.new(**values)
+        with self.db.transaction(new.tenant_id) as c:
+            return job_store.submit(c, new)
+
+    def retried(self, api_key_id: str | None, body_hash: bytes, tenant: UUID | None = None) -> Job | None:
+        """What a request that its client marks as a retry finds."""
+        with self.db.transaction(tenant or self.tenant) as c:
+            return job_store.submitted_before(
+                c,
+                tenant or self.tenant,
+                api_key_id=api_key_id,
+                body_hash=body_hash,
+                idempotency_key=None,
+                retried=True,
+            )
+
+    def new(self, **values: Any) -> NewJob:
         base: dict[str, Any] = {
             "id": new_id("job_"),
             "tenant_id": self.tenant,
@@ -47,9 +65,7 @@ class Core:
             "queue": "q",
             "payload": {},
         }
-        new = NewJob(**{**base, **values})
-        with self.db.transaction(new.tenant_id) as c:
-            return job_store.submit(c, new, retried=retried)
+        return NewJob(**{**base, **values})
 
     def claim(self, queue: str = "q", lease: timedelta = LEASE) -> Job | None:
         with self.db.core() as c:
@@ -68,6 +84,15 @@ class Core:
     def get(self, job: Job) -> Job:
         with self.db.core() as c:
             return job_store.get(c, job.id)
+
+    def waiting_for_locks(self) -> int:
+        with self.db.core() as c:
+            row = c.execute(
+                "SELECT count(*)::int AS n FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+                "WHERE NOT l.granted AND d.datname = current_database()"
+            ).fetchone()
+        assert row is not None
+        return int(row["n"])
 
     def running(self, tenant: UUID | None = None) -> int:
         with self.db.core() as c:
@@ -243,11 +268,38 @@ def test_the_same_idempotency_key_is_the_same_job_and_another_body_is_refused(co
 
 def test_a_client_retry_without_a_key_finds_the_first_job(core: Core) -> None:
     first = core.submit(api_key_id="key_1", body_hash=b"b")
-    again, created = core.submit_new(api_key_id="key_1", body_hash=b"b", retried=True)
-    other, other_created = core.submit_new(api_key_id="key_2", body_hash=b"b", retried=True)
-    assert (again.id, created) == (first.id, False)
-    assert other_created
-    assert other.id != first.id
+    again = core.retried("key_1", b"b")
+    assert again is not None
+    assert again.id == first.id
+    assert core.retried("key_1", b"c") is None
+    assert core.retried("key_2", b"b") is None
+    assert core.retried(None, b"b") is None
+    assert core.retried("key_1", b"b", core.new_tenant("rival")) is None
+    # Without auth there is no key to tell apart.
+    keyless = core.submit(body_hash=b"b")
+    again = core.retried(None, b"b")
+    assert again is not None
+    assert again.id == keyless.id
+
+
+def test_a_client_retry_waits_for_the_first_try_that_is_about_to_commit(core: Core) -> None:
+    found: list[Job | None] = []
+    retry = threading.Thread(target=lambda: found.append(core.retried("key_1", b"b")))
+    new = core.new(api_key_id="key_1", body_hash=b"b")
+    with core.db.transaction(core.tenant) as c:
+        first, _ = job_store.submit(c, new)
+        retry.start()
+        wait_for(lambda: found or core.waiting_for_locks(), 10, "the retry to wait")
+        assert found == []
+    retry.join(10)
+    assert [job.id for job in found if job is not None] == [first.id]
+
+
+def test_first_tries_of_the_same_body_do_not_wait_for_each_other(core: Core) -> None:
+    with core.db.transaction(core.tenant) as c:
+        one, _ = job_store.submit(c, core.new(api_key_id="key_1", body_hash=b"b", queue="q1"))
+        other = core.submit(api_key_id="key_1", body_hash=b"b", queue="q2")
+    assert one.id != other.id
 
 
 def test_a_child_waits_for_its_parents_and_fails_with_them(core: Core) -> None:
