@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -77,8 +78,10 @@ def kill_engine(stage: Stage) -> None:
     """kill -9 of a child alone: its worker must notice."""
     worker = stage.pick("inference")
     if worker.alive:
-        for child in psutil.Process(worker.pid).children():
-            child.kill()
+        # Either may end by itself in this moment.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(worker.pid).children():
+                child.kill()
 
 
 def kill_dispatcher(stage: Stage) -> None:

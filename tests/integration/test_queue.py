@@ -91,7 +91,9 @@ def test_a_freed_slot_takes_the_next_request_and_no_other_is_hoarded(
     assert waiting(redis_url) == 2
     slow.finish("b")
     slow.wait_note("start c")
-    assert slow.notes == ["ready", "start a", "start b", "end b", "start c"]
+    # Of two threads that start together either may write first.
+    assert sorted(slow.notes[:3]) == ["ready", "start a", "start b"]
+    assert slow.notes[3:] == ["end b", "start c"]
     assert waiting(redis_url) == 1
     slow.finish("a")
     slow.wait_note("start d")

@@ -20,7 +20,7 @@ from shared.db import Database, Row
 from shared.jobs import NewJob, Status, new_id
 from shared.webhooks import new_secret
 
-PATIENCE = 30
+PATIENCE = 60
 
 
 class Hook:
@@ -80,7 +80,7 @@ class World:
     def __init__(self, url: str, hook: Hook, **client: Any) -> None:
         self.db = Database(url, application="test", max_size=10)
         self.hook = hook
-        self.outbound = OutboundClient(**{"timeout_s": 10.0, "allow_private": True, **client})
+        self.outbound = OutboundClient(**{"timeout_s": 2.0 * PATIENCE, "allow_private": True, **client})
         self.deliverer = Deliverer(self.db, self.outbound)
         self.secret = new_secret()
 
