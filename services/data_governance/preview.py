@@ -8,6 +8,8 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from services.data_governance.versions import BAD_ROWS
+
 COLUMNS = ["_row_id", "_source_line", "id", "messages", "text", "label", "split"]
 MAX_CHARS = 4_000_000
 
@@ -39,3 +41,20 @@ def preview(folder: Path, *, split: str | None, offset: int, limit: int) -> dict
                             break
                 total += matching
     return {"rows": rows, "total": total}
+
+
+def bad_rows(folder: Path, *, offset: int, limit: int) -> dict[str, Any]:
+    """The same of the source's bad rows: `line`, `byte`, `code` and `message` of each, in the source's order."""
+    path = folder / BAD_ROWS
+    if not path.is_file():
+        return {"rows": [], "total": 0}
+    rows: list[dict[str, Any]] = []
+    with pq.ParquetFile(path) as source:
+        start = 0
+        for group in range(source.num_row_groups):
+            size = source.metadata.row_group(group).num_rows
+            if start + size > offset and len(rows) < limit:
+                table = source.read_row_group(group)
+                rows += table.slice(max(0, offset - start), limit - len(rows)).to_pylist()
+            start += size
+    return {"rows": rows, "total": start}

@@ -11,7 +11,7 @@ from typing import Any
 from services.data_governance import repository
 from services.data_governance.build import Progress, Stopped, VersionResult
 from services.data_governance.build import build_version as build
-from services.data_governance.preview import preview
+from services.data_governance.preview import bad_rows, preview
 from shared.contracts.data_governance import BuildVersion, PreviewRows
 from shared.contracts.recipe_text import parse_recipe
 from shared.db import Connection
@@ -88,4 +88,6 @@ def preview_rows(platform: Platform, ctx: LiveContext, call: PreviewRows) -> dic
     """Rows of a version for a client that waits."""
     folder = platform.artifacts.materialize(call.artifact, platform.settings.home / "cache")
     with platform.tracing.span("data.preview", parent=ctx.span.traceparent):
+        if call.part == "bad_rows":
+            return bad_rows(folder, offset=call.offset, limit=call.limit)
         return preview(folder, split=call.split, offset=call.offset, limit=call.limit)

@@ -26,7 +26,10 @@ SELECT v.*, d.name AS dataset FROM data_governance.version v
 JOIN data_governance.dataset d ON d.id = v.dataset_id
 WHERE v.tenant_id = %(tenant)s AND (%(dataset)s::text IS NULL OR v.dataset_id = %(dataset)s)
   AND (%(id)s::text IS NULL OR v.id = %(id)s) AND d.deleted_at IS NULL
-ORDER BY v.created_at DESC LIMIT %(limit)s"""
+  AND (%(after)s::text IS NULL OR (v.created_at, v.id) < (
+       SELECT a.created_at, a.id FROM data_governance.version a
+       WHERE a.tenant_id = %(tenant)s AND a.dataset_id = v.dataset_id AND a.id = %(after)s))
+ORDER BY v.created_at DESC, v.id DESC LIMIT %(limit)s"""
 
 
 def ensure_dataset(connection: Connection, tenant: UUID, name: str) -> Row:
@@ -56,9 +59,9 @@ def versions(
     *,
     dataset_id: str | None = None,
     version_id: str | None = None,
+    after: str | None = None,
     limit: int = 100,
 ) -> list[Row]:
-    """Newest first; of one dataset, or with one id in any (the same content may stand in several)."""
-    return connection.execute(
-        VERSIONS, {"tenant": tenant, "dataset": dataset_id, "id": version_id, "limit": limit}
-    ).fetchall()
+    """Newest first; of one dataset (after a version of it), or with one id in any: the same may stand in several."""
+    values = {"tenant": tenant, "dataset": dataset_id, "id": version_id, "after": after, "limit": limit}
+    return connection.execute(VERSIONS, values).fetchall()

@@ -29,12 +29,16 @@ class BuildVersion(JobContract):
 
 
 class PreviewRows(LiveCall):
-    """Some rows of a stored version, answered at once: `{"rows": [...], "total": n}`."""
+    """Some rows of a stored version, answered at once: `{"rows": [...], "total": n}`.
+
+    `bad_rows` are the places in the source that could not be read; they belong to no split.
+    """
 
     name: ClassVar[str] = "data.preview_rows"
     queue: ClassVar[str] = "data.live"
 
     artifact: str
+    part: Literal["rows", "bad_rows"] = "rows"
     split: Literal["train", "validation"] | None = None
     offset: int = Field(0, ge=0)
     limit: int = Field(20, ge=1, le=500)

@@ -81,6 +81,7 @@ def test_a_stranger_can_neither_read_nor_use_nor_end_what_is_anothers(
         lambda: stranger.post(f"/jobs/{stage.tuning}/replay", cast_to=object),
         lambda: stranger.get("/datasets/service", cast_to=object),
         lambda: stranger.get(f"/datasets/service/versions/{stage.version}/rows", cast_to=object),
+        lambda: stranger.get(f"/datasets/service/versions/{stage.version}/bad_rows", cast_to=object),
         lambda: stranger.get(f"/traces/{stage.traces['fine_tuning']}", cast_to=object),
     ]
     for attempt in tries:

@@ -108,14 +108,20 @@ def retrieve(name: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any
 
 
 @router.get("/v1/datasets/{name}/versions", summary="Versions of a dataset")
-def list_versions(name: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """Newest first, at most 100."""
+def list_versions(name: str, gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
+    """Newest first."""
     with gateway.db.transaction(caller.tenant) as connection:
         dataset = _dataset(connection, caller, name)
+        if page.after:
+            last = repository_datasets.versions(
+                connection, caller.tenant, dataset_id=dataset["id"], version_id=page.after, limit=1
+            )
+            if not last:
+                raise unknown_cursor(page.after)
         rows = repository_datasets.versions(
-            connection, caller.tenant, dataset_id=dataset["id"], limit=MOST_VERSIONS
+            connection, caller.tenant, dataset_id=dataset["id"], after=page.after, limit=page.limit + 1
         )
-    return listing([shapes.dataset_version(row) for row in rows], False)
+    return listing([shapes.dataset_version(row) for row in rows[: page.limit]], len(rows) > page.limit)
 
 
 @router.get("/v1/datasets/{name}/versions/{version_id}", summary="One version with report and gate")
@@ -137,6 +143,30 @@ async def rows(
     """In stored order. A worker of data governance reads them while the client waits."""
     row = await to_thread.run_sync(_version, gateway, caller, name, version_id)
     call = PreviewRows(artifact=row["artifact"], split=split, offset=offset, limit=limit)
+    return await _read(request, gateway, caller, call)
+
+
+@router.get(
+    "/v1/datasets/{name}/versions/{version_id}/bad_rows",
+    summary="Every row of the source that could not be read",
+)
+async def bad_rows(
+    request: Request,
+    name: str,
+    version_id: str,
+    gateway: GatewayDep,
+    caller: CallerDep,
+    offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> dict[str, Any]:
+    """In the order of the source, with line, byte offset, code and reason; the report lists the first 200 only."""
+    row = await to_thread.run_sync(_version, gateway, caller, name, version_id)
+    call = PreviewRows(artifact=row["artifact"], part="bad_rows", offset=offset, limit=limit)
+    return await _read(request, gateway, caller, call)
+
+
+async def _read(request: Request, gateway: Gateway, caller: Caller, call: PreviewRows) -> dict[str, Any]:
+    """A page of rows from a worker of data governance."""
     entries = gateway.live.call(
         call,
         pool=gateway.settings.pool,
@@ -147,7 +177,7 @@ async def rows(
     )
     answer = await sse.unless_gone(request, last_entry(entries))
     found: list[dict[str, Any]] = answer.data["rows"]
-    more = offset + len(found) < answer.data["total"]
+    more = call.offset + len(found) < answer.data["total"]
     return {"object": "list", "data": found, "has_more": more, "total": answer.data["total"]}
 
 

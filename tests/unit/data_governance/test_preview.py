@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from services.data_governance.preview import preview
-from services.data_governance.versions import SCHEMA
+from services.data_governance.preview import bad_rows, preview
+from services.data_governance.versions import BAD_ROWS, BAD_SCHEMA, SCHEMA
 
 
 @pytest.fixture
@@ -54,3 +54,13 @@ def test_without_a_split_every_row_comes_in_stored_order(version: Path) -> None:
 
 def test_past_the_end_there_is_nothing(version: Path) -> None:
     assert preview(version, split="train", offset=100, limit=5) == {"rows": [], "total": 20}
+
+
+def test_pages_of_bad_rows_join_to_all_of_them(version: Path) -> None:
+    assert bad_rows(version, offset=0, limit=5) == {"rows": [], "total": 0}
+    notes = [{"line": i, "byte": None, "code": "not_json", "message": "no"} for i in range(1, 11)]
+    pq.write_table(pa.Table.from_pylist(notes, schema=BAD_SCHEMA), version / BAD_ROWS, row_group_size=4)
+    pages = [bad_rows(version, offset=offset, limit=3) for offset in (0, 3, 6, 9)]
+    assert [row for page in pages for row in page["rows"]] == notes
+    assert {page["total"] for page in pages} == {10}
+    assert bad_rows(version, offset=10, limit=3)["rows"] == []
