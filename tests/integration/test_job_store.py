@@ -175,6 +175,35 @@ def test_a_lane_that_wakes_from_idle_cannot_hoard(core: Core) -> None:
     assert 4 <= turns.count(late) <= 6
 
 
+def test_a_newcomer_to_a_queue_that_was_idle_does_not_go_before_who_has_worked_there_for_long(
+    core: Core,
+) -> None:
+    for _ in range(40):
+        core.leave(core.held(), Status.SUCCEEDED)
+    newcomer = core.new_tenant("newcomer")
+    for _ in range(30):
+        core.submit(tenant_id=newcomer)
+    core.claim()
+    for _ in range(10):
+        core.submit()
+    turns = [core.claim().tenant_id for _ in range(10)]  # type: ignore[union-attr]
+    assert 4 <= turns.count(newcomer) <= 6
+
+
+def test_a_lane_that_is_held_at_its_cap_draws_no_newcomer_back_to_itself(core: Core) -> None:
+    capped, newcomer = core.new_tenant("capped", cap=1), core.new_tenant("newcomer")
+    core.held(tenant_id=capped)
+    core.submit(tenant_id=capped)
+    for _ in range(60):
+        core.submit()
+    for _ in range(40):
+        core.claim()
+    for _ in range(30):
+        core.submit(tenant_id=newcomer)
+    turns = [core.claim().tenant_id for _ in range(10)]  # type: ignore[union-attr]
+    assert 4 <= turns.count(newcomer) <= 6
+
+
 def test_a_job_in_the_future_is_not_claimed(core: Core) -> None:
     core.submit(run_at=datetime.now(UTC) + timedelta(hours=1))
     assert core.claim() is None
