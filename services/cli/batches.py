@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli.client import Client, connect
+from services.cli.client import Client, connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.listing import field, show, show_one, when
 from services.cli.output import err
@@ -76,14 +76,14 @@ def list_batches(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_js
 def show_batch(batch_id: BatchId, as_json: Json = False) -> None:
     """One batch."""
     with closing(connect()) as client:
-        show_one(client.get(f"/v1/batches/{batch_id}"), as_json=as_json)
+        show_one(client.get(path_of("batches", batch_id)), as_json=as_json)
 
 
 @app.command()
 def cancel(batch_id: BatchId, as_json: Json = False) -> None:
     """End a batch; what is answered already is kept."""
     with closing(connect()) as client:
-        show_one(client.post(f"/v1/batches/{batch_id}/cancel"), as_json=as_json)
+        show_one(client.post(path_of("batches", batch_id, "cancel")), as_json=as_json)
 
 
 @app.command()
@@ -93,7 +93,7 @@ def output(
 ) -> None:
     """The answers of a batch, as JSONL on stdout."""
     with closing(connect()) as client:
-        batch = client.get(f"/v1/batches/{batch_id}")
+        batch = client.get(path_of("batches", batch_id))
         file_id = batch["error_file_id" if errors else "output_file_id"]
         if file_id is None:
             raise HeliuError(

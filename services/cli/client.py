@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 from deploy import local
 from services.cli.lifecycle import home
-from shared.errors import ConfigurationError, HeliuError, Unavailable
+from shared.errors import ConfigurationError, HeliuError, InvalidInput, Unavailable
 
 ENDED = frozenset({"succeeded", "failed", "dead", "cancelled", "expired"})
 
@@ -24,12 +25,19 @@ class Client:
     def __init__(self, base_url: str, key: str, *, timeout: float = 120.0) -> None:
         self.base_url = base_url.rstrip("/")
         self.traceparent: str | None = None
-        self._http = httpx.Client(
-            base_url=self.base_url,
-            headers={"authorization": f"Bearer {key}"},
-            timeout=httpx.Timeout(timeout, connect=5.0),
-            trust_env=False,
-        )
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigurationError("HELIU_API_KEY holds characters that no key has", param="HELIU_API_KEY")
+        try:
+            self._http = httpx.Client(
+                base_url=self.base_url,
+                headers={"authorization": f"Bearer {key}"},
+                timeout=httpx.Timeout(timeout, connect=5.0),
+                trust_env=False,
+            )
+        except httpx.InvalidURL as exc:
+            raise ConfigurationError(
+                f"HELIU_GATEWAY_URL {base_url!r} is no address: {exc}", param="HELIU_GATEWAY_URL"
+            ) from exc
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
         return self.request("GET", path, params={k: v for k, v in query.items() if v is not None})
@@ -44,7 +52,9 @@ class Client:
         """The answer's JSON. Raises HeliuError with the gateway's code, Unavailable when nobody answers."""
         with self._send(method, path, **options) as response:
             response.read()
-            answer: dict[str, Any] = response.json()
+            answer = _object(response)
+            if answer is None:
+                raise self._stranger(response)
             return answer
 
     def upload(self, path: Path, purpose: str, *, filename: str | None = None) -> dict[str, Any]:
@@ -84,7 +94,7 @@ class Client:
     ) -> dict[str, Any]:
         """The job once it has ended; `on_update` sees it on the way."""
         while True:
-            job = self.request("GET", f"/v1/jobs/{job_id}", traced=False)
+            job = self.request("GET", path_of("jobs", job_id), traced=False)
             on_update(job)
             if job["status"] in ENDED:
                 return job
@@ -92,6 +102,12 @@ class Client:
 
     def close(self) -> None:
         self._http.close()
+
+    def _stranger(self, response: httpx.Response) -> HeliuError:
+        return Unavailable(
+            f"{self.base_url} answered {response.status_code} with something else than the gateway's JSON; "
+            "is HELIU_GATEWAY_URL the gateway's address?"
+        )
 
     def _send(self, method: str, path: str, *, traced: bool = True, **options: Any) -> Any:
         return _Response(self._http, method, path, self.traceparent if traced else None, options)
@@ -117,19 +133,39 @@ class _Response:
         if response.status_code >= 400:
             response.read()
             self._context.__exit__(None, None, None)
-            try:
-                body = response.json()
-            except ValueError:
-                body = {"error": {"message": f"HTTP {response.status_code}", "code": "internal_error"}}
-            raise _error(body, response)
+            raise _error(_object(response) or {}, response)
         return response
 
     def __exit__(self, *problem: Any) -> None:
         self._context.__exit__(*problem)
 
 
+def path_of(*parts: str) -> str:
+    """`/v1/jobs/ID` of its parts: an id is one part of the path whatever it holds. Raises InvalidInput."""
+    if not all(parts):
+        raise InvalidInput("an empty text is no id")
+    # The library would walk up on these two; as an escape they are an id like any other.
+    quoted = (
+        quote(part, safe="").replace(".", "%2E") if part in (".", "..") else quote(part, safe="")
+        for part in parts
+    )
+    return "/v1/" + "/".join(quoted)
+
+
+def _object(response: httpx.Response) -> dict[str, Any] | None:
+    """The JSON object of an answer that has been read; None for anything else."""
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
 def _error(body: dict[str, Any], response: httpx.Response) -> HeliuError:
-    error = body["error"]
+    """The gateway's own error, or its like for an answer in another shape: a proxy's, a stranger's."""
+    error = body.get("error")
+    if not isinstance(error, dict) or "message" not in error:
+        error = {"message": f"HTTP {response.status_code} from {response.request.url.host}"}
     trace = response.headers.get("x-trace-id")
     message = f"{error['message']} (trace {trace})" if trace else str(error["message"])
     return HeliuError(message, code=error.get("code") or "internal_error", param=error.get("param"))

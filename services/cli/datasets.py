@@ -6,12 +6,11 @@ import json
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from services.cli import watch
-from services.cli.client import connect
+from services.cli.client import connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.listing import field, show, show_one, text, when
 from services.cli.output import out, print_json
@@ -65,7 +64,7 @@ def show_dataset(name: Name, as_json: Json = False) -> None:
         ("gate", lambda row: "passed" if row["gate_passed"] else "; ".join(row["gate"].get("reasons", []))),
     ]
     with closing(connect()) as client:
-        dataset = client.get(f"/v1/datasets/{quote(name, safe='')}")
+        dataset = client.get(path_of("datasets", name))
     if as_json:
         print_json(dataset)
         return
@@ -76,7 +75,7 @@ def show_dataset(name: Name, as_json: Json = False) -> None:
 def report(name: Name, version: str, as_json: Json = False) -> None:
     """The quality report of a version: kept, dropped and changed by each rule."""
     with closing(connect()) as client:
-        found = client.get(f"/v1/datasets/{quote(name, safe='')}/versions/{quote(version, safe='')}")
+        found = client.get(path_of("datasets", name, "versions", version))
     if as_json:
         print_json(found)
         return

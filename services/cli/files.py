@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.client import connect
+from services.cli.client import connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.listing import field, show, show_one, when
 from services.cli.output import err
@@ -53,7 +53,7 @@ def get(
 ) -> None:
     """The bytes of a file."""
     with closing(connect()) as client:
-        chunks = client.download(f"/v1/files/{file_id}/content")
+        chunks = client.download(path_of("files", file_id, "content"))
         if output is None:
             for chunk in chunks:
                 sys.stdout.buffer.write(chunk)
@@ -69,4 +69,4 @@ def get(
 def delete(file_id: FileId, as_json: Json = False) -> None:
     """Delete a file; jobs that were given it keep its content."""
     with closing(connect()) as client:
-        show_one(client.delete(f"/v1/files/{file_id}"), as_json=as_json)
+        show_one(client.delete(path_of("files", file_id)), as_json=as_json)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli.client import ENDED, Client, connect
+from services.cli.client import ENDED, Client, connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.listing import field, moment, show, show_one, text, when
 from services.cli.output import out
@@ -46,7 +46,7 @@ def list_jobs(
 def show_job(job_id: JobId, as_json: Json = False) -> None:
     """One job: state, place in the line, progress, result, trace."""
     with closing(connect()) as client:
-        show_one(client.get(f"/v1/jobs/{job_id}"), as_json=as_json)
+        show_one(client.get(path_of("jobs", job_id)), as_json=as_json)
 
 
 @app.command()
@@ -60,7 +60,7 @@ def events(
         last: str | None = None
         while True:
             # Asked before the events are read, so that none of the last ones is missed.
-            ended = follow and client.get(f"/v1/jobs/{job_id}")["status"] in ENDED
+            ended = follow and client.get(path_of("jobs", job_id))["status"] in ENDED
             last = _print_after(client, job_id, last, as_json)
             if not follow or ended:
                 return
@@ -69,7 +69,7 @@ def events(
 
 def _print_after(client: Client, job_id: str, last: str | None, as_json: bool) -> str | None:
     while True:
-        page = client.get(f"/v1/jobs/{job_id}/events", after=last, limit=PAGE)
+        page = client.get(path_of("jobs", job_id, "events"), after=last, limit=PAGE)
         for event in page["data"]:
             last = str(event["id"])
             if as_json:
@@ -107,5 +107,5 @@ def replay(job_id: JobId, as_json: Json = False) -> None:
 
 def _ask(job_id: str, verb: str, as_json: bool) -> None:
     with closing(connect()) as client:
-        answer: dict[str, Any] = client.post(f"/v1/jobs/{job_id}/{verb}")
+        answer: dict[str, Any] = client.post(path_of("jobs", job_id, verb))
     show_one(answer, as_json=as_json)

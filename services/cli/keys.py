@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.client import connect
+from services.cli.client import connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.listing import field, show, show_one, when
 from services.cli.output import err, out
@@ -63,7 +63,7 @@ def list_keys(limit: Annotated[int, typer.Option(min=1, max=100)] = 50, as_json:
 def revoke(key_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False) -> None:
     """Take a key's right away; within seconds it opens nothing."""
     with closing(connect(operator=True)) as client:
-        show_one(client.delete(f"/v1/keys/{key_id}"), as_json=as_json)
+        show_one(client.delete(path_of("keys", key_id)), as_json=as_json)
 
 
 @tenants.command("create")

@@ -25,9 +25,23 @@ COLOURS = {"ready": "green", "done": "green", "waiting": "dim", "starting": "yel
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
+FOLDER = ".heliu"
+
+
 def home() -> Path:
-    """HELIU_HOME, or .heliu in the current folder."""
-    return Path(os.environ.get("HELIU_HOME") or ".heliu").resolve()
+    """HELIU_HOME, or the .heliu of this folder or of the nearest one above it; a new one would be made here.
+
+    One that belongs to somebody else is not ours, and the one of the user's own folder is not that of everything
+    below it.
+    """
+    if asked := os.environ.get("HELIU_HOME"):
+        return Path(asked).resolve()
+    here = Path.cwd()
+    for folder in (here, *(above for above in here.parents if above != Path.home())):
+        found = folder / FOLDER
+        if found.is_dir() and found.stat().st_uid == os.geteuid():
+            return found.resolve()
+    return here.resolve() / FOLDER
 
 
 class Display:

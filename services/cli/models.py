@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import closing
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
-from services.cli.client import connect
+from services.cli.client import connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.listing import field, moment, show, show_one
 
@@ -36,14 +35,14 @@ def list_models(as_json: Json = False) -> None:
 def show_model(model: Model, as_json: Json = False) -> None:
     """One model: what it was made of and by which job."""
     with closing(connect()) as client:
-        show_one(client.get(f"/v1/models/{quote(model, safe='')}"), as_json=as_json)
+        show_one(client.get(path_of("models", model)), as_json=as_json)
 
 
 @app.command()
 def delete(model: Model, as_json: Json = False) -> None:
     """Take a model's name away at once."""
     with closing(connect()) as client:
-        show_one(client.delete(f"/v1/models/{quote(model, safe='')}"), as_json=as_json)
+        show_one(client.delete(path_of("models", model)), as_json=as_json)
 
 
 @workers.command("list")

@@ -16,6 +16,7 @@ EXIT_CODES = {
     "unavailable": 4,
     "not_running": 4,
     "not_found": 5,
+    "model_not_found": 5,
     "start_failed": 6,
 }
 FAILED = 1

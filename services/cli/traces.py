@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from services.cli import waterfall
-from services.cli.client import Client, connect
+from services.cli.client import Client, connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.output import err, out, print_json
 from shared.errors import HeliuError
@@ -80,7 +80,7 @@ def fetch(client: Client, trace_id: str, wait_s: float) -> dict[str, Any]:
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            return client.get(f"/v1/traces/{trace_id}")
+            return client.get(path_of("traces", trace_id))
         except HeliuError as exc:
             if exc.code != "not_found" or time.monotonic() >= deadline:
                 raise

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.cli.lifecycle import home
 from services.cli.main import main
 
 
@@ -72,3 +73,60 @@ def test_doctor_names_the_mend_of_what_is_wrong(heliu, tmp_path: Path) -> None: 
     wrong = {check["name"]: check["mend"] for check in json.loads(out) if not check["ok"]}
     assert code == 1
     assert wrong["permissions"] == f"chmod go-rwx {tmp_path / 'home' / 'keys'}"
+
+
+def test_the_home_is_found_from_a_folder_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HELIU_HOME", raising=False)
+    below = tmp_path / "project" / "notes"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert home() == below / ".heliu"
+    (tmp_path / "project" / ".heliu").mkdir()
+    assert home() == tmp_path / "project" / ".heliu"
+    (below / ".heliu").mkdir()
+    assert home() == below / ".heliu"
+
+
+def test_the_home_of_the_users_own_folder_is_not_that_of_all_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HELIU_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".heliu").mkdir()
+    (tmp_path / "clone").mkdir()
+    monkeypatch.chdir(tmp_path / "clone")
+    assert home() == tmp_path / "clone" / ".heliu"
+    monkeypatch.chdir(tmp_path)
+    assert home() == tmp_path / ".heliu"
+
+
+def test_a_data_folder_that_cannot_be_made_is_a_configuration_error(heliu, monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HELIU_HOME", str(tmp_path / "file"))
+    code, _, err = heliu("up")
+    assert code == 3
+    assert "HELIU_HOME" in err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("HELIU_GATEWAY_PORT", "99999"),
+        ("HELIU_METRICS_PORT", "9464"),
+        ("HELIU_DATABASE_URL", "nonsense"),
+    ],
+)
+def test_up_and_doctor_name_a_setting_that_cannot_work_here(heliu, monkeypatch, key, value) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv(key, value)
+    code, _, err = heliu("up")
+    assert code == 3
+    assert key in err
+    code, out, _ = heliu("doctor")
+    assert code == 1
+    assert key in out
+
+
+def test_what_was_left_of_a_state_file_does_not_stand_in_the_way(heliu, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "home" / "run").mkdir(parents=True)
+    (tmp_path / "home" / "run" / "state.json").write_text("")
+    assert heliu("down")[0] == 0

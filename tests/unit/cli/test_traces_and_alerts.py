@@ -187,3 +187,45 @@ def test_alerts_list_all_asks_for_resolved_ones_too(heliu: Run, gateway: Gateway
 def test_no_alerts_is_said_beside_the_data(heliu: Run, gateway: Gateway) -> None:
     gateway.answers["/v1/alerts"] = [(200, {"object": "list", "data": [], "has_more": False})]
     assert heliu("alerts", "list") == (0, "", "no alerts stand\n")
+
+
+@pytest.mark.parametrize(
+    ("id_", "asked"),
+    [
+        ("../keys", "/v1/jobs/..%2Fkeys"),
+        ("..", "/v1/jobs/%2E%2E"),
+        ("a?limit=1#b", "/v1/jobs/a%3Flimit%3D1%23b"),
+    ],
+)
+def test_an_id_is_one_part_of_the_path_whatever_it_holds(
+    heliu: Run, gateway: Gateway, id_: str, asked: str
+) -> None:
+    assert heliu("jobs", "show", id_)[0] == 5
+    assert gateway.asked[0][0] == asked
+
+
+def test_no_id_is_an_error_and_asks_nobody(heliu: Run, gateway: Gateway) -> None:
+    assert "no id" in heliu("jobs", "show", "")[2]
+    assert gateway.asked == []
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, ["not", "ours"]), (404, {"detail": "not ours"})])
+def test_an_answer_of_somebody_else_is_an_error_that_names_the_address(
+    heliu: Run, gateway: Gateway, status: int, body: object
+) -> None:
+    gateway.answers["/v1/files"] = [(status, body)]
+    code, out, err = heliu("files", "list")
+    assert code != 0
+    assert out == ""
+    assert err.startswith("error: ")
+    assert "127.0.0.1" in err
+
+
+@pytest.mark.parametrize(("key", "value"), [("HELIU_GATEWAY_URL", "http://[::1"), ("HELIU_API_KEY", "ключ")])
+def test_a_setting_of_the_client_that_cannot_be_is_named(
+    heliu: Run, monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    monkeypatch.setenv(key, value)
+    code, _, err = heliu("files", "list")
+    assert code == 3
+    assert key in err
