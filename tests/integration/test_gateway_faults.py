@@ -127,11 +127,13 @@ def test_metrics_show_requests_by_route_and_the_platforms_queues(
         http.post("/v1/jobs", json={"kind": "noop"})
         text = op.get("/metrics").text
         scaling = op.get("/scaling/monitoring").json()
+        unseen = op.get("/scaling/training.unseen")
         assert op.get("/scaling/nowhere").status_code == 404
     assert 'heliu_http_requests_total{method="POST",route="/v1/jobs",status="200"} 1.0' in text
     assert 'heliu_jobs{kind="noop",state="queued"} 1.0' in text
     assert 'heliu_queue_depth{queue="monitoring"} 1.0' in text
     assert (scaling["waiting"], scaling["workers"], scaling["desired"]) == (1, 0, 1)
+    assert (unseen.status_code, unseen.json()["desired"]) == (200, 0)
 
 
 def test_the_description_names_the_key_and_the_shape_of_errors(

@@ -14,9 +14,12 @@ from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.scaling import desired_workers
+from services.gateway.scaling import desired_workers, queues_by_name
 from shared.bootstrap import create_key
+from shared.contracts.registry import CALLS, JOBS
 from shared.errors import Conflict, NotFound, Unavailable
+
+QUEUES = frozenset({job.queue for job in JOBS.values()} | {call.queue for call in CALLS.values()})
 
 router = APIRouter(tags=["operator"], dependencies=[Depends(operator_only)])
 
@@ -118,7 +121,8 @@ def list_workers(gateway: GatewayDep) -> dict[str, Any]:
 def scaling(pool: str, gateway: GatewayDep) -> dict[str, Any]:
     """For KEDA's `metrics-api` and its like: right at zero workers too. Live requests count where Redis answers."""
     with gateway.db.core() as connection:
-        queues = repository_platform.pool_queues(connection, pool)
+        seen = repository_platform.pool_queues(connection, pool)
+        queues = sorted({*seen, *queues_by_name(pool, QUEUES)})
         if not queues:
             raise NotFound(
                 f"no pool {pool!r}; a pool is named by its queues, such as 'inference.default' or 'data'",

@@ -9,7 +9,7 @@ from services.gateway.answers import Answer
 from services.gateway.errors import RateLimited, error_response, status_of
 from services.gateway.metadata import wanted_metadata
 from services.gateway.pages import listing
-from services.gateway.scaling import desired_workers
+from services.gateway.scaling import desired_workers, queues_by_name
 from shared.errors import Conflict, HeliuError, InvalidInput, NotFound, Unavailable
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
@@ -91,3 +91,20 @@ def test_a_pool_wants_room_for_all_and_one_more_while_old_work_waits(
 ) -> None:
     base = {"slots_each": 1, "busy_workers": 0, "oldest_s": 0.0, "workers": 0}
     assert desired_workers(**{**base, **state}) == desired  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pool", "queues"),
+    [
+        ("inference.h200", {"inference.h200.live", "inference.h200.batch"}),
+        ("inference.h200.live", {"inference.h200.live"}),
+        ("data", {"data", "data.live"}),
+        ("training.x", {"training.x"}),
+        ("inference", set()),
+        ("nowhere", set()),
+        ("inference.", set()),
+    ],
+)
+def test_a_pool_has_its_queues_before_any_of_its_workers_was_seen(pool: str, queues: set[str]) -> None:
+    templates = ("inference.{pool}.live", "inference.{pool}.batch", "training.{pool}", "data", "data.live")
+    assert queues_by_name(pool, templates) == queues
