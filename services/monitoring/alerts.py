@@ -30,8 +30,8 @@ class Rule(BaseModel):
     """Raise when `measure` of a subject that matches reaches `threshold` over at least `minimum` samples.
 
     error_rate: share of failed answers, subject `tenant/model`. queue_age: seconds that the oldest job that could
-    run has waited, subject the queue. worker_silent: seconds since a worker's last report, subject its name.
-    dead_jobs: jobs that used up their attempts, subject `tenant/kind`.
+    run has waited, subject the queue. worker_silent: seconds since the last report of a worker that was heard of in
+    the window, subject its name. dead_jobs: jobs that used up their attempts, subject `tenant/kind`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -58,7 +58,8 @@ RULES = (
     Rule(name="queue_age", measure="queue_age", threshold=300, match=("data", "inference.*", "monitoring")),
     # A job that waits for a GPU is the normal state of a training queue.
     Rule(name="training_queue_age", measure="queue_age", threshold=6 * 3600, match=("training.*",)),
-    Rule(name="worker_silent", measure="worker_silent", threshold=30, severity="critical"),
+    # A worker that never comes back, since its pod or machine has gone for good, is news for an hour only.
+    Rule(name="worker_silent", measure="worker_silent", threshold=30, window_s=3600, severity="critical"),
     Rule(name="dead_jobs", measure="dead_jobs", threshold=1, window_s=3600),
 )
 

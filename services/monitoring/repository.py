@@ -90,7 +90,7 @@ FROM core.job WHERE state = 'queued' AND blocked_by = 0 AND run_at <= now() GROU
 SILENT_WORKERS = """
 SELECT name AS subject, 1 AS samples, extract(epoch FROM now() - max(heartbeat_at))::float AS value,
     ARRAY[]::text[] AS traces
-FROM core.worker WHERE state <> 'stopped' GROUP BY name"""
+FROM core.worker WHERE state <> 'stopped' GROUP BY name HAVING max(heartbeat_at) > now() - %(window)s"""
 
 DEAD_JOBS = """
 SELECT t.name || '/' || j.kind AS subject, j.tenant_id AS tenant, count(*)::int AS samples, count(*)::float AS value,

@@ -323,7 +323,8 @@ def test_a_silent_worker_alerts_until_it_is_heard_again(monitored: Monitored) ->
         "INSERT INTO core.worker (id, name, service, pool, queues, host, pid, slots, state, heartbeat_at) VALUES "
         "('w1', 'silent', 's', 'p', '{}', 'h', 1, 1, 'running', now() - interval '1 minute'), "
         "('w2', 'stopped', 's', 'p', '{}', 'h', 1, 1, 'stopped', now() - interval '1 minute'), "
-        "('w3', 'alive', 's', 'p', '{}', 'h', 1, 1, 'draining', now())"
+        "('w3', 'alive', 's', 'p', '{}', 'h', 1, 1, 'draining', now()), "
+        "('w4', 'gone', 's', 'p', '{}', 'h', 1, 1, 'running', now() - interval '2 hours')"
     )
     monitored.judge()
     assert [(a["rule"], a["subject"]) for a in monitored.alerts()] == [("worker_silent", "silent")]
