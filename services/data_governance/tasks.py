@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,15 +35,13 @@ def build_version(platform: Platform, ctx: JobContext, job: BuildVersion) -> Out
             ctx.progress(**asdict(progress))
             told = time.monotonic()
 
-    work = platform.settings.home / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{job.dataset_id}-", dir=work) as scratch:
+    with scratch_folder(platform.settings.home / "work", ctx.job.id, ctx.job.epoch) as scratch:
         with platform.tracing.span("data.build", parent=ctx.span.traceparent) as span:
             try:
                 result = build(
                     platform.artifacts.path(job.artifact),
                     recipe,
-                    Path(scratch),
+                    scratch,
                     source_name=job.filename,
                     source_sha256=job.artifact.removeprefix("sha256:"),
                     on_progress=on_progress,
@@ -66,6 +66,23 @@ def build_version(platform: Platform, ctx: JobContext, job: BuildVersion) -> Out
         },
         write=lambda connection: _publish(connection, ctx, job, result, artifact),
     )
+
+
+@contextmanager
+def scratch_folder(work: Path, job_id: str, epoch: int) -> Iterator[Path]:
+    """A folder for this attempt. What killed attempts left, unmasked rows among it, goes first.
+
+    An attempt that lost its lease and still runs fails on its missing folder; it could publish nothing anyway.
+    """
+    for left in work.glob(f"{job_id}.*"):
+        if int(left.suffix[1:]) < epoch:
+            shutil.rmtree(left, ignore_errors=True)
+    folder = work / f"{job_id}.{epoch}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(

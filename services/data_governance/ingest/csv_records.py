@@ -13,6 +13,7 @@ from services.data_governance.ingest.lines import MAX_LINE_BYTES, Line, LineFile
 from shared.errors import InvalidInput
 
 MAX_COLUMNS = 2048
+MAX_HEADER_LINES = 64
 _DELIMITERS = ",\t;|"
 
 
@@ -99,18 +100,29 @@ def _csv_fault(message: str) -> tuple[str, str]:
 
 def _header(feed: _Feed) -> tuple[list[str], str]:
     try:
-        first = next(line for line in feed if line.strip())
+        text = next(line for line in feed if line.strip())
     except StopIteration as exc:
         raise InvalidInput(
             "the CSV file is empty; its first line must name the columns", code="empty_file"
         ) from exc
     except BadRow as exc:
         raise InvalidInput(f"line 1, the header: {exc.message}", code=exc.code) from exc
-    delimiter = max(_DELIMITERS, key=lambda mark: (first.count(mark), -_DELIMITERS.index(mark)))
-    try:
-        columns = [name.strip() for name in next(csv.reader([first], delimiter=delimiter, strict=True))]
-    except csv.Error as exc:
-        raise InvalidInput(f"line 1, the header, is no CSV: {exc}", code="malformed_csv") from exc
+    place = f"line {feed.record[-1].number}, the header"
+    # A name may hold line ends; a quote that is never closed may not eat the file.
+    for _ in range(MAX_HEADER_LINES):
+        best = max((_split(text, mark) for mark in _DELIMITERS), key=lambda found: len(found[0]))
+        if best[0]:
+            break
+        try:
+            text += next(feed)
+        except (StopIteration, BadRow):
+            break
+    columns, delimiter = best
+    if not columns:
+        raise InvalidInput(
+            f"{place}, is no CSV: a quote is never closed, or text follows a closing quote",
+            code="malformed_csv",
+        )
     empty = [index for index, name in enumerate(columns, start=1) if not name]
     twice = (
         sorted({name for name in columns if columns.count(name) > 1}) if len(columns) <= MAX_COLUMNS else []
@@ -124,7 +136,16 @@ def _header(feed: _Feed) -> tuple[list[str], str]:
             else ""
         )
         what = what or f"{len(columns)} columns, at most {MAX_COLUMNS} are allowed"
-        raise InvalidInput(
-            f"line 1, the header: {what}; each column needs a name of its own", code="bad_header"
-        )
+        raise InvalidInput(f"{place}: {what}; each column needs a name of its own", code="bad_header")
     return columns, delimiter
+
+
+def _split(text: str, delimiter: str) -> tuple[list[str], str]:
+    """The names in a header with this delimiter, none where it does not read as CSV then."""
+    try:
+        names = next(
+            csv.reader([f"{line}\n" for line in text.split("\n")[:-1]], delimiter=delimiter, strict=True)
+        )
+    except csv.Error:
+        return [], delimiter
+    return [" ".join(name.split()) for name in names], delimiter

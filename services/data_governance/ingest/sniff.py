@@ -54,9 +54,11 @@ def detect(head: bytes, name: str) -> Format:
     lines = [line.strip() for line in head.removeprefix(_UTF8_BOM).split(b"\n") if line.strip()]
     if shape := _not_by_line(lines):
         raise _refused(name, f"{shape}; write one object a line (`jq -c '.[]' in.json > out.jsonl`)")
-    if any(_is_object(line) for line in lines[:20]) or (len(lines) == 1 and lines[0].startswith(b'{"')):
-        return "jsonl"
     by_name = _BY_NAME.get(_suffix(name))
+    # In a CSV file a cell may hold lines of JSON, but its first line is a header.
+    telling = lines[:1] if by_name == "csv" else lines[:20]
+    if any(_is_object(line) for line in telling) or (len(lines) == 1 and lines[0].startswith(b'{"')):
+        return "jsonl"
     if by_name == "parquet":
         raise _refused(name, "no Parquet file, although its name says so; write it again")
     if by_name is not None:

@@ -185,6 +185,32 @@ def test_other_delimiters_are_seen_in_the_header(mark: str, tmp_path: Path) -> N
     assert row.texts() == ("x, y", "z")
 
 
+@pytest.mark.parametrize(
+    ("content", "columns", "line"),
+    [
+        (b'"q, the ""first"", long";a\nx;y\n', ['q, the "first", long', "a"], 2),
+        (b'"q\n(in full)",a\r\nx,y\r\n', ["q (in full)", "a"], 3),
+        (b'id,q,a\n1,"{\n{""k"": 1}\n{}\n",y\n', ["id", "q", "a"], 2),
+        (b"\n\nq , a \nx,y\n", ["q", "a"], 4),
+    ],
+)
+def test_headers_as_spreadsheets_write_them_are_understood(
+    content: bytes, columns: list[str], line: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "d.csv"
+    path.write_bytes(content)
+    assert peek(path, "d.csv").columns == tuple(columns)
+    rows, source = _read(path, InputMapping(prompt=columns[-2], completion="a"))
+    assert ([row.line for row in rows], source.bad.total) == ([line], 0)
+
+
+def test_the_header_is_named_by_its_own_line(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_bytes(b"\n\nq,q\nx,y\n")
+    with pytest.raises(InvalidInput, match="line 3, the header: the name 'q' is there twice"):
+        _read(path)
+
+
 def test_a_column_that_is_not_there_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text("question,answer\nx,y\n", encoding="utf-8")
