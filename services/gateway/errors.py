@@ -25,10 +25,12 @@ STATUS: Mapping[str, int] = {
     "body_too_large": 413,
     "file_too_large": 413,
     "unsupported_media_type": 415,
+    "range_not_satisfiable": 416,
     "idempotency_mismatch": 422,
     "rate_limit_exceeded": 429,
     "concurrency_limit_exceeded": 429,
     "insufficient_quota": 429,
+    "headers_too_large": 431,
     "client_closed_request": 499,
     "internal_error": 500,
     "no_handler": 500,
@@ -65,6 +67,16 @@ class RateLimited(LimitExceeded):
         self.retry_after_s = retry_after_s
 
 
+class RangeNotSatisfiable(HeliuError):
+    """Bytes were asked for that a file of `size` bytes does not have."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, asked: str, size: int) -> None:
+        super().__init__(f"Range {asked} lies outside of the file, which has {size} bytes", param="Range")
+        self.size = size
+
+
 def status_of(exc: HeliuError) -> int:
     """The status of a code; a code that this table does not know is the caller's fault unless it may pass."""
     return STATUS.get(exc.code, 503 if exc.retryable else 400)
@@ -91,6 +103,8 @@ def error_response(exc: HeliuError, trace_id: str | None) -> JSONResponse:
         headers["x-should-retry"] = "false"
     if isinstance(exc, RateLimited):
         headers["retry-after"] = str(max(1, math.ceil(exc.retry_after_s)))
+    if isinstance(exc, RangeNotSatisfiable):
+        headers["content-range"] = f"bytes */{exc.size}"
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     if status == 408:

@@ -20,6 +20,7 @@ from fastapi.responses import Response
 from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 from uvicorn.server import HANDLED_SIGNALS
 
 from services.gateway.auth import Authenticator
@@ -28,6 +29,7 @@ from services.gateway.docs import describe
 from services.gateway.errors import error_response, http_error
 from services.gateway.gate import GateMiddleware
 from services.gateway.limits import RateLimiter
+from services.gateway.protocol import protocol_for
 from services.gateway.routes import (
     batches,
     chat,
@@ -168,6 +170,10 @@ async def _answer_validation(request: Request, exc: Exception) -> Response:
 async def _answer_http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     path = f"{request.method} {request.url.path}"
+    headers = dict(exc.headers or {})
+    if exc.status_code == 405:
+        # The framework names the methods of the first route with this path only.
+        headers["allow"] = ", ".join(sorted(_methods(request)))
     said = {
         404: f"no route {path}; the routes are at /docs",
         405: f"{path} is not served; this path has other methods (see the Allow header)",
@@ -175,9 +181,19 @@ async def _answer_http(request: Request, exc: Exception) -> Response:
     response = error_response(
         http_error(exc.status_code, said.get(exc.status_code, str(exc.detail))), request.state.trace_id
     )
-    for name, value in (exc.headers or {}).items():
-        response.headers[name] = value
+    response.headers.update(headers)
     return response
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods that some route serves at this path."""
+    routes = [*request.app.routes, *(route for router in ROUTERS for route in router.routes)]
+    return {
+        method
+        for route in routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 async def _answer_gone(request: Request, _: Exception) -> Response:
@@ -229,6 +245,8 @@ def make_server(app: FastAPI, *, metrics_address: str = "") -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        http=protocol_for(gateway.platform.tracing, settings.body_silence_seconds),
+        ws="none",
         lifespan="on",
         backlog=1024,
         timeout_keep_alive=30,

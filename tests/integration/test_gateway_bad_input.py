@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -308,6 +311,84 @@ def test_a_malformed_header_is_refused_by_name(
     with gateway.http() as client:
         response = client.post("/v1/jobs", content=b'{"kind": "noop"}', headers=headers)
     check(response, place, status)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "status"),
+    [
+        (b"nothing of the kind\r\n\r\n", "invalid_http", 400),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", "invalid_http", 400),
+        (b"GET /v1/files/\xff HTTP/1.1\r\nHost: x\r\n\r\n", "invalid_http", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nA\x00B: c\r\n\r\n", "invalid_http", 400),
+        (b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", "invalid_http", 400),
+        (b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", "invalid_http", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 70_000, "headers_too_large", 431),
+        (b"GET /" + b"x" * 70_000, "headers_too_large", 431),
+    ],
+)
+def test_what_is_no_http_is_refused_in_the_same_shape(
+    gateway: RunningGateway, sent: bytes, code: str, status: int
+) -> None:
+    where = urlsplit(gateway.url)
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=20) as connection:
+        connection.sendall(sent)
+        answer = HTTPResponse(connection)
+        answer.begin()
+        error = json.loads(answer.read())["error"]
+        assert (answer.status, error["code"]) == (status, code)
+        assert set(error) == {"message", "type", "param", "code", "trace_id"}
+        assert error["trace_id"] == answer.headers["x-trace-id"]
+        assert answer.headers["x-request-id"].startswith("req_")
+        assert connection.recv(1) == b"", "the connection stays open"
+
+
+def test_a_method_that_a_path_lacks_is_refused_with_those_that_it_has(gateway: RunningGateway) -> None:
+    with gateway.http() as client:
+        for path, methods in (
+            ("/v1/files", "GET, POST"),
+            ("/v1/files/file-tune", "DELETE, GET"),
+            (f"{FT}/x/cancel", "POST"),
+            ("/v1/webhooks/x", "DELETE, GET, POST"),
+        ):
+            for method in ("PUT", "OPTIONS", "BREW"):
+                response = client.request(method, path)
+                check(response, None, 405)
+                assert response.headers["allow"] == methods
+            assert client.head(path).status_code == 405
+        for path in ("/v1/files/", "/healthz/", "//v1/files", "/v1/files/x/content/"):
+            check(client.get(path), None, 404)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ("bytes=2-4", 206),
+        ("bytes=-3", 206),
+        ("bytes=8-99", 206),
+        ("bytes=0-0, -1", 206),
+        ("bytes=10-", 416),
+        ("bytes=-0", 416),
+        ("bytes=0-1,20-30", 416),
+        ("bytes=a-b", 400),
+        ("bytes=", 400),
+        ("bytes=-", 400),
+        ("bytes=1", 400),
+        ("bytes=4-2", 400),
+        ("bytes=" + "9" * 5000 + "-", 400),
+        ("lines=1-2", 400),
+    ],
+)
+def test_a_range_that_a_file_lacks_is_refused_in_the_same_shape(
+    gateway: RunningGateway, asked: str, status: int
+) -> None:
+    with gateway.http() as client:
+        file = client.post(
+            "/v1/files", files={"file": ("a", b"0123456789")}, data={"purpose": "user_data"}
+        ).json()
+        response = client.get(f"/v1/files/{file['id']}/content", headers={"range": asked})
+        check(response, "Range", status)
+        if status == 416:
+            assert response.headers["content-range"] == "bytes */10"
 
 
 def part(name: str, value: bytes, filename: str | None = None, end: bytes = b"--b--\r\n") -> bytes:

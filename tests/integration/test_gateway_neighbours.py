@@ -85,3 +85,18 @@ def test_a_body_that_stops_coming_is_given_up(
         status, headers, error = answer_of(connection)
     assert (status, error["code"], error["param"]) == (408, "request_timeout", "body")
     assert error["trace_id"] == headers["x-trace-id"]
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
+def test_a_connection_that_never_asks_is_given_up(
+    database_url: str, redis_url: str, tmp_path: Path, start: bytes
+) -> None:
+    with running_gateway(database_url, redis_url, tmp_path, body_silence_seconds=0.2) as gateway:
+        where = urlsplit(gateway.url)
+        with socket.create_connection((where.hostname or "", where.port or 0), timeout=20) as connection:
+            connection.sendall(start)
+            status, headers, error = answer_of(connection)
+            assert (status, error["code"]) == (408, "request_timeout")
+            assert error["trace_id"] == headers["x-trace-id"]
+        with gateway.http() as client:
+            assert client.get("/v1/jobs").status_code == 200
