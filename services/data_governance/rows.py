@@ -11,8 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 ROLES = frozenset({"system", "user", "assistant", "tool"})
-_NOT_WORD = re.compile(r"[\W_]+")
-_NOT_WORD_ASCII = bytes(code for code in range(128) if not chr(code).isalnum())
+# Marks that change what is said: 2.5 is not 25, nor 100-150 or -5 their digits, nor C++ C, 5% 5, $5 €5.
+_SIGNS = "+#%=<>$€£¥°"
+_NOT_WORD = re.compile(rf"[^\w{_SIGNS}]+|_+")
+_NOT_WORD_ASCII = bytes(code for code in range(128) if not chr(code).isalnum() and chr(code) not in _SIGNS)
+_MARK_BEFORE_DIGIT = re.compile(r"(?<=[0-9])\s*([.,:/*-])\s*(?=[0-9])|(?<![\w-])(-)(?=[0-9])")
+_KEPT_MARKS = str.maketrans(
+    dict(zip(".,:/*-", "ʘǀǁǂǃʬ", strict=True))
+)  # letters of no text, so nothing strips them
 
 
 class Message(NamedTuple):
@@ -102,10 +108,18 @@ def hash128(text: str) -> bytes:
 
 
 def normalise_key(text: str) -> str:
-    """`text` without case, width, spaces and punctuation; itself when that leaves nothing."""
+    """`text` without case, width, spaces and punctuation (marks in numbers stay); itself when that leaves nothing."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    if _MARK_BEFORE_DIGIT.search(text):
+        text = _MARK_BEFORE_DIGIT.sub(_kept_mark, text)
     if text.isascii():
         return text.lower().encode().translate(None, _NOT_WORD_ASCII).decode() or text.strip()
-    return _NOT_WORD.sub("", unicodedata.normalize("NFKC", text).casefold()) or text.strip()
+    return _NOT_WORD.sub("", text.casefold()) or text.strip()
+
+
+def _kept_mark(match: re.Match[str]) -> str:
+    return (match[1] or match[2]).translate(_KEPT_MARKS)
 
 
 def question_key(row: Row) -> str:

@@ -81,8 +81,8 @@ class NoParams(Strict):
 class ExactDuplicatesParams(Strict):
     """What makes two rows the same.
 
-    `normalised` compares without case, width, spaces and punctuation; `include_label` tells rows apart whose
-    labels differ.
+    `normalised` compares without case, width, spaces and punctuation, marks within numbers excepted;
+    `include_label` tells rows apart whose labels differ.
     """
 
     normalised: bool = False

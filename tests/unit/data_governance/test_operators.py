@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from services.data_governance.operators import OPERATORS, build
 from services.data_governance.operators.mask_pii import count_pii
-from services.data_governance.rows import Message, Outcome, Row
+from services.data_governance.rows import Message, Outcome, Row, normalise_key
 from shared.contracts.recipe import STEP_TYPES, Step
 
 MakeRow = Callable[..., Row]
@@ -160,6 +160,45 @@ def test_the_majority_of_labels_wins_and_a_tie_drops_all(row: MakeRow) -> None:
 def test_answers_can_be_compared_instead_of_labels(row: MakeRow) -> None:
     rows = [row("q", "yes", line=1), row("q", "no", line=2), row("q", "Yes.", line=3), row(text="q", line=4)]
     assert _rules(_run(rows, "conflicting_labels", compare="answer")) == [(2, "conflicting_labels")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("价格2.5元", "价格25元"),
+        ("票价100-150元", "票价100150元"),
+        ("It is -5 degrees", "It is 5 degrees"),
+        ("At 10:30", "At 1030"),
+        ("1/2 cup", "12 cup"),
+        ("涨了5％", "涨了5"),
+        ("I know C++", "I know C"),
+        ("$5", "€5"),
+    ],
+)
+def test_rows_that_differ_in_a_mark_that_matters_are_no_duplicates(
+    one: str, other: str, row: MakeRow
+) -> None:
+    rows = [row("q", one, line=1), row("q", other, line=2)]
+    assert _rules(_run(rows, "exact_duplicates", normalised=True)) == []
+    assert normalise_key(one) != normalise_key(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("价格 2.5 元！", "价格２．５元"),
+        ("A check-in, please", "a check in please"),
+        ("Open at 10 : 30?", "open at 10:30"),
+        ("138 0013 8000", "13800138000"),
+        ("Wait... 5 days", "wait 5 days"),
+        ("好的～", "好的"),
+    ],
+)
+def test_rows_that_differ_in_case_width_spaces_and_punctuation_are_duplicates(
+    one: str, other: str, row: MakeRow
+) -> None:
+    rows = [row("q", one, line=1), row("q", other, line=2)]
+    assert _rules(_run(rows, "exact_duplicates", normalised=True)) == [(2, "exact_duplicates")]
 
 
 @pytest.mark.parametrize(
