@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from anyio import CancelScope
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from shared.errors import HeliuError
 
@@ -41,9 +41,9 @@ class EventStream(StreamingResponse):
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
 
-    async def stream_response(self, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().stream_response(send)
+            await super().__call__(scope, receive, send)
         finally:
             close = getattr(self.body_iterator, "aclose", None)
             if close is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
@@ -91,13 +91,13 @@ async def create(request: Request, gateway: GatewayDep) -> Response:
         # Until the first token everything that goes wrong can still be a proper status.
         first = await sse.unless_gone(request, _first(entries) if asked.stream else _all(entries, answer))
     except BaseException as exc:
-        gone = not isinstance(exc, HeliuError) or exc.code == "client_closed_request"
-        ledger.close("cancelled" if gone else "error")
+        gone = isinstance(exc, HeliuError) and exc.code == "client_closed_request"
+        ledger.close("error" if isinstance(exc, Exception) and not gone else "cancelled")
         raise
     if first is None:
         ledger.close("ok")
         return JSONResponse(answer.completion())
-    return sse.EventStream(_stream(request, entries, first, answer, ledger))
+    return sse.EventStream(_Chunks(request, entries, first, answer, ledger))
 
 
 def _resolve(gateway: Gateway, caller: Caller, model: str) -> ModelRef:
@@ -122,35 +122,58 @@ async def _all(entries: AsyncIterator[Entry], answer: Answer) -> Entry | None:
     return None
 
 
-async def _stream(
-    request: Request, entries: AsyncIterator[Entry], first: Entry, answer: Answer, ledger: _Ledger
-) -> AsyncIterator[bytes]:
-    """Chunks from the first token on. An error in the middle is told as an error, never as a quiet end."""
-    status = "cancelled"
-    try:
-        yield sse.event(answer.chunk({"role": "assistant", "content": "", "refusal": None}))
-        async for entry in _chain(first, entries):
-            text = answer.token(entry.data) if entry.type == "token" else ""
-            if entry.type == "done":
-                text = answer.done(entry.data)
-            if text:
-                yield sse.event(answer.chunk({"content": text}))
-        yield sse.event(answer.chunk({}, answer.finish_reason))
-        if answer.include_usage:
-            yield sse.event(answer.usage_chunk())
-        status = "ok"
-        yield sse.DONE
-    except HeliuError as exc:
-        status = "error"
-        request.state.span.fail(exc.message)
-        yield sse.event({"error": error_object(exc, request.state.trace_id)})
-    except Exception:
-        status = "error"
-        log.exception("stream_failed", extra={"trace_id": request.state.trace_id})
-        yield sse.event({"error": error_object(internal_error(), request.state.trace_id)})
-    finally:
-        ledger.close(status)
-        await entries.aclose()  # type: ignore[attr-defined]
+class _Chunks:
+    """Chunks from the first token on. An error in the middle is told as an error, never as a quiet end.
+
+    `aclose` ends the work and writes the ledger, also where nobody has asked for a chunk: a generator that never
+    began has no `finally` to run.
+    """
+
+    def __init__(
+        self, request: Request, entries: AsyncIterator[Entry], first: Entry, answer: Answer, ledger: _Ledger
+    ) -> None:
+        self._state = request.state
+        self._entries = entries
+        self._first = first
+        self._answer = answer
+        self._ledger = ledger
+        self._status = "cancelled"
+        self._made = self._make()
+
+    def __aiter__(self) -> _Chunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._made)
+
+    async def aclose(self) -> None:
+        await self._made.aclose()
+        self._ledger.close(self._status)
+        await self._entries.aclose()  # type: ignore[attr-defined]
+
+    async def _make(self) -> AsyncGenerator[bytes, None]:
+        answer = self._answer
+        try:
+            yield sse.event(answer.chunk({"role": "assistant", "content": "", "refusal": None}))
+            async for entry in _chain(self._first, self._entries):
+                text = answer.token(entry.data) if entry.type == "token" else ""
+                if entry.type == "done":
+                    text = answer.done(entry.data)
+                if text:
+                    yield sse.event(answer.chunk({"content": text}))
+            yield sse.event(answer.chunk({}, answer.finish_reason))
+            if answer.include_usage:
+                yield sse.event(answer.usage_chunk())
+            self._status = "ok"
+            yield sse.DONE
+        except HeliuError as exc:
+            self._status = "error"
+            self._state.span.fail(exc.message)
+            yield sse.event({"error": error_object(exc, self._state.trace_id)})
+        except Exception:
+            self._status = "error"
+            log.exception("stream_failed", extra={"trace_id": self._state.trace_id})
+            yield sse.event({"error": error_object(internal_error(), self._state.trace_id)})
 
 
 async def _chain(first: Entry, rest: AsyncIterator[Entry]) -> AsyncIterator[Entry]:
