@@ -177,9 +177,12 @@ class Tracing:
         *,
         parent: str | None,
         attributes: Attributes | None = None,
+        events: Sequence[tuple[str, int]] = (),
     ) -> None:
-        """Write a span that somebody else measured, in unix nanoseconds."""
+        """Write a span, with events, that somebody else measured; times in unix nanoseconds."""
         span = self.start(name, parent=parent, attributes=attributes, start_ns=start_ns)
+        for event, at_ns in events:
+            span._span.add_event(event, timestamp=at_ns)
         span._span.end(end_time=max(start_ns, end_ns))
 
     def flush(self) -> None:

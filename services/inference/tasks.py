@@ -85,6 +85,8 @@ def generate(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: 
                         part["end_ns"],
                         parent=span.traceparent,
                         attributes=part.get("attributes"),
+                        # decoding begins with the first token, which the prefill gave
+                        events=[("first_token", part["start_ns"])] if part["name"] == "engine.decode" else (),
                     )
                 usage, timings = frame["usage"], frame["timings"]
                 span.set_all(

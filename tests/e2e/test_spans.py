@@ -82,6 +82,13 @@ def test_a_consumer_tells_how_long_the_work_waited_and_which_attempt_it_is(
         assert span["attributes"][semconv.TENANT] == str(stage.harness.tenant)
 
 
+def test_a_chat_tells_when_its_first_token_came(stage: Stage, traces: dict[str, str]) -> None:
+    (decode,) = [span for span in whole(stage, traces, "chat") if span["name"] == "engine.decode"]
+    (event,) = decode["events"]
+    assert event["name"] == "first_token"
+    assert decode["start_ns"] <= event["time_ns"] <= decode["end_ns"]
+
+
 def test_no_span_holds_what_was_said(stage: Stage, traces: dict[str, str]) -> None:
     for flow in ("chat", "batch"):
         assert "你好" not in str(whole(stage, traces, flow))
