@@ -43,6 +43,8 @@ class Detokenizer:
         self._boundary = 0
         self._parts: list[str] = []
         self._held = ""
+        # A stop string was found: nothing more is given out.
+        self.stopped = False
 
     @property
     def text(self) -> str:
@@ -80,6 +82,7 @@ class Detokenizer:
         ends = [place for stop in self._stop if (place := text.find(stop)) >= 0]
         if ends:
             self._held = ""
+            self.stopped = True
             return self._give(text[: min(ends)], stopped=True)
         keep = 0 if final else self._possible_stop(text)
         self._held = text[len(text) - keep :]

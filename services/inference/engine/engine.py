@@ -27,6 +27,8 @@ from typing import NamedTuple
 import torch
 
 from services.inference.engine.adapters import AdapterWeights, read_adapter
+from services.inference.engine.codec import Codec
+from services.inference.engine.grammar import Vocabulary
 from services.inference.engine.request import (
     EngineConfig,
     Event,
@@ -41,7 +43,7 @@ from services.inference.engine.request import (
     Usage,
 )
 from services.inference.engine.runner import ModelRunner
-from services.inference.engine.runtime import Codec, Generation, Runtime, conclude, failure
+from services.inference.engine.runtime import Generation, Runtime, conclude, failure
 from shared.errors import Conflict, HeliuError, NotFound, Unavailable
 
 # A base serves this many steps before a busy one is made to leave, or two that alternate would never run.
@@ -127,6 +129,7 @@ class Engine:
         self._closing: set[str] = set()
         self._loads: dict[Future[tuple[ModelRunner | AdapterWeights, Codec]], _Load] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="engine-loader")
+        self._vocabularies: dict[str, Vocabulary] = {}
         self._outbox: list[Event] = []
         self._orders = 0
         self._draining = False
@@ -399,11 +402,11 @@ class Engine:
             future.add_done_callback(lambda _: wake())
 
     def _read_base(self, path: str) -> tuple[ModelRunner, Codec]:
-        return ModelRunner.load(path, self._config), Codec.load(path)
+        return ModelRunner.load(path, self._config), Codec.load(path, self._vocabularies)
 
     def _read_adapter(self, path: str) -> tuple[AdapterWeights, Codec]:
         weights = read_adapter(path, dtype=self._config.dtype, device=self._config.device)
-        return weights, Codec.load(path)
+        return weights, Codec.load(path, self._vocabularies)
 
     def _collect_loads(self) -> None:
         for future in [future for future in self._loads if future.done()]:

@@ -11,6 +11,8 @@ from shared.errors import ConfigurationError, InvalidInput
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
+MAX_TOP_LOGPROBS = 20
+MAX_BIASED_TOKENS = 1024
 
 
 class Priority(StrEnum):
@@ -84,8 +86,12 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep every token.
+    """How to choose tokens. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 keep every token.
 
+    `min_p` keeps what is at least that share of the likeliest token's probability. Frequency and presence penalty
+    are taken off the logits of what was answered before, for each time and once; the repetition penalty (1 is none)
+    divides those of prompt and answer (https://arxiv.org/abs/1909.05858). `logit_bias` is added by token. `grammar`
+    limits the answer (see `grammar.py`). `top_logprobs` tokens are told beside each chosen one with `logprobs`.
     `max_tokens` None means what fits, capped by the engine's default. `ignore_eos` is for measurements.
     """
 
@@ -93,18 +99,47 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    grammar: str | None = None
     logprobs: bool = False
+    top_logprobs: int = 0
     ignore_eos: bool = False
+
+    @property
+    def counts_tokens(self) -> bool:
+        """The choice depends on how often tokens were answered before."""
+        return bool(self.frequency_penalty or self.presence_penalty or self.repetition_penalty != 1)
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidInput(f"max_tokens must be 1 or more, got {self.max_tokens}", param="max_tokens")
-        if not (math.isfinite(self.temperature) and 0 <= self.temperature <= 2):
+        for name, low, high in (
+            ("temperature", 0, 2),
+            ("min_p", 0, 1),
+            ("frequency_penalty", -2, 2),
+            ("presence_penalty", -2, 2),
+            ("repetition_penalty", 0.01, 100),
+            ("top_logprobs", 0, MAX_TOP_LOGPROBS),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise InvalidInput(f"{name} must be from {low} to {high}, got {value}", param=name)
+        if len(self.logit_bias) > MAX_BIASED_TOKENS:
             raise InvalidInput(
-                f"temperature must be from 0 to 2, got {self.temperature}", param="temperature"
+                f"logit_bias takes at most {MAX_BIASED_TOKENS} tokens, got {len(self.logit_bias)}",
+                param="logit_bias",
             )
+        for token, bias in self.logit_bias:
+            if not (math.isfinite(bias) and -100 <= bias <= 100):
+                raise InvalidInput(
+                    f"logit_bias must be from -100 to 100, got {bias} for token {token}", param="logit_bias"
+                )
         if not (math.isfinite(self.top_p) and 0 < self.top_p <= 1):
             raise InvalidInput(f"top_p must be over 0 and at most 1, got {self.top_p}", param="top_p")
         if self.top_k < 0:
@@ -154,11 +189,16 @@ class Request:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """One chosen token, its own text (may hold a replacement character), and ln p under the raw logits."""
+    """A token, its own text (may hold a replacement character), and ln p under the raw logits.
+
+    `top` are the likeliest tokens of its place, with none of their own; `bytes` what the token stands for.
+    """
 
     id: int
     text: str
     logprob: float
+    bytes: tuple[int, ...] = ()
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

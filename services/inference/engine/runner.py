@@ -63,19 +63,22 @@ class ModelRunner:
         weights = sum(p.nbytes for p in self._model.parameters()) + self._packed_bytes
         return int(weights + self.cache.bytes() + self.adapters.bytes())
 
+    def sampled(self, rows: Rows[Row]) -> list[Row]:
+        """The rows that `forward` returns logits of, in its order."""
+        return [row for row in _ordered(rows)[0] if row.samples]
+
     @torch.inference_mode()
     def forward(self, rows: Rows[Row]) -> tuple[list[Row], torch.Tensor]:
         """Compute the rows; returns those that sample, and their logits (rows, vocabulary) in that order.
 
         Writes only the rows' own cache slots, so a pass that failed may be repeated, whole or in parts.
         """
-        decodes = sorted((row for row in rows if row.count == 1), key=lambda row: row.start)
-        ordered = decodes + [row for row in rows if row.count > 1]
-        step, ids, positions, keep = self._batch(ordered, len(decodes))
+        ordered, decodes = _ordered(rows)
+        step, ids, positions, keep = self._batch(ordered, decodes)
         self.step_adapters.set(
             [row.sequence.adapter for row in ordered], [row.count for row in ordered], self.device
         )
-        sampled = [row for row in ordered if row.samples]
+        sampled = self.sampled(rows)
         if not sampled:
             keep = [0]
         output = self._model(
@@ -177,3 +180,9 @@ class ModelRunner:
                 )
             logits.append(output.logits[0])
         return torch.cat(logits)
+
+
+def _ordered(rows: Rows[Row]) -> tuple[list[Row], int]:
+    """Rows as a step has them, and how many of them are decodes: those first, by length."""
+    decodes = sorted((row for row in rows if row.count == 1), key=lambda row: row.start)
+    return decodes + [row for row in rows if row.count > 1], len(decodes)

@@ -6,15 +6,16 @@ Knows the generations submitted to it; nothing of other bases, of loading, or of
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from services.inference.engine.adapters import AdapterWeights, UnsupportedAdapter
-from services.inference.engine.detokenize import Decode, Detokenizer
-from services.inference.engine.loading import end_tokens, load_tokenizer
+from services.inference.engine.codec import Codec
+from services.inference.engine.detokenize import Detokenizer
+from services.inference.engine.grammar import Constraint, GrammarFailed, MaskMaker
 from services.inference.engine.request import (
     EngineConfig,
     Event,
@@ -22,6 +23,7 @@ from services.inference.engine.request import (
     Finished,
     FinishReason,
     Request,
+    Sampling,
     Span,
     Timings,
     TokenDelta,
@@ -29,35 +31,10 @@ from services.inference.engine.request import (
     Usage,
 )
 from services.inference.engine.runner import ModelRunner
-from services.inference.engine.sampler import Choice, choose
+from services.inference.engine.sampler import Choice, Pick, choose
 from services.inference.engine.scheduler import Row, Scheduler, Sequence
 from services.inference.prompt import answer_room, check_characters, render
 from shared.errors import HeliuError, InvalidInput
-
-
-@dataclass(frozen=True)
-class Codec:
-    """A folder's tokenizer (None when it has none), its longest token's characters, and what ends an answer."""
-
-    tokenizer: Any | None
-    longest: int
-    ends: frozenset[int]
-
-    @classmethod
-    def load(cls, path: str) -> Codec:
-        tokenizer = load_tokenizer(path)
-        longest = 0 if tokenizer is None else max(map(len, tokenizer.get_vocab()), default=0)
-        return cls(tokenizer, longest, end_tokens(path, tokenizer))
-
-    def decoder(self) -> Decode:
-        tokenizer = self.tokenizer
-        if tokenizer is None:
-            return lambda _: ""
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is not None and type(backend.model).__name__ == "BPE":
-            # What transformers' decode comes to for these, without its checks of every call.
-            return lambda ids: str(backend.decode(ids, skip_special_tokens=True))
-        return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
 @dataclass(eq=False)
@@ -69,20 +46,45 @@ class Generation:
     limit: int
     seed: int
     ends: frozenset[int]
-    decode: Decode
+    codec: Codec
     text: Detokenizer
+    constraint: Constraint | None
     received: float
     received_ns: int
     started: float | None = None
     cached: int = 0
     first_token: float | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    # How often each token was answered; kept only where a penalty asks for it.
+    answered: Counter[int] = field(default_factory=Counter)
     pushed: int = 0
     shown: int = 0
 
     @property
     def answer(self) -> list[int]:
         return self.sequence.tokens[self.sequence.prompt_length :]
+
+    def pick(self, mask: torch.Tensor | None) -> Pick:
+        """What the next token depends on besides its logits."""
+        sampling, sequence = self.request.sampling, self.sequence
+        prompt = sequence.tokens[: sequence.prompt_length] if sampling.repetition_penalty != 1 else ()
+        position = len(sequence.tokens) - sequence.prompt_length
+        return Pick(sampling, self.seed, position, self.answered, prompt, mask)
+
+    def take(self, choice: Choice) -> None:
+        """Add the chosen token. Raises GrammarFailed."""
+        sampling = self.request.sampling
+        self.sequence.tokens.append(choice.token)
+        if sampling.counts_tokens:
+            self.answered[choice.token] += 1
+        if choice.logprob is not None:
+            top = tuple(self._logprob(token, logprob) for token, logprob in choice.top)
+            self.logprobs.append(replace(self._logprob(choice.token, choice.logprob), top=top))
+        if self.constraint is not None and choice.token not in self.ends:
+            self.constraint.accept(choice.token)
+
+    def _logprob(self, token: int, logprob: float) -> TokenLogprob:
+        return TokenLogprob(token, self.codec.text_of(token), logprob, self.codec.bytes_of(token))
 
 
 class Runtime:
@@ -105,6 +107,7 @@ class Runtime:
         self.prompt_tokens = 0
         self.answer_tokens = 0
         self.preemptions = 0
+        self._masks = MaskMaker()
 
     @property
     def idle(self) -> bool:
@@ -134,6 +137,7 @@ class Runtime:
         adapter = request.adapter.id if request.adapter is not None else None
         codec = self._adapter_codecs[adapter] if adapter is not None else self._codec
         prompt = self._prompt(request, codec)
+        self._check_bias(request.sampling)
         context = min(self._runner.context, self._runner.allocator.capacity_tokens)
         room = answer_room(
             len(prompt),
@@ -152,10 +156,11 @@ class Runtime:
             adapter,
             _salt(request.tenant, adapter, self._installs.get(adapter or "", 0)),
         )
-        decode = codec.decoder()
-        text = Detokenizer(decode, request.sampling.stop)
+        text = Detokenizer(codec.decoder(), request.sampling.stop)
+        grammar = request.sampling.grammar
+        constraint = Constraint(codec.vocabulary, grammar) if grammar is not None else None
         generation = Generation(
-            request, sequence, len(prompt) + room, seed, ends, decode, text, received, received_ns
+            request, sequence, len(prompt) + room, seed, ends, codec, text, constraint, received, received_ns
         )
         self.resume(generation)
         return generation
@@ -203,6 +208,14 @@ class Runtime:
         self.withdraw(generation)
         return conclude(generation, reason, self._clock())
 
+    def _check_bias(self, sampling: Sampling) -> None:
+        for token, _ in sampling.logit_bias:
+            if not 0 <= token < self._runner.vocabulary:
+                raise InvalidInput(
+                    f"logit_bias names token {token}; the model has 0 to {self._runner.vocabulary - 1}",
+                    param="logit_bias",
+                )
+
     def _prompt(self, request: Request, codec: Codec) -> list[int]:
         if request.prompt_ids is not None:
             worst = max(request.prompt_ids, default=0)
@@ -221,8 +234,12 @@ class Runtime:
     def _run(self, rows: list[Row], events: list[Event]) -> None:
         """Compute and postprocess; a pass that fails is repeated in halves until the one at fault stands alone."""
         try:
+            sampling = [self._generations[row.sequence.id] for row in self._runner.sampled(rows)]
+            masks = self._masks.start([generation.constraint for generation in sampling])
             sampled, logits = self._runner.forward(rows)
-            choices = choose(logits, [self._sampling(row.sequence) for row in sampled])
+            allowed = masks.result() if masks is not None else [None] * len(sampling)
+            picks = [generation.pick(mask) for generation, mask in zip(sampling, allowed, strict=True)]
+            choices = choose(logits, picks)
         except Exception as exc:  # noqa: BLE001 - whatever the model raises, it must not end the others
             if len(rows) > 1:
                 self._run(rows[: len(rows) // 2], events)
@@ -237,22 +254,23 @@ class Runtime:
         for row, choice in zip(sampled, choices, strict=True):
             self._accept(self._generations[row.sequence.id], choice, now, events)
 
-    def _sampling(self, sequence: Sequence) -> tuple[Any, int, int]:
-        generation = self._generations[sequence.id]
-        return generation.request.sampling, generation.seed, len(sequence.tokens) - sequence.prompt_length
-
     def _accept(self, generation: Generation, choice: Choice | None, now: float, events: list[Event]) -> None:
+        constraint = generation.constraint
         if choice is None:
-            self._fail(generation.sequence, None, events)
+            error = constraint.error if constraint is not None else ""
+            cause = GrammarFailed(f"the grammar cannot go on: {error}") if error else None
+            self._fail(generation.sequence, cause, events)
             return
         if generation.first_token is None:
             generation.first_token = now
-        generation.sequence.tokens.append(choice.token)
         self.answer_tokens += 1
-        if choice.logprob is not None:
-            text = generation.decode([choice.token])
-            generation.logprobs.append(TokenLogprob(choice.token, text, choice.logprob))
-        if choice.token in generation.ends or self._show(generation, events):
+        try:
+            generation.take(choice)
+        except GrammarFailed as failure:
+            self._fail(generation.sequence, failure, events)
+            return
+        complete = constraint is not None and constraint.complete
+        if choice.token in generation.ends or self._show(generation, events) or complete:
             events.extend(self.end(generation, FinishReason.STOP))
         elif len(generation.sequence.tokens) >= generation.limit:
             events.extend(self.end(generation, FinishReason.LENGTH))
@@ -277,6 +295,8 @@ class Runtime:
         self.withdraw(generation)
         if cause is None:
             message, code = "the model's output for this request is not finite", "model_output_invalid"
+        elif isinstance(cause, HeliuError):
+            message, code = cause.message, cause.code
         elif isinstance(cause, (MemoryError, torch.OutOfMemoryError)):
             message, code = "the machine's memory does not hold this request", "out_of_memory"
         else:
@@ -301,8 +321,7 @@ def conclude(generation: Generation, reason: FinishReason, now: float) -> list[E
     if tail and tail[-1] in generation.ends:
         tail.pop()
     pieces = []
-    # A stop string that ended it has already given out all there is.
-    if reason is not FinishReason.STOP or answer[-1] in generation.ends:
+    if not generation.text.stopped:
         pieces = [generation.text.push(tail)]
         if not pieces[0].stopped:
             pieces.append(generation.text.finish())

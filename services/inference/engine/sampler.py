@@ -6,8 +6,8 @@ seed gives the same text after a preemption or in other company.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,47 +16,138 @@ from services.inference.engine.request import Sampling
 # Nuclei are nearly always smaller; a row whose nucleus is larger is looked at further.
 _NUCLEUS_GUESS = 256
 _STRETCH = 512
+# The bits of each byte, lowest first.
+_BITS = (torch.arange(256).unsqueeze(1) >> torch.arange(8)).bitwise_and(1).bool()
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What a row's choice depends on besides its logits.
+
+    `answered` counts the tokens of the answer so far and `prompt` holds those of the prompt, where a penalty needs
+    them; `mask` is (words) int32, whose bit j of word w allows token 32 w + j.
+    """
+
+    sampling: Sampling
+    seed: int
+    position: int
+    answered: Mapping[int, int] = field(default_factory=dict)
+    prompt: Sequence[int] = ()
+    mask: torch.Tensor | None = None
+
+    @property
+    def adjusts(self) -> bool:
+        """Something is to be done to the logits before the choice."""
+        sampling = self.sampling
+        return bool(sampling.counts_tokens or sampling.logit_bias or self.mask is not None)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A chosen token, and ln p of it under the raw logits if asked for; None where the logits are not finite."""
+    """A chosen token; ln p of it and of the likeliest (token, ln p) under the raw logits, if asked for."""
 
     token: int
     logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
 
 
-def choose(logits: torch.Tensor, rows: Sequence[tuple[Sampling, int, int]]) -> list[Choice | None]:
-    """Pick a token for each row of `logits` (rows, vocabulary), given its (sampling, seed, position)."""
+@torch.inference_mode()
+def choose(logits: torch.Tensor, rows: Sequence[Pick]) -> list[Choice | None]:
+    """Pick a token for each row of `logits` (rows, vocabulary), which it may change; None where none can be picked.
+
+    That is where the logits are not finite, or a mask allows nothing.
+    """
     best, tokens = logits.max(dim=-1)
     finite = torch.isfinite(best).tolist()
-    random = [i for i, (sampling, _, _) in enumerate(rows) if sampling.temperature > 0 and finite[i]]
+    table, places = _raw_logprobs(logits, rows, finite)
+    adjusted = [i for i, row in enumerate(rows) if finite[i] and row.adjusts]
+    if adjusted:
+        _adjust(logits, rows, adjusted)
+        best, tokens[adjusted] = logits[adjusted].max(dim=-1)
+        for i, possible in zip(adjusted, torch.isfinite(best).tolist(), strict=True):
+            finite[i] = possible
+    random = [i for i, row in enumerate(rows) if row.sampling.temperature > 0 and finite[i]]
     if random:
         tokens[random] = _draw(logits[random], [rows[i] for i in random])
-    logprobs: dict[int, float] = {}
-    wanted = [i for i, (sampling, _, _) in enumerate(rows) if sampling.logprobs and finite[i]]
-    if wanted:
-        table = logits[wanted].float().log_softmax(-1)
-        picked = table.gather(1, tokens[wanted].unsqueeze(1)).squeeze(1)
-        logprobs = dict(zip(wanted, picked.tolist(), strict=True))
-    return [Choice(token, logprobs.get(i)) if finite[i] else None for i, token in enumerate(tokens.tolist())]
+    chosen = tokens.tolist()
+    return [
+        _choice(chosen[i], row, table, places.get(i)) if finite[i] else None for i, row in enumerate(rows)
+    ]
 
 
-def _draw(logits: torch.Tensor, rows: Sequence[tuple[Sampling, int, int]]) -> torch.Tensor:
+def _raw_logprobs(
+    logits: torch.Tensor, rows: Sequence[Pick], finite: Sequence[bool]
+) -> tuple[torch.Tensor, dict[int, int]]:
+    """ln p of the rows that ask for it, before anything is changed, and the place of each in the table."""
+    wanted = [i for i, row in enumerate(rows) if row.sampling.logprobs and finite[i]]
+    table = logits[wanted].float().log_softmax(-1) if wanted else logits[:0]
+    return table, {row: place for place, row in enumerate(wanted)}
+
+
+def _choice(token: int, row: Pick, table: torch.Tensor, place: int | None) -> Choice:
+    if place is None:
+        return Choice(token, None)
+    top: tuple[tuple[int, float], ...] = ()
+    if row.sampling.top_logprobs:
+        values, tokens = table[place].topk(min(row.sampling.top_logprobs, table.shape[1]))
+        top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
+    return Choice(token, float(table[place, token]), top)
+
+
+def _adjust(logits: torch.Tensor, rows: Sequence[Pick], which: Sequence[int]) -> None:
+    """Penalties, biases and masks of the rows `which`, in place."""
+    places: list[int] = []
+    tokens: list[int] = []
+    values: list[float] = []
+    for i in which:
+        row, sampling = rows[i], rows[i].sampling
+        if sampling.repetition_penalty != 1:
+            seen = torch.tensor(sorted({*row.prompt, *row.answered}), device=logits.device)
+            old = logits[i, seen]
+            factor = sampling.repetition_penalty
+            logits[i, seen] = torch.where(old > 0, old / factor, old * factor)
+        change = dict(sampling.logit_bias)
+        if sampling.frequency_penalty or sampling.presence_penalty:
+            for token, count in row.answered.items():
+                less = sampling.frequency_penalty * count + sampling.presence_penalty
+                change[token] = change.get(token, 0.0) - less
+        places += [i] * len(change)
+        tokens += change.keys()
+        values += change.values()
+    if places:
+        index = (torch.tensor(places, device=logits.device), torch.tensor(tokens, device=logits.device))
+        added = torch.tensor(values, dtype=logits.dtype, device=logits.device)
+        logits.index_put_(index, added, accumulate=True)
+    for i in which:
+        mask = rows[i].mask
+        if mask is not None:
+            allowed = _BITS[mask.view(torch.uint8).long()].flatten()[: logits.shape[1]].to(logits.device)
+            logits[i, : len(allowed)].masked_fill_(~allowed, float("-inf"))
+            logits[i, len(allowed) :] = float("-inf")
+
+
+def _draw(logits: torch.Tensor, rows: Sequence[Pick]) -> torch.Tensor:
     """(rows) tokens by inverse transform over the kept tokens, in the vocabulary's order.
 
     The order matters: a sort can swap two near-equal tokens when the last bits of the logits differ.
     """
     device = logits.device
-    temperature = torch.tensor([sampling.temperature for sampling, _, _ in rows], device=device)
+    temperature = torch.tensor([row.sampling.temperature for row in rows], device=device)
     probabilities = (logits.float() / temperature.clamp_min(1e-5).unsqueeze(1)).softmax(-1)
-    limited = [i for i, (sampling, _, _) in enumerate(rows) if sampling.top_k or sampling.top_p < 1]
+    limited = [i for i, row in enumerate(rows) if _limits(row.sampling)]
     if limited:
         some = probabilities[limited]
-        floor = _smallest_kept(some, [rows[i][0] for i in limited])
+        samplings = [rows[i].sampling for i in limited]
+        floor = _smallest_kept(some, samplings)
+        least = torch.tensor([sampling.min_p for sampling in samplings], device=device).unsqueeze(1)
+        floor = torch.maximum(floor, least * some.amax(-1, keepdim=True))
         probabilities[limited] = some.masked_fill(some < floor, 0.0)
-    points = [uniform(seed, position) for _, seed, position in rows]
+    points = [uniform(row.seed, row.position) for row in rows]
     return _invert(probabilities, torch.tensor(points, device=device, dtype=torch.float64).unsqueeze(1))
+
+
+def _limits(sampling: Sampling) -> bool:
+    return bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p)
 
 
 def _invert(probabilities: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

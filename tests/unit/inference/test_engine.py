@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from services.inference.engine.request import (
     TokenDelta,
 )
 from services.inference.engine.runner import ModelRunner
+from shared.contracts.structured import json_schema, structured_outputs
 from shared.errors import ConfigurationError, Conflict, InvalidInput, NotFound, Unavailable
 from tests.unit.inference.tiny_models import (
     build_model,
@@ -189,6 +191,83 @@ def test_logprobs_come_with_every_token_when_asked_for(make: Callable[..., Engin
     with torch.inference_mode():
         logits = build_model("llama")(torch.tensor([[5, 6, 7]])).logits[0, -1]
     assert abs(end.logprobs[0].logprob - float(logits.log_softmax(-1)[end.token_ids[0]])) < 1e-4
+
+
+def test_likeliest_tokens_come_beside_each_chosen_one_with_their_bytes(
+    make: Callable[..., Engine], folder: Path
+) -> None:
+    sampling = replace(GREEDY, logprobs=True, top_logprobs=3)
+    end = finished(run(make(), ask(folder, sampling=sampling))["r"])
+    assert end.logprobs is not None
+    for told in end.logprobs:
+        assert len(told.top) == 3
+        assert (told.top[0].id, told.top[0].logprob) == (told.id, pytest.approx(told.logprob))
+        assert bytes(told.bytes).decode("utf-8", "replace") == told.text
+    # Joined they are the text, characters that were split over tokens included.
+    ordinary = [bytes(told.bytes) for told in end.logprobs if not told.text.startswith("<|")]
+    assert b"".join(ordinary).decode("utf-8", "replace") == end.text
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_a_grammar_shapes_its_own_answer_whatever_shares_the_batch(
+    make: Callable[..., Engine], folder: Path, temperature: float
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "level": {"enum": ["high", "low"]},
+            "tags": {"type": "array", "items": {"type": "boolean"}},
+        },
+        "required": ["level", "tags"],
+        "additionalProperties": False,
+    }
+    shaped = Sampling(max_tokens=120, temperature=temperature, seed=3, grammar=json_schema(schema, "schema"))
+    choice = replace(shaped, grammar=structured_outputs({"choice": ["行", "不行"]}))
+    found = run(
+        make(),
+        ask(folder, "plain"),
+        ask(folder, "json", sampling=shaped, priority=Priority.BATCH),
+        ask(folder, "choice", sampling=choice),
+    )
+    assert finished(found["plain"]).token_ids == finished(run(make(), ask(folder))["r"]).token_ids
+    end = finished(found["json"])
+    if end.finish_reason is FinishReason.STOP:
+        assert json.loads(end.text)["level"] in ("high", "low")
+    else:
+        assert end.text.startswith('{"level": "')
+    assert finished(found["choice"]).text in ("行", "不行")
+    assert finished(found["choice"]).finish_reason is FinishReason.STOP
+
+
+def test_a_grammar_that_is_none_fails_its_request_alone(make: Callable[..., Engine], folder: Path) -> None:
+    bad = replace(GREEDY, grammar="start: (")
+    found = run(make(), ask(folder, "bad", sampling=bad), ask(folder, "good"))
+    assert isinstance(found["bad"][-1], Failed)
+    assert found["bad"][-1].code == "invalid_grammar"
+    finished(found["good"])
+
+
+def test_penalties_and_biases_change_the_answer_they_belong_to(
+    make: Callable[..., Engine], folder: Path
+) -> None:
+    plain = finished(run(make(), ask(folder))["r"]).token_ids
+    banned = tuple((token, -100.0) for token in set(plain))
+    found = run(
+        make(),
+        ask(folder, "plain"),
+        ask(folder, "banned", sampling=replace(GREEDY, logit_bias=banned)),
+        ask(folder, "unlike", sampling=replace(GREEDY, max_tokens=60, repetition_penalty=100)),
+    )
+    assert finished(found["plain"]).token_ids == plain
+    assert not set(plain) & set(finished(found["banned"]).token_ids)
+    unlike = finished(found["unlike"]).token_ids
+    assert len(set(unlike)) == len(unlike)
+
+
+def test_a_bias_outside_the_vocabulary_is_refused(make: Callable[..., Engine], folder: Path) -> None:
+    found = run(make(), ask(folder, sampling=replace(GREEDY, logit_bias=((100_000, 1.0),))))
+    assert isinstance(found["r"][-1], Failed)
+    assert found["r"][-1].param == "logit_bias"
 
 
 def test_a_cancelled_request_frees_its_blocks_at_once(make: Callable[..., Engine], folder: Path) -> None:
