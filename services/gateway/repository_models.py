@@ -8,6 +8,8 @@ from shared.db import Connection, Row
 
 GET = "SELECT * FROM training.model WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL"
 
+TAKEN = "SELECT deleted_at FROM training.model WHERE tenant_id = %s AND id = %s"
+
 LIST = """
 SELECT * FROM training.model WHERE tenant_id = %s AND deleted_at IS NULL
 ORDER BY created_at DESC, id DESC LIMIT %s"""
@@ -28,6 +30,14 @@ CHECKPOINT = "SELECT 1 FROM training.checkpoint WHERE job_id = %s AND id = %s"
 
 def get_model(connection: Connection, tenant: UUID, name: str) -> Row | None:
     return connection.execute(GET, (tenant, name)).fetchone()
+
+
+def name_taken(connection: Connection, tenant: UUID, name: str) -> str | None:
+    """`exists`, `deleted` or None: the name of a deleted model stays its own, as in usage and in jobs."""
+    row = connection.execute(TAKEN, (tenant, name)).fetchone()
+    if row is None:
+        return None
+    return "exists" if row["deleted_at"] is None else "deleted"
 
 
 def list_models(connection: Connection, tenant: UUID, limit: int) -> list[Row]:

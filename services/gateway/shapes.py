@@ -175,7 +175,7 @@ def batch(one: Job) -> Shape:
         "error_file_id": result.get("error_file_id"),
         "errors": {"object": "list", "data": errors} if errors else None,
         "created_at": unix(one.created_at),
-        "in_progress_at": progress.get("in_progress_at") or unix(one.started_at),
+        "in_progress_at": progress.get("in_progress_at"),
         "finalizing_at": progress.get("finalizing_at"),
         "completed_at": ended if status == "completed" else None,
         "failed_at": ended if status == "failed" else None,

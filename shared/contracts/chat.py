@@ -57,7 +57,7 @@ class _Part(BaseModel):
     @classmethod
     def _text_only(cls, value: str) -> str:
         if value != "text":
-            raise ValueError(f"content parts of type {value!r} are not served; only 'text' is")
+            raise ValueError(f"content parts of type {_short(value)} are not served; only 'text' is")
         return value
 
 
@@ -78,7 +78,7 @@ class _Message(BaseModel):
     @classmethod
     def _known_role(cls, value: str) -> str:
         if value not in ("system", "developer", "user", "assistant"):
-            raise ValueError(f"role {value!r} is not served; use system, developer, user or assistant")
+            raise ValueError(f"role {_short(value)} is not served; use system, developer, user or assistant")
         return value
 
 
@@ -196,14 +196,15 @@ def _translate(exc: ValidationError) -> InvalidInput:
         elif part in ("str", "list[_Part]", "list[str]"):
             continue
         else:
-            place += f".{part}" if place else str(part)
+            place += f".{part[:80]}" if place else part[:80]
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         close = difflib.get_close_matches(str(first["loc"][0]), [*_ChatBody.model_fields, *UNSERVED], 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return InvalidInput(f"unknown parameter {place!r}{hint}", code="unknown_parameter", param=place)
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     given = "" if first["type"] == "missing" else f", got {_short(first['input'])}"
-    return InvalidInput(f"{place}: {first['msg']}{given}", code=code, param=place)
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidInput(f"{place}: {message}{given}", code=code, param=place)
 
 
 def _short(value: Any) -> str:

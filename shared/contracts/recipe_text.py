@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     place = f"line {key.start_mark.line + 1}" if key.start_mark else "the recipe"
-                    raise InvalidRecipe(f"{place}: `{key.value}` is given twice; keep one")
+                    raise InvalidRecipe(f"{place}: `{key.value[:80]}` is given twice; keep one")
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -99,7 +99,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(k for i, (k, _) in enumerate(pairs) if any(k == other for other, _ in pairs[:i]))
-        raise InvalidRecipe(f"`{twice}` is given twice; keep one")
+        raise InvalidRecipe(f"`{twice[:80]}` is given twice; keep one")
     return found
 
 
@@ -173,7 +173,7 @@ def _place(loc: tuple[int | str, ...]) -> str:
         step_tag = index == 2 and loc[0] == "steps"
         union_tag = index == 1 and loc[0] == "input"
         if not (step_tag or union_tag):
-            parts.append(str(part))
+            parts.append(str(part)[:80])
     return ".".join(parts) or "recipe"
 
 

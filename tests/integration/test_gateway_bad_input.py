@@ -17,6 +17,7 @@ from tests.integration.gateway_app import RunningGateway, running_gateway
 
 CHAT = "/v1/chat/completions"
 FT = "/v1/fine_tuning/jobs"
+LONG = "x" * 15_000
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,27 @@ POSTS: list[tuple[str, Any, str, int]] = [
         "messages[0].tool_calls",
         400,
     ),
+    (CHAT, chat(messages=[{"role": LONG, "content": "x"}]), "messages[0].role", 400),
+    (CHAT, chat(messages=[{"role": "user", "content": "x", LONG: 1}]), "messages[0].xxx", 400),
+    (CHAT, chat(messages=[{"role": "user", "content": [{"type": LONG, "text": ""}]}]), "messages[0]", 400),
+    (CHAT, chat(**{LONG: 1}), "xxx", 400),
+    (CHAT, chat(model=LONG), "model", 400),
+    (CHAT, chat(tools=LONG), "tools", 400),
+    (FT, tune(**{LONG: 1}), "xxx", 400),
+    (FT, hyper(**{LONG: LONG[:1000]}), "method.supervised.hyperparameters.xxx", 400),
+    ("/v1/batches", batch(endpoint=LONG), "endpoint", 400),
+    ("/v1/datasets", data(recipe={LONG: 1}), "recipe.xxx", 400),
+    ("/v1/datasets", data(recipe={"steps": [{"op": LONG}]}), "recipe.steps[0]", 400),
+    (
+        "/v1/datasets",
+        data(recipe={"steps": [{"op": "mask_pii", "params": {LONG: 1}}]}),
+        "recipe.steps[0]",
+        400,
+    ),
+    ("/v1/webhooks", {"url": LONG, "events": ["job.failed"]}, "url", 400),
+    ("/v1/webhooks", {"url": "https://example.com", "events": [LONG]}, "events[0]", 400),
+    ("/v1/webhooks", {"url": "https://exa\u0001mple.com", "events": ["job.failed"]}, "url", 400),
+    ("/v1/jobs", {"kind": "noop", "metadata": {LONG: "x"}}, "metadata.xxx", 400),
     (CHAT, chat(temperature="hot"), "temperature", 400),
     (CHAT, chat(temperature=3), "temperature", 400),
     (CHAT, chat(temperature=-1), "temperature", 400),
@@ -276,6 +298,7 @@ def check(response: Any, place: str | None, status: int) -> None:
         assert error["param"] is not None, error
         assert error["param"].startswith(place), error
     assert "Traceback" not in response.text
+    assert len(response.content) < 3000, "an error says back what was sent, at any length"
 
 
 @pytest.mark.parametrize(("path", "body", "place", "status"), POSTS)

@@ -178,7 +178,11 @@ def test_a_running_batch_counts_the_rows_that_are_stored(
     with gateway.as_tenant() as c:
         c.execute(
             "UPDATE core.job SET progress = %s::jsonb WHERE id = %s",
-            ('{"phase": "rows", "request_counts": {"total": 9, "completed": 0, "failed": 0}}', batch.id),
+            (
+                '{"phase": "rows", "finalize_on_cancel": true, "in_progress_at": 1,'
+                ' "request_counts": {"total": 9, "completed": 0, "failed": 0}}',
+                batch.id,
+            ),
         )
         for number, status in enumerate((200, 200, 400)):
             c.execute(
@@ -191,6 +195,23 @@ def test_a_running_batch_counts_the_rows_that_are_stored(
         assert seen.request_counts is not None
         counts = seen.request_counts
         assert (counts.total, counts.completed, counts.failed) == (9, 2, 1)
+    cancelled = client.batches.cancel(batch.id)
+    assert (cancelled.status, cancelled.request_counts) == ("cancelling", counts)
+    assert cancelled.cancelling_at is not None
+
+
+def test_a_batch_is_in_progress_only_once_its_input_was_checked(
+    client: openai.OpenAI, gateway: RunningGateway
+) -> None:
+    batch = client.batches.create(
+        input_file_id=upload(client, purpose="batch"),
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+    )
+    with gateway.as_tenant() as c:
+        c.execute("UPDATE core.job SET started_at = now() WHERE id = %s", (batch.id,))
+    checking = client.batches.retrieve(batch.id)
+    assert (checking.status, checking.in_progress_at) == ("validating", None)
 
 
 def test_the_same_idempotency_key_is_the_same_job_and_another_body_is_refused(
@@ -279,6 +300,11 @@ def test_pretraining_and_evaluation_answer_with_jobs(gateway: RunningGateway) ->
         body = {"name": "tiny", "training_file": "dsv-1", "hyperparameters": {"layers": 2}}
         job = http.post("/v1/pretraining/jobs", json=body).json()
         assert (job["kind"], job["queue"]) == ("training.pretrain", "training.default")
+        # Found out now, and not when the training is over.
+        gateway.add_model("gone")
+        http.delete("/v1/models/gone")
+        taken = http.post("/v1/pretraining/jobs", json={**body, "name": "gone"})
+        assert (taken.status_code, taken.json()["error"]["code"]) == (409, "model_exists")
         assert http.get(f"/v1/pretraining/jobs/{job['id']}").json()["status"] == "queued"
         job = http.post(
             "/v1/evaluations", json={"model": "base", "dataset_version": "dsv-1", "limit": 5}

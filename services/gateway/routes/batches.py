@@ -99,14 +99,15 @@ def retrieve(batch_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str,
 def cancel(batch_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """Rows that have been answered are kept and stand in the output file."""
 
-    def once() -> Job:
+    def once() -> tuple[Job, dict[str, Any]]:
         with gateway.db.transaction(caller.tenant) as connection:
             job_store.get(connection, batch_id, kinds=KINDS)
-            return job_requests.request_cancel(connection, batch_id)
+            job = job_requests.request_cancel(connection, batch_id)
+            return job, _with_counts(connection, [job])[0]
 
-    job = retrying(once, attempts=4)
+    job, shown = retrying(once, attempts=4)
     gateway.bell.ring(job.queue, None)
-    return shapes.batch(job)
+    return shown
 
 
 def _with_counts(connection: Connection, jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -53,11 +53,11 @@ def create_pretraining(
     body, tenant = request.body, request.caller.tenant
 
     def make(connection: Connection) -> Pretrain:
-        if repository_models.get_model(connection, tenant, body.name) is not None:
+        taken = repository_models.name_taken(connection, tenant, body.name)
+        if taken is not None:
+            said = "exists already" if taken == "exists" else "existed and was deleted"
             raise Conflict(
-                f"a model {body.name!r} exists already; choose another name",
-                code="model_exists",
-                param="name",
+                f"a model {body.name!r} {said}; choose another name", code="model_exists", param="name"
             )
         return Pretrain(
             name=body.name,

@@ -115,7 +115,11 @@ def _check_url(gateway: Gateway, url: str) -> None:
         host, _ = parts.hostname, parts.port
     except ValueError as exc:
         raise InvalidInput(f"{short(url)} is not a URL: {exc}", param="url") from exc
-    if parts.scheme not in ("http", "https") or not host or any(c.isspace() for c in url):
+    if (
+        parts.scheme not in ("http", "https")
+        or not host
+        or any(c.isspace() or not c.isprintable() for c in url)
+    ):
         raise InvalidInput(f"{short(url)} is not an http or https URL", param="url")
     if parts.username is not None or parts.password is not None:
         raise InvalidInput("the URL holds a user name or password; leave them out", param="url")
