@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ __all__ = [
     "status",
     "stop_process",
     "up",
+    "wait_scaled",
 ]
 
 START_SECONDS = 180.0
@@ -98,7 +99,12 @@ def down(home: Path, *, on_progress: Progress | None = None) -> Status:
         _wait_stopped(home, on_progress)
         if is_running(home) and (supervisor := _identity(state.get("supervisor", {}))):
             processes.end([supervisor], stop_signal=signal.SIGKILL, grace=5)
-    end_leftovers(home)
+    if (home / "run").exists():
+        # While we hold it no supervisor starts; where one has already, what runs is no leftover.
+        lock = folders.take_lock(home / "run" / "supervisor.lock")
+        if lock is not None:
+            with closing(lock):
+                end_leftovers(home)
     return status(home)
 
 
@@ -117,6 +123,19 @@ def status(home: Path) -> Status:
 def scale(home: Path, service: str, count: int) -> Status:
     """Have `count` processes of `service`; new ones start at once, surplus ones drain. Raises InvalidInput."""
     return read_status(home.resolve(), True, _ask(home, {"do": "scale", "service": service, "count": count}))
+
+
+def wait_scaled(home: Path, services: Collection[str], *, on_progress: Progress | None = None) -> Status:
+    """Wait until every process of `services` is up or gone; raises StartFailed where one keeps falling."""
+    while True:
+        now = status(home)
+        if on_progress and now.processes:
+            on_progress(now)
+        ours = [process for process in now.processes if process.service in services]
+        _raise_for_fallen(ours)
+        if not now.running or all(process.settled for process in ours):
+            return now
+        time.sleep(0.2)
 
 
 def stop_process(home: Path, name: str) -> Status:
@@ -226,11 +245,7 @@ def _wait_ready(home: Path, on_progress: Progress | None, seconds: float) -> Sta
         seen = seen or now.running
         if on_progress and now.processes:
             on_progress(now)
-        for process in now.processes:
-            if process.state == "failed" or (
-                process.state == "backoff" and process.falls >= FALLS_TO_GIVE_UP
-            ):
-                raise StartFailed(f"{process.name} does not start:\n" + "\n".join(logs.tail(process.log, 20)))
+        _raise_for_fallen(now.processes)
         if now.processes and now.settled:
             return now
         late = time.monotonic() > deadline
@@ -246,6 +261,12 @@ def _wait_ready(home: Path, on_progress: Progress | None, seconds: float) -> Sta
             tail = logs.tail(home / "logs" / "supervisor.1.log", 10)
             raise StartFailed(why + "\n" + "\n".join(tail))
         time.sleep(0.05)
+
+
+def _raise_for_fallen(found: Iterable[ProcessStatus]) -> None:
+    for process in found:
+        if process.state == "failed" or (process.state == "backoff" and process.falls >= FALLS_TO_GIVE_UP):
+            raise StartFailed(f"{process.name} does not start:\n" + "\n".join(logs.tail(process.log, 20)))
 
 
 def _wait_stopped(home: Path, on_progress: Progress | None) -> None:

@@ -31,6 +31,11 @@ class ProcessStatus:
     log: Path
     metrics: str = ""
 
+    @property
+    def settled(self) -> bool:
+        """It is not on its way up or down."""
+        return self.state in ("ready", "done", "stopped")
+
     def as_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -59,7 +64,7 @@ class Status:
     @property
     def settled(self) -> bool:
         """Nothing is on its way up or down."""
-        return all(p.state in ("ready", "done", "stopped") for p in self.processes)
+        return all(process.settled for process in self.processes)
 
     def as_json(self) -> dict[str, Any]:
         """The shape of `heliu status --json`; `gateway` is null when nothing runs."""

@@ -284,8 +284,8 @@ def main() -> int:
     if arguments.detach and os.fork():
         os._exit(0)  # the caller waits for us and is free; init inherits the child
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=logs.FORMAT, force=True)
-    # Whoever asks what runs holds the lock for the blink of an eye.
-    lock = folders.take_lock(home / "run" / "supervisor.lock", patience=2.0)
+    # Whoever asks what runs holds the lock for the blink of an eye, a `down` while it ends leftovers.
+    lock = folders.take_lock(home / "run" / "supervisor.lock", patience=30.0)
     if lock is None:
         log.error("another_supervisor_runs")
         return 1

@@ -148,9 +148,7 @@ def scale(
     for service, count in wanted:
         local.scale(home(), service, count)
     with Display() as display:
-        while not (now := local.status(home())).settled and now.running:
-            display.show(now)
-            time.sleep(0.2)
+        now = local.wait_scaled(home(), {service for service, _ in wanted}, on_progress=display.show)
     for service, _ in wanted:
         running = sum(process.service == service for process in now.processes)
         out.print(f"{service}: {running}")

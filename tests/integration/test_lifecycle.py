@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import psycopg
@@ -386,3 +387,27 @@ def test_the_log_of_a_worker_that_is_added_is_followed(home: Path, elsewhere: di
 def test_status_tells_where_the_metrics_of_a_process_are(home: Path, elsewhere: dict[str, str]) -> None:
     local.up(home, specs=only_these(service("worker", "tells")), environ=elsewhere)
     assert local.status(home).as_json()["processes"][0]["metrics"] == "http://127.0.0.1:1/metrics"
+
+
+def test_a_worker_that_cannot_start_ends_the_wait_for_it_and_no_other_does(
+    home: Path, elsewhere: dict[str, str]
+) -> None:
+    flag = home / "broken"
+    broken = "import os, sys\nif os.path.exists(sys.argv[2]): sys.exit('the reason it fell')\n" + SERVICE
+    spec = Spec("worker", (sys.executable, "-c", broken, "drains", str(flag)), scalable=True, grace=20.0)
+    local.up(home, specs=only_these(spec, service("other")), environ=elsewhere)
+    flag.touch()
+    local.scale(home, "worker", 2)
+    with pytest.raises(HeliuError, match="the reason it fell"):
+        local.wait_scaled(home, {"worker"})
+    local.scale(home, "other", 2)
+    assert sum(p.service == "other" for p in local.wait_scaled(home, {"other"}).processes) == 2
+
+
+def test_a_down_that_comes_late_leaves_a_new_platform_alone(home: Path) -> None:
+    local.up(home, specs=with_servers(), environ=ENVIRON)
+    before = [p.pid for p in local.status(home).processes]
+    with mock.patch.object(local, "is_running", side_effect=[False, True]):
+        local.down(home)
+    assert [p.pid for p in local.status(home).processes] == before
+    assert all(p.restarts == 0 for p in local.status(home).processes)
