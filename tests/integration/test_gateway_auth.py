@@ -26,6 +26,15 @@ def gateway(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Runni
         yield running
 
 
+SPAN = """
+INSERT INTO monitoring.span (trace_id, span_id, tenant_id, service, name, kind, start_ns, end_ns, status)
+VALUES (%s, 's', %s, 'heliu-gateway', 'GET /', 'server', 1, 2, 'ok')"""
+
+ALERT = """
+INSERT INTO monitoring.alert (id, tenant_id, rule, subject, severity, message, value, threshold)
+VALUES (%s, %s, 'r', 's', 'warn', 'm', 1, 1)"""
+
+
 def described(gateway: RunningGateway) -> dict[str, dict[str, object]]:
     paths: dict[str, dict[str, object]] = httpx.get(f"{gateway.url}/openapi.json").json()["paths"]
     return paths
@@ -145,43 +154,70 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         hook = acme.post(
             "/v1/webhooks", json={"url": "https://example.com", "events": ["job.failed"]}
         ).json()["id"]
-        mine = [
-            f"/v1/files/{file}",
-            f"/v1/files/{file}/content",
-            "/v1/models/m",
-            f"/v1/fine_tuning/jobs/{tune}",
-            f"/v1/fine_tuning/jobs/{tune}/events",
-            f"/v1/fine_tuning/jobs/{tune}/checkpoints",
-            f"/v1/jobs/{tune}",
-            f"/v1/jobs/{tune}/events",
-            f"/v1/batches/{batch}",
-            "/v1/datasets/service",
-            "/v1/datasets/service/versions",
-            "/v1/datasets/service/versions/dsv-1",
-            f"/v1/webhooks/{hook}",
+        pretrain = acme.post("/v1/pretraining/jobs", json={"name": "n", "training_file": "dsv-1"}).json()[
+            "id"
         ]
-        for path in mine:
-            assert (path, acme.get(path).status_code) == (path, 200)
-            assert (path, rival.get(path).status_code) == (path, 404)
-        for path in (
-            f"/v1/fine_tuning/jobs/{tune}/cancel",
-            f"/v1/fine_tuning/jobs/{tune}/pause",
-            f"/v1/fine_tuning/jobs/{tune}/resume",
-            f"/v1/jobs/{tune}/cancel",
-            f"/v1/jobs/{tune}/replay",
-            f"/v1/batches/{batch}/cancel",
+        wanted = {"model": "m", "dataset_version": "dsv-1"}
+        evaluation = acme.post("/v1/evaluations", json=wanted).json()["id"]
+        with gateway.platform.db.core() as c:
+            c.execute(SPAN, ("a" * 32, gateway.tenants["acme"]))
+            c.execute(ALERT, ("alert-1", gateway.tenants["acme"]))
+        names = {"file_id": file, "batch_id": batch, "endpoint_id": hook, "model": "m", "name": "service"}
+        names |= {"version_id": "dsv-1", "trace_id": "a" * 32}
+        jobs = {"pretraining": pretrain, "evaluations": evaluation, "fine_tuning": tune, "jobs": tune}
+        operators = {r.path for r in operator.router.routes if isinstance(r, APIRoute)}
+        tried = 0
+        for path, methods in described(gateway).items():
+            if "{" not in path or path in operators:
+                continue
+            address = path.format(**names, job_id=jobs.get(path.split("/")[2], ""))
+            for method in methods:
+                body = {"json": {"events": ["job.dead"]}} if path == "/v1/webhooks/{endpoint_id}" else {}
+                refused = rival.request(method.upper(), address, **body if method == "post" else {})
+                assert (method, address, refused.status_code) == (method, address, 404), refused.text
+                tried += 1
+            # Rows are read by a worker, and there is none here.
+            if "get" in methods and not address.endswith("rows"):
+                assert (address, acme.get(address).status_code) == (address, 200)
+        assert tried >= 30
+        for path, cursor in (
+            ("files", file),
+            ("fine_tuning/jobs", tune),
+            ("pretraining/jobs", pretrain),
+            ("evaluations", evaluation),
+            ("batches", batch),
+            ("datasets", "ds-acme"),
+            ("jobs", tune),
+            ("webhooks", hook),
+            ("traces", "a" * 32),
+            ("alerts", "alert-1"),
         ):
-            assert (path, rival.post(path).status_code) == (path, 404)
-        for path in (f"/v1/files/{file}", "/v1/models/m", f"/v1/webhooks/{hook}"):
-            assert (path, rival.delete(path).status_code) == (path, 404)
+            assert acme.get(f"/v1/{path}", params={"after": cursor}).status_code == 200, path
+            refused = rival.get(f"/v1/{path}", params={"after": cursor})
+            assert (path, refused.status_code, refused.json()["error"]["param"]) == (path, 400, "after")
+        refused = rival.post("/v1/evaluations", json=wanted)
+        assert refused.status_code == 404
+        refused = rival.post("/v1/pretraining/jobs", json={"name": "n", "training_file": "dsv-1"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (404, "training_file")
         refused = rival.post("/v1/fine_tuning/jobs", json={"model": "m", "training_file": file})
         assert refused.status_code == 404
         refused = rival.post("/v1/batches", json={"input_file_id": rows, **window})
         assert (refused.status_code, refused.json()["error"]["param"]) == (404, "input_file_id")
         refused = rival.post("/v1/datasets", json={"name": "d", "file_id": file})
         assert refused.status_code == 404
-        for path in ("files", "models", "fine_tuning/jobs", "batches", "datasets", "jobs", "webhooks"):
-            assert rival.get(f"/v1/{path}").json()["data"] == []
+        listed = (
+            "files",
+            "models",
+            "fine_tuning/jobs",
+            "batches",
+            "datasets",
+            "jobs",
+            "webhooks",
+            "alerts",
+            "usage",
+        )
+        for path in (*listed, "evaluations", "pretraining/jobs"):
+            assert (path, rival.get(f"/v1/{path}").json()["data"]) == (path, [])
         assert acme.get(f"/v1/fine_tuning/jobs/{tune}").json()["status"] == "queued"
 
 
@@ -251,3 +287,13 @@ def test_a_bind_beyond_loopback_without_auth_is_refused() -> None:
     for host in ("0.0.0.0", "::", socket.gethostname(), "192.0.2.1"):
         with pytest.raises(ConfigurationError, match="would let anybody on the network"):
             read_settings({"HELIU_AUTH": "off", "HELIU_GATEWAY_HOST": host})
+
+
+def test_an_idempotency_key_stands_for_one_job_in_each_tenant(gateway: RunningGateway) -> None:
+    with gateway.http() as acme, gateway.http("rival") as rival:
+        made = [
+            client.post("/v1/jobs", json=body, headers={"idempotency-key": "one"})
+            for client, body in ((acme, {"kind": "noop"}), (rival, {"kind": "noop", "steps": 1}))
+        ]
+    assert [answer.status_code for answer in made] == [200, 200]
+    assert made[0].json()["id"] != made[1].json()["id"]
