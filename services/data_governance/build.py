@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import marshal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,6 @@ from shared.contracts.recipe_infer import default_recipe
 from shared.errors import HeliuError, InvalidInput
 
 Batches = Iterator[list[Row]]
-_encode = json.JSONEncoder(ensure_ascii=False).encode
-_REPLAY_CHARS = 8 * 1024 * 1024
 
 
 class Stopped(HeliuError):
@@ -106,8 +104,8 @@ def build_version(
         for index, step in enumerate(recipe.steps):
             operator = build_operator(step)
             if operator.needs_all:
-                spill = writer.folder / f"spill-{index}.jsonl"
-                rows = _replayed(rows, operator, spill, batch_rows)
+                spill = writer.folder / f"spill-{index}"
+                rows = _replayed(rows, operator, spill)
             rows = _applied(rows, operator, step, index, quality)
         for batch in rows:
             for row in batch:
@@ -159,24 +157,25 @@ def _applied(batches: Batches, operator: Operator, step: Step, index: int, quali
         yield outcome.kept
 
 
-def _replayed(batches: Batches, operator: Operator, spill: Path, batch_rows: int) -> Batches:
+def _replayed(batches: Batches, operator: Operator, spill: Path) -> Batches:
     """Shows every row to the operator before the first comes out again; they wait on disk, not in memory."""
-    with spill.open("w", encoding="utf-8") as out:
+    sizes: list[int] = []
+    with spill.open("wb") as out:
         for batch in batches:
             operator.observe(batch)
-            for row in batch:
-                values = (row.row_id, row.line, row.id, row.messages, row.text, row.label, row.meta)
-                out.write(_encode(values) + "\n")
-    batch = []
-    chars = 0
-    with spill.open(encoding="utf-8", newline="\n") as held:
-        for text in held:
-            row_id, line, identity, messages, plain, label, meta = json.loads(text)
-            turns = None if messages is None else tuple(Message(*turn) for turn in messages)
-            batch.append(Row(row_id, line, identity, turns, plain, label, meta))
-            chars += len(text)
-            if len(batch) >= batch_rows or chars >= _REPLAY_CHARS:
-                yield batch
-                batch, chars = [], 0
+            sizes.append(out.write(marshal.dumps([_flat(row) for row in batch])))
+    with spill.open("rb") as held:
+        for size in sizes:
+            yield [_row(values) for values in marshal.loads(held.read(size))]
     spill.unlink()
-    yield batch
+
+
+def _flat(row: Row) -> tuple[Any, ...]:
+    turns = None if row.messages is None else [tuple(turn) for turn in row.messages]
+    return row.row_id, row.line, row.id, turns, row.text, row.label, row.meta
+
+
+def _row(values: tuple[Any, ...]) -> Row:
+    row_id, line, identity, turns, text, label, meta = values
+    messages = None if turns is None else tuple([Message(*turn) for turn in turns])
+    return Row(row_id, line, identity, messages, text, label, meta)

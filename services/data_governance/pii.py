@@ -38,12 +38,14 @@ _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9_%+\-](?:[A-Za-z0-9._%+\-]{0,63})@"
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9\-])"
 )
+# The patterns below open with the characters that a number may start with, and look back afterwards: that is how
+# `re` skips quickly over text without any.
 _ID_CARD = re.compile(
-    r"(?<![0-9A-Za-z])(?<![0-9]\.)[1-9][0-9]{5}[ \-]?(?:18|19|20)[0-9]{2}(?:0[1-9]|1[0-2])"
+    r"[1-9](?<![0-9A-Za-z].)(?<![0-9]\..)[0-9]{5}[ \-]?(?:18|19|20)[0-9]{2}(?:0[1-9]|1[0-2])"
     r"(?:0[1-9]|[12][0-9]|3[01])[ \-]?[0-9]{3}[0-9Xx](?![0-9A-Za-z])(?!\.[0-9])"
 )
 _BANK_CARD = re.compile(
-    r"(?<![0-9A-Za-z])(?<![0-9][.\-])[2-69](?:[ \-]?[0-9]){12,18}(?![0-9A-Za-z])(?![.\-][0-9])"
+    r"[2-69](?<![0-9A-Za-z].)(?<![0-9][.\-].)(?:[ \-]?[0-9]){12,18}(?![0-9A-Za-z])(?![.\-][0-9])"
 )
 
 _END = r"(?![0-9A-Za-z])(?![.][0-9])"
@@ -54,19 +56,19 @@ _SOLID = r"1[3-9][0-9]{9}" + _END
 _SPLIT = r"1[3-9][0-9](?:(?:[ \-.·][0-9]{4}){2}|[ \-][0-9]{8}|[0-9]{4}[ \-][0-9]{4})" + _END + _ALONE_END
 _MOBILE = re.compile(
     # "+86 138...", "0086138...", "86-138...", "(86)138...", or the bare number
-    r"(?:(?<![0-9+])\+86[ \-]?|(?<![0-9A-Za-z+])(?<![0-9][.\-])(?:00)?86[ \-]?|(?<![0-9A-Za-z+])\(\+?86\) ?)"
-    rf"(?:{_SOLID}|{_SPLIT})|(?<![0-9+])(?<![0-9]\.)(?:{_SOLID}|{_ALONE}{_SPLIT})"
+    r"(?=[+(018])(?:(?<![0-9+])\+86[ \-]?|(?<![0-9A-Za-z+])(?<![0-9][.\-])(?:00)?86[ \-]?|(?<![0-9A-Za-z+])\(\+?86\) ?)"
+    rf"(?:{_SOLID}|{_SPLIT})|(?=1)(?<![0-9+])(?<![0-9]\.)(?:{_SOLID}|{_ALONE}{_SPLIT})"
 )
 _AREA = r"(?:010|02[0-9]|0[3-9][0-9]{2})"
 _LANDLINE = re.compile(
-    r"(?:(?<![0-9A-Za-z+])(?:\+|00)86[ \-]?(?:10|2[0-9]|[3-9][0-9]{2})[ \-]?|"
+    r"(?=[+(08])(?:(?<![0-9A-Za-z+])(?:\+|00)86[ \-]?(?:10|2[0-9]|[3-9][0-9]{2})[ \-]?|"
     r"(?<![0-9A-Za-z.+])" + _ALONE + r"(?:86-(?:10|2[0-9]|[3-9][0-9]{2})-|"
     r"\(" + _AREA + r"\) ?|" + _AREA + r"(?:(?: - |[ \-])(?=[1-9])|(?=[2-9]))))"
     r"[1-9][0-9]{2,3}[ \-]?[0-9]{4}(?:(?:-|转|ext\.? ?)[0-9]{1,5})?" + _END + r"(?!-[0-9])"
 )
 # A number without its area code reads like any other, so a word must say that it is one: 电话是62345678.
 _LOCAL = re.compile(
-    r"(?:电话|座机|传真|(?<![A-Za-z])(?:[Tt]el|TEL|[Pp]hone|[Ff]ax))(?:号码|是|为|[:.,( ]){0,3}"
+    r"(?=[电座传TtPpFf])(?:电话|座机|传真|(?<![A-Za-z])(?:[Tt]el|TEL|[Pp]hone|[Ff]ax))(?:号码|是|为|[:.,( ]){0,3}"
     r"(?P<number>[2-8][0-9]{2,3}[ \-]?[0-9]{4})(?![ \-]?[0-9A-Za-z])(?![.][0-9])(?!元|块|万|人|次)"
 )
 # E.164 with its plus sign, in groups; and the North American grouping without one (800 and 400 are hotlines).
@@ -74,7 +76,7 @@ _INTERNATIONAL = re.compile(
     r"(?<![0-9A-Za-z+])\+[1-9][0-9]{0,2}(?:[ \-.]?(?:\([0-9]{1,4}\)|[0-9]{1,4})){2,6}" + _END + _ALONE_END
 )
 _NORTH_AMERICA = re.compile(
-    r"(?<![0-9A-Za-z+.])"
+    r"(?=[(1-9])(?<![0-9A-Za-z+.])"
     + _ALONE
     + r"(?:1[ \-.])?(?:\((?!800|400)[2-9][0-9]{2}\) ?|(?!800|400)[2-9][0-9]{2}[\-. ])"
     r"[2-9][0-9]{2}[\-.][0-9]{4}" + _END + _ALONE_END
@@ -129,8 +131,9 @@ def find(text: str, types: Collection[PiiType] = ALL_TYPES) -> list[Found]:
     """All personal data in `text`, in order, without overlaps. Strong evidence (checksums) wins over patterns."""
     plain = text if text.isascii() or not _WIDE.search(text) else text.translate(_NARROW)
     kinds: tuple[PiiType, ...] = ("email",) if "@" in plain else ()
-    if _SOME_DIGITS.search(plain):
-        kinds = ("id_card", "bank_card", *kinds, "phone") if _NUMBER.search(plain) else (*kinds, "phone")
+    if digits := _SOME_DIGITS.search(plain):
+        long = _NUMBER.search(plain, digits.start())
+        kinds = ("id_card", "bank_card", *kinds, "phone") if long else (*kinds, "phone")
     if not kinds:
         return []
     found: list[Found] = []

@@ -15,6 +15,7 @@ ROLES = frozenset({"system", "user", "assistant", "tool"})
 _SIGNS = "+#%=<>$€£¥°"
 _NOT_WORD = re.compile(rf"[^\w{_SIGNS}]+|_+")
 _NOT_WORD_ASCII = bytes(code for code in range(128) if not chr(code).isalnum() and chr(code) not in _SIGNS)
+_DIGIT = re.compile("[0-9]")
 _MARK_BEFORE_DIGIT = re.compile(r"(?<=[0-9])\s*([.,:/*-])\s*(?=[0-9])|(?<![\w-])(-)(?=[0-9])")
 _KEPT_MARKS = str.maketrans(
     dict(zip(".,:/*-", "ʘǀǁǂǃʬ", strict=True))
@@ -111,7 +112,7 @@ def normalise_key(text: str) -> str:
     """`text` without case, width, spaces and punctuation (marks in numbers stay); itself when that leaves nothing."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    if _MARK_BEFORE_DIGIT.search(text):
+    if _DIGIT.search(text):
         text = _MARK_BEFORE_DIGIT.sub(_kept_mark, text)
     if text.isascii():
         return text.lower().encode().translate(None, _NOT_WORD_ASCII).decode() or text.strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,8 +45,6 @@ def mask_row(
 ) -> tuple[Row, Counter[PiiType]]:
     """The row without personal data of these types, and how many of each were replaced; itself when none."""
     counts: Counter[PiiType] = Counter()
-    if not might_have(_joined(row)):
-        return row, counts
 
     def masked(text: str) -> str:
         clean, found = mask(text, types)
@@ -59,7 +57,7 @@ def mask_row(
     label = masked(row.label) if row.label is not None else None
     identity = masked(row.id)
     others = row.meta
-    if meta and might_have(row.meta):
+    if meta and any(map(find, _meta_texts(row.meta))):
         value = _walk(json.loads(row.meta), masked)
         others = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     if not counts:
@@ -69,17 +67,9 @@ def mask_row(
 
 def count_pii(row: Row) -> Counter[PiiType]:
     """How much personal data of each type is left in any column of the row, names of fields included."""
-    if not might_have(_joined(row)):
-        return Counter()
-    meta = _leaves(json.loads(row.meta)) if might_have(row.meta) else ()
-    return Counter(
-        found.type for text in (*row.texts(), row.label or "", row.id, *meta) for found in find(text)
-    )
-
-
-def _joined(row: Row) -> str:
-    """Everything the row says, with line ends between, which no number crosses."""
-    return "\n".join((*row.texts(), row.label or "", row.id, row.meta))
+    texts = (*row.texts(), row.label or "", row.id, *_meta_texts(row.meta))
+    found = [item.type for text in texts for item in find(text)]
+    return Counter(found) if found else Counter()
 
 
 def _walk(value: Any, masked: Callable[[str], str]) -> Any:
@@ -93,6 +83,13 @@ def _walk(value: Any, masked: Callable[[str], str]) -> Any:
         return value
     clean = masked(text)
     return value if clean == text else clean
+
+
+def _meta_texts(meta: str) -> Iterable[str]:
+    """What the other columns say. Their JSON says the same, but for escapes (`\\n` before a number) and `.0`."""
+    if not might_have(meta):
+        return ()
+    return _leaves(json.loads(meta)) if "\\" in meta or ".0" in meta else (meta,)
 
 
 def _leaves(value: Any) -> Iterator[str]:
