@@ -15,15 +15,18 @@ from shared.settings import read_settings
 
 LOCK = 0x68656C6975  # "heliu"
 
+# From Postgres 16 on, who makes a role is its member without the right to become it, and has to grant that to itself.
 ROLES = """
 DO $$
-DECLARE r text;
+DECLARE
+    r text;
+    needed text := CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END;
 BEGIN
     FOREACH r IN ARRAY ARRAY['heliu_owner', 'heliu_app', 'heliu_core'] LOOP
         IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = r) THEN
             EXECUTE format('CREATE ROLE %I NOLOGIN', r);
         END IF;
-        IF NOT pg_has_role(current_user, r, 'MEMBER') THEN
+        IF NOT pg_has_role(current_user, r, needed) THEN
             EXECUTE format('GRANT %I TO %I', r, current_user);
         END IF;
     END LOOP;
