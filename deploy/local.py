@@ -81,12 +81,24 @@ def up(
             table = plan.prepare(home, environ, specs=specs, only=only)
             folders.write_private(home / "run" / "table.json", table.dump())
             _start_supervisor(home)
+        elif only is not None:
+            _check_runs(home, only)
         try:
             return _wait_ready(home, on_progress, seconds)
         except (HeliuError, KeyboardInterrupt):
             if started:
                 down(home)
             raise
+
+
+def _check_runs(home: Path, only: Iterable[str]) -> None:
+    running = {process.service for process in status(home).processes}
+    if missing := sorted(set(only) - running):
+        raise InvalidInput(
+            f"it runs already, without {', '.join(missing)}; there are {', '.join(sorted(running))}. `heliu down` first "
+            "to start others",
+            param="only",
+        )
 
 
 def down(home: Path, *, on_progress: Progress | None = None) -> Status:

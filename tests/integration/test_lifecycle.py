@@ -411,3 +411,14 @@ def test_a_down_that_comes_late_leaves_a_new_platform_alone(home: Path) -> None:
         local.down(home)
     assert [p.pid for p in local.status(home).processes] == before
     assert all(p.restarts == 0 for p in local.status(home).processes)
+
+
+def test_up_of_what_a_running_platform_does_not_have_is_refused(
+    home: Path, elsewhere: dict[str, str]
+) -> None:
+    build = only_these(service("gateway"), service("inference"))
+    local.up(home, specs=build, environ=elsewhere, only=["gateway"])
+    assert local.up(home, specs=build, environ=elsewhere, only=["gateway"]).settled
+    with pytest.raises(HeliuError, match="without inference"):
+        local.up(home, specs=build, environ=elsewhere, only=["gateway", "inference"])
+    assert local.is_running(home)
