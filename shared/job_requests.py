@@ -7,19 +7,27 @@ from shared.db import Connection
 from shared.errors import Conflict
 from shared.jobs import TERMINAL, Job, Status, check_transition
 
+PARTS = """
+SELECT id FROM core.job
+WHERE parent_id = %s AND state IN ('queued', 'leased', 'paused') AND cancel_requested_at IS NULL ORDER BY id"""
+
 
 def request_cancel(connection: Connection, job_id: str) -> Job:
     """Cancel a waiting job at once, or ask a running one to stop. Raises Conflict for one that has ended."""
-    for row in connection.execute(
-        "SELECT id FROM core.job WHERE parent_id = %s AND state IN ('queued', 'leased', 'paused') ORDER BY id",
-        (job_id,),
-    ).fetchall():
-        _cancel_one(connection, row["id"])
+    # Parts first, as their ends do it, so that the two never wait for each other.
+    _cancel_parts(connection, job_id)
     job = job_store.get(connection, job_id, lock=True)
+    # Those that the job handed out before its row was ours; from here on it hands out none.
+    _cancel_parts(connection, job_id)
     if job.state is Status.CANCELLED:
         return job
     check_transition(job.state, Status.CANCELLED)
     return _cancel_one(connection, job_id)
+
+
+def _cancel_parts(connection: Connection, job_id: str) -> None:
+    for row in connection.execute(PARTS, (job_id,)).fetchall():
+        _cancel_one(connection, row["id"])
 
 
 def _cancel_one(connection: Connection, job_id: str) -> Job:

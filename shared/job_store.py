@@ -375,14 +375,30 @@ def leave(
     _insert_event(connection, left, name, message, {**(data or {}), **(error or {})}, level)
     if target in TERMINAL:
         _after_end(connection, left)
+    elif target is Status.QUEUED:
+        left = _as_asked(connection, left)
     # Last: every claim and every end of the tenant's jobs in this queue waits for the lane.
     connection.execute(LEAVE_LANE, (left.queue, left.tenant_id))
     return left
 
 
+def _as_asked(connection: Connection, queued: Job) -> Job:
+    """A job that was given back does not wait for another worker to hear that it shall be cancelled or paused."""
+    if cancels_at_once(queued):
+        ended = end_unclaimed(connection, queued.id, Status.CANCELLED, None)
+        assert ended is not None, "a job that was just queued could not be cancelled"
+        return ended
+    return pause_if_asked(connection, queued)
+
+
+def cancels_at_once(job: Job) -> bool:
+    """Whether a cancel request ends the job; one that has parts comes back once more to put together what there is."""
+    return job.cancel_requested_at is not None and not job.progress.get("finalize_on_cancel")
+
+
 def leave_crashed(connection: Connection, job: Job, reason: str, *, delay: timedelta = timedelta(0)) -> Job:
     """A lease that ended without an answer: again, or `dead` after too many, or `cancelled` where asked for."""
-    if job.cancel_requested_at is not None:
+    if cancels_at_once(job):
         return leave(
             connection, job, Status.CANCELLED, message="cancelled after its worker was lost", crashed=True
         )
@@ -395,10 +411,9 @@ def leave_crashed(connection: Connection, job: Job, reason: str, *, delay: timed
             connection, job, Status.DEAD, message=error["message"], error=error, crashed=True, charged=False
         )
     error = {"code": "crashed", "message": reason}
-    left = leave(
+    return leave(
         connection, job, Status.QUEUED, message=reason, error=error, crashed=True, charged=False, delay=delay
     )
-    return pause_if_asked(connection, left)
 
 
 def pause_if_asked(connection: Connection, job: Job) -> Job:
@@ -451,9 +466,11 @@ def wait_for_children(
 ) -> Job:
     """Submit `children` and give the job back until all have ended, however they ended.
 
-    Raises LeaseLost. With no children the job is eligible again at once.
+    Raises LeaseLost. With no children the job is eligible again at once; one that was cancelled meanwhile ends
+    without any.
     """
-    fence(connection, job.id, job.epoch)
+    if fence(connection, job.id, job.epoch).cancel_requested_at is not None:
+        return leave(connection, job, Status.CANCELLED, message="cancelled before its parts were handed out")
     set_progress(connection, job, progress)
     left = leave(
         connection,

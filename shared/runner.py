@@ -130,7 +130,7 @@ class JobRunner:
         context = JobContext(job, contract, self.db, self.tracing, span)
         with self._lock:
             self._held[job.id, job.epoch] = context
-        if job.cancel_requested_at is not None and not job.progress.get("finalize_on_cancel"):
+        if job_store.cancels_at_once(job):
             context.stop(Stop.CANCEL)
         if self.draining.is_set():
             # The drain began between the claim and here, and has not seen this job.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -88,8 +89,8 @@ class Core:
     def waiting_for_locks(self) -> int:
         with self.db.core() as c:
             row = c.execute(
-                "SELECT count(*)::int AS n FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
-                "WHERE NOT l.granted AND d.datname = current_database()"
+                "SELECT count(*)::int AS n FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+                "WHERE NOT l.granted AND a.datname = current_database()"
             ).fetchone()
         assert row is not None
         return int(row["n"])
@@ -262,6 +263,73 @@ def test_an_expired_lease_with_a_cancel_request_ends_cancelled(core: Core) -> No
         assert [j.state for j in job_store.reap(c)] == [Status.CANCELLED]
 
 
+def test_a_job_that_is_given_back_obeys_a_cancel_or_pause_that_its_handler_did_not_hear(core: Core) -> None:
+    for ask, state in (
+        (job_requests.request_cancel, Status.CANCELLED),
+        (job_requests.request_pause, Status.PAUSED),
+    ):
+        job = core.held()
+        with core.db.core() as c:
+            assert ask(c, job.id).state is Status.LEASED
+        assert core.leave(job, Status.QUEUED, charged=False).state is state
+        assert core.running() == 0
+    assert core.claim() is None
+
+
+def test_a_cancelled_job_with_parts_puts_together_what_there_is_though_its_worker_was_lost(
+    core: Core,
+) -> None:
+    job = core.held()
+    with core.db.core() as c:
+        job_store.set_progress(c, job, {"finalize_on_cancel": True})
+        job_requests.request_cancel(c, job.id)
+        c.execute("UPDATE core.job SET lease_until = now() - interval '1 second' WHERE id = %s", (job.id,))
+    with core.db.core() as c:
+        assert [j.state for j in job_store.reap(c)] == [Status.QUEUED]
+    again = core.claim()
+    assert again is not None
+    assert again.cancel_requested_at is not None
+
+
+def parts_of(core: Core, whole: Job, count: int = 3) -> list[NewJob]:
+    return [
+        NewJob(new_id("part_"), core.tenant, "noop", "q", {}, parent_id=whole.id, priority=9)
+        for _ in range(count)
+    ]
+
+
+def test_a_job_that_is_cancelled_before_it_hands_out_its_parts_hands_out_none(core: Core) -> None:
+    job = core.held()
+    with core.db.core() as c:
+        job_requests.request_cancel(c, job.id)
+    with core.db.core() as c:
+        assert job_store.wait_for_children(c, job, parts_of(core, job), {}).state is Status.CANCELLED
+    assert core.claim() is None
+    assert core.running() == 0
+
+
+def test_a_cancel_that_meets_a_job_handing_out_its_parts_cancels_them_too(core: Core) -> None:
+    job = core.held()
+    parts = parts_of(core, job)
+
+    def cancel() -> None:
+        with core.db.core() as c:
+            job_requests.request_cancel(c, job.id)
+
+    thread = threading.Thread(target=cancel)
+    with core.db.core() as c:
+        job_store.wait_for_children(c, job, parts, {"finalize_on_cancel": True})
+        thread.start()
+        wait_for(lambda: core.waiting_for_locks() == 1, 60, "the cancel to meet the row")
+    thread.join(60)
+    with core.db.core() as c:
+        assert {job_store.get(c, part.id).state for part in parts} == {Status.CANCELLED}
+    whole = core.claim()
+    assert whole is not None
+    assert whole.id == job.id
+    assert whole.cancel_requested_at is not None
+
+
 def test_a_waiting_job_is_cancelled_and_paused_at_once(core: Core) -> None:
     cancelled, paused = core.submit(), core.submit()
     with core.db.core() as c:
@@ -293,6 +361,18 @@ def test_the_same_idempotency_key_is_the_same_job_and_another_body_is_refused(co
     assert first.id == again.id
     with pytest.raises(InvalidInput, match="another body"):
         core.submit(idempotency_key="k", body_hash=b"2")
+
+
+def racing(work: Callable[[], Any], count: int = 8) -> list[Any]:
+    """What `count` threads got that did `work` at the same moment."""
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result(60) for future in [pool.submit(work) for _ in range(count)]]
+
+
+def test_racing_requests_under_one_key_are_one_job(core: Core) -> None:
+    answers = racing(lambda: core.submit_new(idempotency_key="k", body_hash=b"1"))
+    assert len({job.id for job, _ in answers}) == 1
+    assert [created for _, created in answers].count(True) == 1
 
 
 def test_a_client_retry_without_a_key_finds_the_first_job(core: Core) -> None:
