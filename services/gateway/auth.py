@@ -56,6 +56,7 @@ class Authenticator:
         self._enabled = enabled
         self._requests_per_minute = requests_per_minute
         self._known: dict[bytes, tuple[Caller, float]] = {}
+        self._forgotten = 0
 
     def remembered(self, header: str | None) -> Caller | None:
         """The caller without a query, where it was seen a moment ago."""
@@ -65,7 +66,7 @@ class Authenticator:
 
     def authenticate(self, header: str | None) -> Caller:
         """One query. Raises HeliuError `authentication_required` or `invalid_api_key`."""
-        digest = self._digest(header)
+        digest, forgotten = self._digest(header), self._forgotten
         with self._db.core() as connection:
             row = (
                 repository_keys.find_key(connection, digest)
@@ -85,11 +86,17 @@ class Authenticator:
         )
         if len(self._known) >= CACHE_KEYS:
             self._known.clear()
-        self._known[digest] = (caller, time.monotonic() + CACHE_S)
+        if forgotten == self._forgotten:
+            self._known[digest] = (caller, time.monotonic() + CACHE_S)
         return caller
 
+    def check(self, header: str | None) -> Caller:
+        """The caller, with a query where it was not seen a moment ago. Raises as `authenticate`."""
+        return self.remembered(header) or self.authenticate(header)
+
     def forget(self) -> None:
-        """Drop what is remembered: a key of this process was just revoked."""
+        """Drop what is remembered: a key was just revoked. What is being looked up now is not remembered either."""
+        self._forgotten += 1
         self._known.clear()
 
     def _digest(self, header: str | None) -> bytes:

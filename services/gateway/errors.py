@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 from shared.errors import HeliuError, LimitExceeded
+
+log = logging.getLogger(__name__)
 
 STATUS: Mapping[str, int] = {
     "authentication_required": 401,
@@ -45,6 +48,14 @@ STATUS: Mapping[str, int] = {
 }
 
 TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+# Their own words name hosts, users and paths of the platform: those are for its log, and not for who asks.
+TOLD: Mapping[str, str] = {
+    "database_unavailable": "the platform's database does not answer just now; try again",
+    "database_contended": "too much wants the same row just now; try again",
+    "redis_unavailable": "the platform's queue does not answer just now; try again",
+    "artifact_not_found": "the content of this is missing in the platform's artifact store",
+}
 
 # The openai client tries 408, 409, 429 and 5xx twice more: these would only fail the same way again, later.
 NOT_AGAIN = frozenset({"conflict", "model_exists", "already_exists", "insufficient_quota", "no_worker"})
@@ -87,7 +98,7 @@ def error_object(exc: HeliuError, trace_id: str | None) -> dict[str, Any]:
     status = status_of(exc)
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {
-        "message": exc.message,
+        "message": TOLD.get(exc.code, exc.message),
         "type": kind,
         "param": exc.param,
         "code": exc.code,
@@ -98,6 +109,8 @@ def error_object(exc: HeliuError, trace_id: str | None) -> dict[str, Any]:
 def error_response(exc: HeliuError, trace_id: str | None) -> JSONResponse:
     """The whole answer, with the headers that tell a client whether to try again."""
     status = status_of(exc)
+    if exc.code in TOLD:
+        log.warning("request_refused", extra={"code": exc.code, "error": exc.message, "trace_id": trace_id})
     headers: dict[str, str] = {}
     if exc.code in NOT_AGAIN:
         headers["x-should-retry"] = "false"

@@ -130,6 +130,21 @@ def test_a_revoked_key_stops_at_once(gateway: RunningGateway) -> None:
     assert actions == ["key_created", "key_revoked"]
 
 
+def test_a_stream_of_events_ends_with_the_key_that_watches_it(gateway: RunningGateway) -> None:
+    with gateway.http("operator") as op:
+        made = op.post("/v1/keys", json={"name": "watcher", "tenant": "acme"}).json()
+        gateway.keys["watcher"] = made["key"]
+        with gateway.http("watcher") as client:
+            job = client.post("/v1/jobs", json={"kind": "noop"}).json()["id"]
+            with client.stream("GET", f"/v1/jobs/{job}/events?stream=true") as response:
+                lines = response.iter_lines()
+                assert "event: job_queued" in (next(lines), next(lines))
+                op.delete(f"/v1/keys/{made['id']}")
+                rest = list(lines)
+    assert "event: error" in rest
+    assert "invalid_api_key" in "".join(rest)
+
+
 def test_a_new_tenant_gets_keys_of_its_own_and_no_name_twice(gateway: RunningGateway) -> None:
     with gateway.http("operator") as op:
         assert op.post("/v1/tenants", json={"name": "third", "max_live": 2}).json()["max_live"] == 2

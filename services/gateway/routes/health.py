@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from services.gateway.context import Gateway, GatewayDep
 from services.gateway.gauges import platform_text
 from shared.errors import HeliuError, Unavailable
 from shared.migrate import pending
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["platform"])
 
@@ -46,10 +49,8 @@ def _postgres(gateway: Gateway) -> str:
         with gateway.db.core() as connection:
             repository_platform.answer(connection)
         missing = [] if gateway.migrated.is_set() else pending(gateway.settings.database_url)
-    except HeliuError as exc:
-        return exc.message
-    except OSError as exc:
-        return f"migrations cannot be read: {exc}"
+    except (HeliuError, OSError) as exc:
+        return _away("Postgres", exc)
     if missing:
         return f"migrations are missing: {', '.join(missing)}; run python -m shared.migrate"
     gateway.migrated.set()
@@ -60,7 +61,7 @@ def _disk(root: Path) -> str:
     try:
         usage = shutil.disk_usage(root)
     except OSError as exc:
-        return f"the artifact store cannot be reached: {exc}"
+        return _away("the artifact store", exc)
     least = min(LEAST_FREE_BYTES, int(usage.total * LEAST_FREE_SHARE))
     return "ok" if usage.free > least else f"the artifact store's disk has only {usage.free} bytes left"
 
@@ -69,8 +70,14 @@ def _redis(gateway: Gateway) -> str:
     try:
         gateway.publisher.backlog("monitoring")
     except Unavailable as exc:
-        return exc.message
+        return _away("Redis", exc)
     return "ok"
+
+
+def _away(what: str, exc: Exception) -> str:
+    """Anybody may ask this, so hosts, users and paths stay in the log."""
+    log.warning("not_ready", extra={"what": what, "error": str(exc)})
+    return f"{what} does not answer; the gateway's log says more"
 
 
 @router.get("/metrics", summary="Prometheus metrics", dependencies=[Depends(operator_only)])

@@ -17,6 +17,7 @@ from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.errors import error_object
 from services.gateway.metadata import Metadata, wanted_metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
@@ -156,7 +157,8 @@ async def events(
     after = _number(last, "Last-Event-ID") if last else _number(page.after, "after") if page.after else 0
     rows, _ = await to_thread.run_sync(_read, gateway, caller, job_id, after, page.limit + 1)
     if streamed:
-        return sse.EventStream(_follow(gateway, caller, job_id, after))
+        key = request.headers.get("authorization")
+        return sse.EventStream(_follow(gateway, caller, key, job_id, after, request.state.trace_id))
     shown = [shapes.job_event(row) for row in rows[: page.limit]]
     return JSONResponse(listing(shown, len(rows) > page.limit))
 
@@ -176,15 +178,25 @@ def _read(
         return job_store.list_events(connection, job_id, after=after, limit=limit), ended
 
 
-async def _follow(gateway: Gateway, caller: Caller, job_id: str, after: int) -> AsyncIterator[bytes]:
-    """Events as they are written, and the end of the stream with the end of the job."""
+async def _follow(
+    gateway: Gateway, caller: Caller, key: str | None, job_id: str, after: int, trace_id: str
+) -> AsyncIterator[bytes]:
+    """Events as they are written, and the end of the stream with the end of the job, or of its watcher's key."""
+
+    def look() -> tuple[list[dict[str, Any]], bool]:
+        gateway.authenticator.check(key)
+        return _read(gateway, caller, job_id, after, AT_ONCE)
+
     spoken = time.monotonic()
     while not gateway.closing.is_set():
         try:
-            rows, ended = await to_thread.run_sync(_read, gateway, caller, job_id, after, AT_ONCE)
+            rows, ended = await to_thread.run_sync(look)
         except Unavailable:
             # A watcher waits out a restart of Postgres; its place in the events is not lost.
             rows, ended = [], False
+        except HeliuError as exc:
+            yield sse.event({"error": error_object(exc, trace_id)}, name="error")
+            return
         for row in rows:
             after, spoken = row["id"], time.monotonic()
             yield sse.event(shapes.job_event(row), id_=str(row["id"]), name=row["type"])
