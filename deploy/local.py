@@ -95,8 +95,8 @@ def _check_runs(home: Path, only: Iterable[str]) -> None:
     running = {process.service for process in status(home).processes}
     if missing := sorted(set(only) - running):
         raise InvalidInput(
-            f"it runs already, without {', '.join(missing)}; there are {', '.join(sorted(running))}. `heliu down` first "
-            "to start others",
+            f"it runs already, without {', '.join(missing)}; there are {', '.join(sorted(running))}. "
+            "`heliu down` first to start others",
             param="only",
         )
 
