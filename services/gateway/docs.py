@@ -29,13 +29,27 @@ ERROR_SCHEMA: dict[str, Any] = {
 }
 
 
-def json_body(model: type[BaseModel] | None, example: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of a route whose body is read by `bodies.incoming`."""
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "One JSON object, or server-sent events where a stream is asked for.",
+        "content": {"application/json": {}, "text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+def json_body(
+    model: type[BaseModel] | None, example: dict[str, Any], *, streams: bool = False
+) -> dict[str, Any]:
+    """Keyword arguments of a route whose body is read by `bodies`; it may answer with a stream."""
     schema = (
         model.model_json_schema(ref_template="#/components/schemas/{model}") if model else {"type": "object"}
     )
     content = {"application/json": {"schema": schema, "example": example}}
-    return {"openapi_extra": {"requestBody": {"required": True, "content": content}}}
+    body: dict[str, Any] = {"openapi_extra": {"requestBody": {"required": True, "content": content}}}
+    return {**body, "responses": EVENTS} if streams else body
+
+
+UPLOAD = {"file": "(the bytes of dialogues.jsonl)", "purpose": "fine-tune"}
 
 
 def upload_body() -> dict[str, Any]:
@@ -49,7 +63,10 @@ def upload_body() -> dict[str, Any]:
     schema = {"type": "object", "required": ["file", "purpose"], "properties": properties}
     return {
         "openapi_extra": {
-            "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+            "requestBody": {
+                "required": True,
+                "content": {"multipart/form-data": {"schema": schema, "example": UPLOAD}},
+            }
         }
     }
 

@@ -153,6 +153,15 @@ def test_the_description_names_the_key_and_the_shape_of_errors(
     assert create["security"] == [{"key": []}]
     assert create["requestBody"]["content"]["application/json"]["example"]["model"]
     assert "security" not in described["paths"]["/healthz"]["get"]
+    said = [operation for path in described["paths"].values() for operation in path.values()]
+    bodies = [content for one in said for content in one.get("requestBody", {}).get("content", {}).values()]
+    assert len(bodies) > 10
+    for content in bodies:
+        assert set(content["example"]) <= set(content["schema"].get("properties", content["example"]))
+        assert set(content["schema"].get("required", [])) <= set(content["example"])
+    answers = described["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
+    assert set(answers) == {"application/json", "text/event-stream"}
+    assert set(described["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
     text = json.dumps(described)
     references = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert references <= set(described["components"]["schemas"])

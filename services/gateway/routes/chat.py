@@ -70,7 +70,9 @@ class _Ledger:
         )
 
 
-@router.post(ENDPOINT, summary="Chat with a model", response_model=None, **json_body(None, EXAMPLE))
+@router.post(
+    ENDPOINT, summary="Chat with a model", response_model=None, **json_body(None, EXAMPLE, streams=True)
+)
 async def create(request: Request, gateway: GatewayDep) -> Response:
     """What is not served (tools, n > 1, log probabilities, ...) is refused by name, never ignored."""
     _, body = await read_json(request)
@@ -170,8 +172,9 @@ class _Chunks:
             self._status = "error"
             self._state.span.fail(exc.message)
             yield sse.event({"error": error_object(exc, self._state.trace_id)})
-        except Exception:
+        except Exception as exc:
             self._status = "error"
+            self._state.span.fail(type(exc).__name__)
             log.exception("stream_failed", extra={"trace_id": self._state.trace_id})
             yield sse.event({"error": error_object(internal_error(), self._state.trace_id)})
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from services.gateway import repository_platform
 from services.gateway.auth import operator_only
@@ -80,7 +80,12 @@ def _away(what: str, exc: Exception) -> str:
     return f"{what} does not answer; the gateway's log says more"
 
 
-@router.get("/metrics", summary="Prometheus metrics", dependencies=[Depends(operator_only)])
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    dependencies=[Depends(operator_only)],
+    response_class=PlainTextResponse,
+)
 async def metrics(gateway: GatewayDep) -> Response:
     """This process's own metrics, and the platform's queues, jobs and workers as Postgres has them."""
     platform: Any = await asyncio.to_thread(platform_text, gateway.db)

@@ -16,7 +16,7 @@ from services.gateway import shapes, sse
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
-from services.gateway.docs import json_body
+from services.gateway.docs import EVENTS, json_body
 from services.gateway.errors import error_object
 from services.gateway.metadata import Metadata, wanted_metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
@@ -140,7 +140,10 @@ def _ask(
 
 
 @router.get(
-    "/v1/jobs/{job_id}/events", summary="Events of a job, as a list or as a stream", response_model=None
+    "/v1/jobs/{job_id}/events",
+    summary="Events of a job, as a list or as a stream",
+    response_model=None,
+    responses=EVENTS,
 )
 async def events(
     request: Request,
