@@ -19,3 +19,24 @@ def test_every_row_that_could_not_be_read_is_told_with_its_line(stage: Stage) ->
     told = [*first["data"], *rest["data"]]
     assert [row["line"] for row in told] == [n + 1 for n in range(900) if n % 3]
     assert {row["code"] for row in told} == {"not_json"}
+
+
+def test_a_build_whose_worker_is_killed_ends_in_the_same_version_and_leaves_nothing(stage: Stage) -> None:
+    rows = [
+        {"question": f"问题 {n} 怎么办？电话13800138000", "answer": f"答案 {n}", "label": str(n % 7)}
+        for n in range(15_000)
+    ]
+    content = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+    file = stage.upload("killed.jsonl", content, "user_data")
+    job = stage.post("/v1/datasets", {"name": "killed", "file_id": file})["id"]
+    stage.until(job, lambda found: found["progress"].get("rows_read", 0) > 0)
+    stage.running["data_governance"].kill()
+    work = stage.harness.settings.home / "work"
+    assert list(work.glob(f"{job}*")), "the build was over before the kill"
+    stage.restart("data_governance")
+    ended = stage.succeeded(job)
+    assert ended["crashes"] == 1
+    assert list(work.glob(f"{job}*")) == []
+    untouched = stage.succeeded(stage.post("/v1/datasets", {"name": "untouched", "file_id": file})["id"])
+    assert untouched["result"]["version_id"] == ended["result"]["version_id"]
+    assert ended["result"]["rows"]["total"] == len(rows)
