@@ -23,6 +23,7 @@ from services.data_governance.split import TRAIN, VALIDATION
 from shared.contracts.recipe import Recipe, Step
 
 MAX_LABELS = 1000
+MAX_LABEL_CHARS = 200
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 
@@ -77,8 +78,10 @@ class Quality:
             self._turns.append(sum(m.role == "user" for m in row.messages))
         self._scripts[script_of(texts)] += 1
         if row.label is not None:
-            if row.label in self._labels or len(self._labels) < MAX_LABELS:
-                self._labels[row.label] += 1
+            # A column of whole texts may be called a label; the report goes into a row of Postgres.
+            label = row.label[:MAX_LABEL_CHARS]
+            if label in self._labels or len(self._labels) < MAX_LABELS:
+                self._labels[label] += 1
             else:
                 self._labels_beyond += 1
         self._questions[split].append(int.from_bytes(hash128(question)[:8], "big"))

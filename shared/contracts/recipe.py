@@ -29,13 +29,15 @@ class Strict(BaseModel):
 class InputMapping(Strict):
     """Which source columns make a row. Exactly one of `messages`, `prompt` + `completion`, or `text`.
 
-    Columns that are not named go to the row's `meta`. `roles` renames the source's role names; `role_field`
-    and `content_field` name the keys of one message.
+    `context` is what a prompt speaks of (the `input` of an instruction); where it is not blank it follows the prompt
+    after an empty line. Columns that are not named go to the row's `meta`. `roles` renames the source's role names;
+    `role_field` and `content_field` name the keys of one message.
     """
 
     messages: Name | None = None
     prompt: Name | None = None
     completion: Name | None = None
+    context: Name | None = None
     text: Name | None = None
     id: Name | None = None
     label: Name | None = None
@@ -50,6 +52,8 @@ class InputMapping(Strict):
         if (self.prompt is None) != (self.completion is None):
             missing = "completion" if self.completion is None else "prompt"
             raise ValueError(f"`prompt` and `completion` go together; `{missing}` is missing")
+        if self.context is not None and self.prompt is None:
+            raise ValueError("`context` follows a `prompt`; without one it has no place")
         shapes = [s for s in ("messages", "prompt", "text") if getattr(self, s) is not None]
         if len(shapes) != 1:
             found = " and ".join(f"`{s}`" for s in shapes) or "none of them"
@@ -60,7 +64,8 @@ class InputMapping(Strict):
 
     def columns(self) -> tuple[str, ...]:
         """The source columns this mapping reads, without repeats, in a fixed order."""
-        named = (self.messages, self.prompt, self.completion, self.text, self.id, self.label, self.system)
+        told = (self.messages, self.prompt, self.context, self.completion, self.text)
+        named = (*told, self.id, self.label, self.system)
         return tuple(dict.fromkeys(c for c in named if c is not None))
 
 

@@ -37,6 +37,8 @@ _COMPLETION = (
     *("completion", "answer", "response", "output", "reply", "assistant", "target", "chosen"),
     *("回答", "答案", "回复", "答", "客服", "输出"),
 )
+# Instructions come with their material in a column of its own; without it the answers make no sense.
+_CONTEXT = ("input", "context", "passage", "输入", "上下文", "背景", "材料")
 _TEXT = (
     *("text", "content", "body", "sentence", "utterance", "document", "article", "message"),
     *("文本", "内容", "正文", "句子", "原文"),
@@ -80,7 +82,10 @@ def infer_mapping(columns: Sequence[str], samples: Sequence[Mapping[str, Any]]) 
     text_names = {_plain(c): c for c in reversed(texts)}
     prompt, completion = _pick(text_names, _PROMPT), _pick(text_names, _COMPLETION)
     if prompt and completion and prompt != completion:
-        return InputMapping(prompt=prompt, completion=completion, **_without(extra, prompt))
+        context = _pick({n: c for n, c in text_names.items() if c not in (prompt, completion)}, _CONTEXT)
+        return InputMapping(
+            prompt=prompt, completion=completion, context=context, **_without(extra, prompt, context)
+        )
     text = _pick(text_names, _TEXT) or prompt
     if text and extra["label"] and extra["label"] != text:
         return InputMapping(prompt=text, completion=extra["label"], **extra)

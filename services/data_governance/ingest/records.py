@@ -25,7 +25,7 @@ Record = Mapping[str, Any]
 
 def check_columns(mapping: InputMapping, columns: Sequence[str]) -> None:
     """Raises InvalidInput when the mapping names a column that the file does not have."""
-    for field in ("messages", "prompt", "completion", "text", "id", "label", "system"):
+    for field in ("messages", "prompt", "completion", "context", "text", "id", "label", "system"):
         column = getattr(mapping, field)
         if column is not None and column not in columns:
             raise InvalidInput(
@@ -55,6 +55,9 @@ def row_maker(mapping: InputMapping, source_sha256: str) -> Callable[[int, Recor
             prompt, completion = _string(record, mapping.prompt), _scalar(record, mapping.completion)
             if completion is None:
                 raise BadRow("missing_field", f"column `{mapping.completion}` is missing or null")
+            if mapping.context is not None and record.get(mapping.context) is not None:
+                context = _string(record, mapping.context)
+                prompt = f"{prompt}\n\n{context}" if context.strip() else prompt
             messages = (Message("user", prompt), Message("assistant", completion))
         if messages is not None and mapping.system is not None and record.get(mapping.system):
             messages = (Message("system", _string(record, mapping.system)), *messages)

@@ -121,6 +121,12 @@ def test_a_file_without_one_good_row_can_be_stopped_while_it_is_read(
     assert len(seen) == 3
 
 
+def test_labels_that_are_whole_texts_do_not_swell_the_report(jsonl: Write, build: Build) -> None:
+    recipe = parse_recipe({"input": {"text": "text", "label": "label"}})
+    path = jsonl([{"text": f"t{i}", "label": f"{i}" + "x" * 10_000} for i in range(30)])
+    assert len(json.dumps(build(path, recipe).report["labels"])) < 20_000
+
+
 def test_samples_are_capped_repeatable_and_hide_personal_data(jsonl: Write, build: Build) -> None:
     result = build(jsonl(_dirty()))
     samples = result.report["samples"]

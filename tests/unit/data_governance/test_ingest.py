@@ -110,6 +110,15 @@ def test_all_that_is_not_mapped_goes_to_meta(jsonl: Callable[..., Path]) -> None
     assert json.loads(row.meta) == {"z": 1, "b": {"c": [1.5]}, "message_fields": [{"at": 3}, {}]}
 
 
+def test_a_context_follows_its_prompt_where_there_is_one(jsonl: Callable[..., Path]) -> None:
+    values: list[Any] = ["Some text.", "", " ", None]
+    records = [{"q": "Summarise", "a": "x", "c": value} for value in values] + [{"q": "Why?", "a": "y"}]
+    mapping = QA.model_copy(update={"context": "c"})
+    rows, source = _read(jsonl([*records, {"q": "q", "a": "a", "c": 5}]), mapping)
+    assert [row.texts()[0] for row in rows] == ["Summarise\n\nSome text.", *["Summarise"] * 3, "Why?"]
+    assert _bad(source) == [(6, "wrong_type")]
+
+
 def test_a_line_of_hundreds_of_megabytes_is_not_held_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     with path.open("wb") as out:

@@ -53,6 +53,7 @@ def test_the_canonical_text_writes_defaults_out() -> None:
         ),
         ({"input": {"promt": "a"}}, "input.promt", "did you mean `prompt`"),
         ({"input": {"prompt": "a"}}, "input", "`completion` is missing"),
+        ({"input": {"text": "a", "context": "b"}}, "input", "`context` follows a `prompt`"),
         ({"input": {"text": "a", "messages": "b"}}, "input", "exactly one"),
         ({"input": "aut"}, "input", "`auto`"),
         ({"gates": {"min_row": 1}}, "gates.min_row", "did you mean `min_rows`"),

@@ -46,6 +46,16 @@ def _mapping(*samples: dict[str, Any]) -> dict[str, Any]:
             {"Prompt": "a", "Completion": "b", "System": "c"},
             {"prompt": "Prompt", "completion": "Completion", "system": "System"},
         ),
+        (
+            {"instruction": "Summarise", "input": "Some text.", "output": "x"},
+            {"prompt": "instruction", "context": "input", "completion": "output"},
+        ),
+        (
+            {"context": "Some text.", "question": "Why?", "answer": "x"},
+            {"prompt": "question", "context": "context", "completion": "answer"},
+        ),
+        ({"input": "a", "output": "b"}, {"prompt": "input", "completion": "output"}),
+        ({"instruction": "a", "input": "", "output": "b"}, {"prompt": "instruction", "completion": "output"}),
         ({"内容": "文章", "编号": 3}, {"text": "内容", "id": "编号"}),
         ({"note": "one text column"}, {"text": "note"}),
         ({"messages": '[{"role": "user", "content": "a"}]'}, {"messages": "messages"}),
