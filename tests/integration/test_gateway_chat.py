@@ -14,6 +14,8 @@ from typing import Any
 import openai
 import pytest
 
+from services.gateway.answers import Answer
+from shared.telemetry import Span
 from tests.integration.gateway_app import PEPPER, RunningGateway, running_gateway
 
 ROOT = Path(__file__).parents[2]
@@ -240,3 +242,16 @@ def test_the_events_of_a_job_stream_until_it_ends_and_resume_where_they_broke_of
     assert again.text.count("event: ") == 1
     assert "job_succeeded" in again.text
     assert http.get(f"/v1/jobs/{job['id']}").json()["result"] == {"steps": 3}
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_stream_that_fails_unforeseen_is_a_failed_span(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    fail = Span.fail
+    monkeypatch.setattr(Span, "fail", lambda span, why: (said.append(why), fail(span, why))[1])
+    monkeypatch.setattr(Answer, "done", lambda *_: {}["finish_reason"])
+    with pytest.raises(openai.APIError, match="something failed inside"):
+        list(gateway.openai().chat.completions.create(model="echo", messages=say("hello"), stream=True))
+    assert said == ["KeyError"]
