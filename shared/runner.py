@@ -6,6 +6,7 @@ returns an Outcome or raises.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -311,4 +312,6 @@ def _waited(job: Job) -> float:
 
 def _unexpected(exc: Exception, what: str = "the worker failed") -> HeliuError:
     """What a tenant may read of a bug: its text can hold SQL or somebody's data, so that goes to the log alone."""
+    if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HeliuError(f"{what}: the disk is full", code="storage_full", retryable=True)
     return HeliuError(f"{what}: unexpected {type(exc).__name__}; the worker's log tells more", retryable=True)

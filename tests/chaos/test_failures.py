@@ -21,6 +21,7 @@ from shared.jobs import Job, Status
 from shared.queue import RING, broker_url, make_app
 from shared.streams import PREFIX
 from tests import servers
+from tests.chaos.full_disk_worker import CANNOT_MOUNT
 from tests.chaos.load import Load
 from tests.chaos.proxy import proxy_to
 from tests.harness import Harness, Process, platform, wait_for
@@ -258,3 +259,22 @@ def test_a_frozen_redis_stops_neither_submissions_nor_what_runs(database_url: st
         assert harness.wait_job(running.id).state is Status.SUCCEEDED
         valkey.thaw()
         assert harness.wait_job(waiting.id).state is Status.SUCCEEDED
+
+
+def test_a_full_disk_ends_the_job_with_that_reason_and_harms_no_other(
+    database_url: str, redis_url: str
+) -> None:
+    with platform(database_url, redis_url) as harness:
+        harness.start("dispatcher")
+        worker = harness.start(QUEUE, wait=False, module="tests.chaos.full_disk_worker")
+        wait_for(lambda: worker.ready_file.exists() or not worker.alive, 60, "the worker")
+        if worker.code == CANNOT_MOUNT:
+            pytest.skip("this system lets nobody mount a small file system")
+        worker.wait_ready()
+        big = harness.wait_job(harness.submit(payload={"steps": 40}, max_attempts=1).id)
+        assert big.state is Status.DEAD
+        assert big.error is not None
+        assert big.error["code"] == "storage_full"
+        assert "the disk is full" in big.error["message"]
+        assert harness.wait_job(harness.submit(payload={"steps": 0}).id).state is Status.SUCCEEDED
+        assert worker.alive
