@@ -1,82 +1,93 @@
-"""Chat answers in OpenAI's shape, plain and in chunks, from what a worker sends. Pure."""
+"""An answer as it grows, in OpenAI's shape, plain and in chunks, from what a worker sends. Pure."""
 
 from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from shared.contracts import answers
 
 
 @dataclass
 class Answer:
-    """One answer as it grows. `token` and `done` take the worker's entries; times are monotonic seconds."""
+    """One answer of one or more choices. `token` and `done` take the worker's entries; times are monotonic seconds."""
 
+    endpoint: str
     model: str
     include_usage: bool = False
-    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
-    text: str = ""
-    finish_reason: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    texts: dict[int, str] = field(default_factory=dict)
+    choices: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: {"prompt_tokens": 0, "completion_tokens": 0})
     began: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
+    _ended: set[int] = field(default_factory=set)
 
-    def token(self, data: dict[str, Any]) -> str:
-        """Take a `token` entry {"text", "tokens"}; returns its text."""
-        if self.first_token_s is None:
-            self.first_token_s = time.monotonic() - self.began
-        tokens = data.get("tokens", 1)
-        self.completion_tokens += len(tokens) if isinstance(tokens, list) else int(tokens)
-        text = str(data["text"])
-        self.text += text
-        return text
+    def __post_init__(self) -> None:
+        self.id = self.id or answers.answer_id(self.endpoint, secrets.token_hex(12))
 
-    def done(self, data: dict[str, Any]) -> str:
-        """Take the `done` entry; returns text that no `token` entry brought."""
-        whole = str(data.get("text", self.text))
-        rest = whole[len(self.text) :] if whole.startswith(self.text) else ""
-        if self.first_token_s is None:
-            self.first_token_s = time.monotonic() - self.began
-        self.text = whole
-        self.finish_reason = str(data["finish_reason"])
-        self.prompt_tokens = int(data["usage"]["prompt_tokens"])
-        self.completion_tokens = int(data["usage"]["completion_tokens"])
-        return rest
+    def token(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Take a `token` entry of one choice; returns its chunk."""
+        self._see_first()
+        index, text = int(data.get("choice", 0)), str(data["text"])
+        before = self.texts.get(index, "")
+        self.texts[index] = before + text
+        self.counts["completion_tokens"] += int(data.get("tokens", 1))
+        reason = data.get("finish_reason")
+        if reason is not None:
+            self._ended.add(index)
+        return self._chunk(
+            answers.piece(
+                self.endpoint,
+                index,
+                text,
+                finish_reason=reason,
+                logprobs=data.get("logprobs"),
+                offset=len(before),
+            )
+        )
+
+    def done(self, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Take the `done` entry; yields chunks of text that no `token` entry brought, and of each choice's end."""
+        self._see_first()
+        self.choices = list(data["choices"])
+        self.counts = dict(data["usage"])
+        for index, choice in enumerate(self.choices):
+            shown, whole = self.texts.get(index, ""), str(choice["text"])
+            self.texts[index] = whole
+            if whole.startswith(shown) and len(whole) > len(shown):
+                yield self._chunk(answers.piece(self.endpoint, index, whole[len(shown) :]))
+            if index not in self._ended:
+                end = answers.piece(self.endpoint, index, "", finish_reason=choice["finish_reason"])
+                yield self._chunk(end)
+
+    def opening(self) -> Iterator[dict[str, Any]]:
+        """The chunk that a chat's stream begins with, for its first choice; the others' roles go without saying."""
+        if self.endpoint == answers.CHAT:
+            delta = {"role": "assistant", "content": "", "refusal": None}
+            yield self._chunk({"index": 0, "delta": delta, "logprobs": None, "finish_reason": None})
+
+    def whole(self) -> dict[str, Any]:
+        """The whole answer at once."""
+        return answers.completion(self.endpoint, self.id, self.model, self.created, self.choices, self.counts)
+
+    def usage_chunk(self) -> dict[str, Any]:
+        """What `stream_options.include_usage` asks for: no choices, only the counts."""
+        return {**self._chunk(), "usage": answers.usage_object(self.counts)}
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def usage(self) -> dict[str, int]:
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        }
+    def _see_first(self) -> None:
+        if self.first_token_s is None:
+            self.first_token_s = time.monotonic() - self.began
 
-    def completion(self) -> dict[str, Any]:
-        """The whole answer at once."""
-        message = {"role": "assistant", "content": self.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish_reason}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": self.usage()}
-
-    def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        """One chunk of a stream: the role in the first, the finish reason in the last."""
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(self, *choices: dict[str, Any]) -> dict[str, Any]:
+        begun = answers.head(self.endpoint, self.id, self.model, self.created, chunk=True)
         more = {"usage": None} if self.include_usage else {}
-        return {**self._head("chat.completion.chunk"), "choices": [choice], **more}
-
-    def usage_chunk(self) -> dict[str, Any]:
-        """What `stream_options.include_usage` asks for: no choices, only the counts."""
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": self.usage()}
-
-    def _head(self, object_: str) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": object_,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": None,
-        }
+        return {**begun, "choices": list(choices), **more}

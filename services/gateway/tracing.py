@@ -11,13 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.errors import error_response, http_error, internal_error
 from shared import semconv
+from shared.contracts import answers
 from shared.errors import HeliuError
 from shared.metrics import SECONDS, Metrics
 from shared.telemetry import Span, Tracing, parse_traceparent
 
 log = logging.getLogger(__name__)
 
-LIVE_PATHS = frozenset({"/v1/chat/completions"})
+LIVE_PATHS = frozenset({answers.CHAT, answers.TEXT})
 MAX_PATH = 2048
 
 

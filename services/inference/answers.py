@@ -1,4 +1,4 @@
-"""The OpenAI shape of an engine's answer, for the rows of a batch. Pure."""
+"""What is kept of each row of a batch. Pure."""
 
 from __future__ import annotations
 
@@ -20,30 +20,6 @@ class StoredRow:
     model: str = ""
     model_artifact: str | None = None
     seconds: float = 0.0
-
-
-def completion(request_id: str, model: str, created: int, done: dict[str, Any]) -> dict[str, Any]:
-    """A `chat.completion` object from the engine's `done` frame."""
-    usage = done["usage"]
-    return {
-        "id": f"chatcmpl-{request_id}",
-        "object": "chat.completion",
-        "created": created,
-        "model": model,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": done["text"], "refusal": None},
-                "logprobs": None,
-                "finish_reason": done["finish_reason"],
-            }
-        ],
-        "usage": {
-            "prompt_tokens": usage["prompt_tokens"],
-            "completion_tokens": usage["completion_tokens"],
-            "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"],
-        },
-    }
 
 
 def row_error(code: str, message: str, param: str | None = None) -> dict[str, Any]:

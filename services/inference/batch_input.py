@@ -11,13 +11,18 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from shared.contracts.chat import ChatRequest, check_text, parse_chat
+from shared.contracts import answers
+from shared.contracts.chat import parse_chat
+from shared.contracts.completions import parse_completion
+from shared.contracts.decoding import check_text
+from shared.contracts.inference import CompletionRequest
 from shared.errors import HeliuError, InvalidInput
 
 MAX_LINE_BYTES = 1024 * 1024
 MAX_ROWS = 50_000
 MAX_ERRORS = 100
 KEYS = frozenset({"custom_id", "method", "url", "body"})
+PARSERS = {answers.CHAT: parse_chat, answers.TEXT: parse_completion}
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class BatchRow:
     """One checked request of a batch."""
 
     custom_id: str
-    request: ChatRequest
+    request: CompletionRequest
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def parse_row(content: bytes, endpoint: str) -> BatchRow:
     if not isinstance(row["body"], dict):
         raise InvalidInput("body must be a JSON object", param="body")
     try:
-        request = parse_chat(row["body"])
+        request = PARSERS[endpoint](row["body"])
     except HeliuError as exc:
         raise InvalidInput(exc.message, code=exc.code, param=f"body.{exc.param}") from exc
     if request.stream:

@@ -79,9 +79,17 @@ class SamplingOptions(_Message):
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    # Pairs of token and bias.
+    logit_bias: list[Annotated[list[float], Field(min_length=2, max_length=2)]] = []
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: list[str] = []
+    grammar: str | None = None
     logprobs: bool = False
+    top_logprobs: int = 0
 
 
 class Generate(_Message):
@@ -93,6 +101,7 @@ class Generate(_Message):
     adapter: Folder | None = None
     messages: list[ChatMessage] | None = None
     prompt: str | None = None
+    prompt_ids: list[int] | None = None
     sampling: SamplingOptions = Field(default_factory=SamplingOptions)
     deadline_s: float | None = None
     stream: bool | None = None
@@ -139,6 +148,8 @@ def parse(adapter: TypeAdapter[M], frame: Frame) -> M:
 def to_request(message: Generate) -> Request:
     """The engine's request. Raises InvalidInput for values out of range."""
     options = message.sampling.model_dump()
+    options["stop"] = tuple(options["stop"])
+    options["logit_bias"] = tuple((int(token), bias) for token, bias in options["logit_bias"])
     messages = None if message.messages is None else tuple(item.model_dump() for item in message.messages)
     adapter = message.adapter
     return Request(
@@ -149,7 +160,8 @@ def to_request(message: Generate) -> Request:
         priority=Priority(message.priority),
         messages=messages,
         prompt=message.prompt,
-        sampling=Sampling(**options | {"stop": tuple(options["stop"])}),
+        prompt_ids=None if message.prompt_ids is None else tuple(message.prompt_ids),
+        sampling=Sampling(**options),
         deadline_s=message.deadline_s,
         stream=message.priority == "live" if message.stream is None else message.stream,
     )
@@ -283,7 +295,11 @@ def error_frame(error: HeliuError, request_id: str | None) -> Frame:
 
 
 def _logprobs(items: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
-    return [{"id": item.id, "token": item.text, "logprob": item.logprob} for item in items]
+    return [{**_told(item), "top": [_told(other) for other in item.top]} for item in items]
+
+
+def _told(item: TokenLogprob) -> dict[str, Any]:
+    return {"id": item.id, "token": item.text, "logprob": item.logprob, "bytes": list(item.bytes)}
 
 
 def _frame_id(frame: Frame) -> str | None:
@@ -372,7 +388,7 @@ def main() -> int:
     except BrokenPipeError:
         os._exit(0)
     except Exception as exc:  # noqa: BLE001 - a bug: say so for every request, and let the worker start afresh
-        message = f"the engine failed: {type(exc).__name__}: {exc}"
+        message = f"the engine failed: {type(exc).__name__}"
         child.fail_all(HeliuError(message, code="engine_failed", retryable=True))
         sys.excepthook(type(exc), exc, exc.__traceback__)
         return _ENGINE_BROKEN

@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shared.child import Child, ChildGone
@@ -28,30 +28,32 @@ class EngineCrashed(Unavailable):
 
 
 class Call:
-    """One request in the engine: its frames, and a way to give it up."""
+    """Requests in the engine that belong together: their frames, and a way to give them up."""
 
-    def __init__(
-        self, request_id: str, process: EngineProcess, heard: queue.SimpleQueue[Frame] | None = None
-    ) -> None:
-        self.id = request_id
+    def __init__(self, ids: Sequence[str], process: EngineProcess, heard: queue.SimpleQueue[Frame]) -> None:
+        self.ids = tuple(ids)
         self._process = process
+        self._cancelled = False
         self.child: Child | None = None
-        self.heard = heard if heard is not None else queue.SimpleQueue()
+        self.heard = heard
 
     def frames(self, poll_s: float = 0.25) -> Iterator[Frame | None]:
-        """Yield the request's frames up to `done` or `error`, and None at every pause of `poll_s`."""
-        while True:
+        """Yield frames until each request has had its `done` or `error`, and None at every pause of `poll_s`."""
+        left = set(self.ids)
+        while left:
             try:
                 frame = self.heard.get(timeout=poll_s)
             except queue.Empty:
                 yield None
                 continue
-            yield frame
             if frame["type"] in ("done", "error"):
-                return
+                left.discard(frame["id"])
+            yield frame
 
     def cancel(self) -> None:
-        self._process.cancel(self.id)
+        if not self._cancelled:
+            self._cancelled = True
+            self._process.cancel(self)
 
 
 class EngineProcess:
@@ -72,26 +74,32 @@ class EngineProcess:
         with self._lock:
             self._ensure()
 
-    def submit(self, request: Frame, heard: queue.SimpleQueue[Frame] | None = None) -> Call:
-        """Hand a `generate` frame to the engine; its frames go to `heard`, which several calls may share.
+    def submit(self, requests: Sequence[Frame], heard: queue.SimpleQueue[Frame] | None = None) -> Call:
+        """Hand `generate` frames to the engine; theirs go to `heard`, which several calls may share.
 
-        Raises EngineCrashed when the engine does not take it.
+        Raises EngineCrashed when the engine does not take them.
         """
-        call = Call(request["id"], self, heard)
+        ids = [str(request["id"]) for request in requests]
+        call = Call(ids, self, queue.SimpleQueue() if heard is None else heard)
         with self._lock:
             child = self._ensure()
             call.child = child
-            self._calls[call.id] = call
+            self._calls |= dict.fromkeys(ids, call)
             try:
-                child.send({"op": "generate", **request})
+                for request in requests:
+                    child.send({"op": "generate", **request})
             except ChildGone as exc:
-                del self._calls[call.id]
+                for request_id in ids:
+                    self._calls.pop(request_id, None)
                 raise EngineCrashed(str(exc)) from exc
         return call
 
-    def cancel(self, request_id: str) -> None:
+    def cancel(self, call: Call) -> None:
+        """Give up what is left of a call."""
         with self._lock:
-            if self._child is not None and request_id in self._calls:
+            if self._child is None:
+                return
+            for request_id in [name for name in call.ids if name in self._calls]:
                 try:
                     self._child.send({"op": "cancel", "id": request_id})
                 except ChildGone as exc:
@@ -149,17 +157,17 @@ class EngineProcess:
                 self._child = None
                 self.models.clear()
             # Those of the child that died alone: a next one may already have requests in it.
-            calls = [call for call in list(self._calls.values()) if call.child is child]
-            for call in calls:
-                del self._calls[call.id]
+            lost = {name: call for name, call in list(self._calls.items()) if call.child is child}
+            for name in lost:
+                del self._calls[name]
             if not self._closed:
                 self._crashes += 1
-                log.error("engine_died", extra={"how": how, "requests": len(calls)})
-        for call in calls:
+                log.error("engine_died", extra={"how": how, "requests": len(lost)})
+        for name, call in lost.items():
             call.heard.put(
                 {
                     "type": "error",
-                    "id": call.id,
+                    "id": name,
                     "code": "engine_crashed",
                     "message": f"the engine died with this request in it: {how}",
                     "param": None,

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from services.inference.answers import StoredRow, completion, row_error, row_request_id
+from services.inference.answers import StoredRow, row_error, row_request_id
 from services.inference.batch_input import BatchRow
-from services.inference.engine_process import EngineCrashed, EngineProcess
+from services.inference.choices import Choices, calls
+from services.inference.engine_process import Call, EngineCrashed, EngineProcess
+from shared.contracts.answers import answer_id, completion
 from shared.contracts.inference import ModelRef
 from shared.errors import HeliuError
 from shared.frames import Frame
@@ -37,18 +39,29 @@ class Asked(Protocol):
     reason: Stop | None
 
 
+@dataclass(frozen=True)
+class _Open:
+    """A row that the engine has."""
+
+    item: Pending
+    call: Call
+    answers: Choices
+
+
 class ShardRun:
     """One attempt at a shard. `store` commits rows under the fence of the shard's job."""
 
     def __init__(
         self,
         engine: EngineProcess,
+        endpoint: str,
         batch_id: str,
         tenant: str,
         epoch: int,
         store: Callable[[list[StoredRow]], None],
     ) -> None:
         self._engine = engine
+        self._endpoint = endpoint
         self._batch_id = batch_id
         self._tenant = tenant
         self._epoch = epoch
@@ -61,19 +74,21 @@ class ShardRun:
     ) -> None:
         """Answer every row. Raises Stopped when asked to, ChildCrashed when the engine died; finished rows stay."""
         heard: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-        open_rows: dict[str, Pending] = {}
+        rows: dict[str, _Open] = {}
         for item in pending:
-            request_id = f"{self._batch_id}:{item.row_no}:{self._epoch}"
-            open_rows[request_id] = item
+            common = {"tenant": self._tenant, "priority": "batch", **fetch(item.model)}
+            name = f"{self._batch_id}:{item.row_no}:{self._epoch}"
+            wanted = item.row.request
             try:
-                self._engine.submit(self._request(request_id, item, fetch(item.model)), heard)
+                call = self._engine.submit(calls(name, wanted, common), heard)
             except EngineCrashed as exc:
                 raise ChildCrashed(exc.message) from exc
+            rows[name] = _Open(item, call, Choices(wanted))
         failure: HeliuError | None = None
-        while open_rows:
+        while rows:
             if ctx.asked.is_set():
-                for request_id in open_rows:
-                    self._engine.cancel(request_id)
+                for row in rows.values():
+                    row.call.cancel()
                 if ctx.reason is not Stop.LOST:
                     self._commit()
                 assert ctx.reason is not None
@@ -83,46 +98,45 @@ class ShardRun:
             except queue.Empty:
                 self._commit_if_due()
                 continue
-            if frame["type"] not in ("done", "error"):
-                continue
-            item = open_rows.pop(frame["id"])
-            if frame["type"] == "done":
-                self._finished.append(self._answered(item, frame))
-            elif frame["retryable"]:
-                failure = HeliuError(frame["message"], code=frame["code"], retryable=True)
-            else:
-                body = row_error(frame["code"], frame["message"], frame.get("param"))
-                self._finished.append(StoredRow(item.row_no, item.row.custom_id, 400, body))
+            failure = self._heard(frame, rows) or failure
             self._commit_if_due()
         self._commit()
         if failure is not None:
             raise ChildCrashed(failure.message) if failure.code == "engine_crashed" else failure
 
-    def _request(self, request_id: str, item: Pending, models: dict[str, Any]) -> Frame:
-        request = item.row.request
-        return {
-            "id": request_id,
-            "tenant": self._tenant,
-            "priority": "batch",
-            **models,
-            "messages": [message.model_dump() for message in request.messages],
-            "prompt": None,
-            "sampling": {**request.sampling.model_dump(mode="json"), "logprobs": False},
-        }
+    def _heard(self, frame: Frame, rows: dict[str, _Open]) -> HeliuError | None:
+        """Take what the engine says of one choice; returns a failure that is worth another attempt."""
+        name = frame["id"].rpartition(".")[0]
+        row = rows.get(name)
+        if row is None or frame["type"] not in ("done", "error"):
+            return None
+        if frame["type"] == "done":
+            if row.answers.take(frame):
+                del rows[name]
+                self._finished.append(self._answered(row.item, row.answers.result()))
+            return None
+        # A row has all of its choices or none.
+        del rows[name]
+        row.call.cancel()
+        if frame["retryable"]:
+            return HeliuError(frame["message"], code=frame["code"], retryable=True)
+        body = row_error(frame["code"], frame["message"], frame.get("param"))
+        self._finished.append(StoredRow(row.item.row_no, row.item.row.custom_id, 400, body))
+        return None
 
-    def _answered(self, item: Pending, done: Frame) -> StoredRow:
-        request_id = row_request_id(self._batch_id, item.row_no)
-        model = item.row.request.model
+    def _answered(self, item: Pending, result: dict[str, Any]) -> StoredRow:
+        answer = answer_id(self._endpoint, row_request_id(self._batch_id, item.row_no))
+        model, usage, timings = item.row.request.model, result["usage"], result["timings"]
         return StoredRow(
             row_no=item.row_no,
             custom_id=item.row.custom_id,
             status_code=200,
-            body=completion(request_id, model, int(time.time()), done),
-            prompt_tokens=done["usage"]["prompt_tokens"],
-            completion_tokens=done["usage"]["completion_tokens"],
+            body=completion(self._endpoint, answer, model, int(time.time()), result["choices"], usage),
+            prompt_tokens=usage["prompt_tokens"],
+            completion_tokens=usage["completion_tokens"],
             model=model,
             model_artifact=item.model.adapter_artifact or item.model.base_artifact,
-            seconds=sum(done["timings"].get(part) or 0.0 for part in ("prefill_s", "decode_s")),
+            seconds=timings["prefill_s"] + timings["decode_s"],
         )
 
     def _commit_if_due(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from services.inference import repository
 from services.inference.answers import StoredRow, row_error
 from services.inference.batch_input import lines, parse_row, plan
+from services.inference.choices import Choices, calls, index_of
 from services.inference.engine_process import EngineProcess
 from services.inference.output_files import OutputFiles
 from services.inference.shard import Pending, ShardRun
@@ -18,6 +19,7 @@ from shared import semconv
 from shared.contracts.inference import Batch, BatchShard, Generate, ModelRef
 from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput
+from shared.frames import Frame
 from shared.job_context import JobContext, Outcome, Waiting
 from shared.jobs import NewJob, Status, new_id
 from shared.live_server import LiveContext
@@ -40,70 +42,73 @@ def models_for_engine(platform: Platform, model: ModelRef) -> dict[str, Any]:
 
 
 def generate(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Generate) -> dict[str, Any]:
-    """One live answer: tokens as they come, then the whole with its usage."""
+    """Live answers: tokens as they come, then the whole with its usage."""
     with platform.tracing.span(
-        f"chat {call.model.name}",
+        f"chat {call.model.name}" if call.messages else f"text_completion {call.model.name}",
         parent=ctx.span.traceparent,
         attributes={
-            semconv.GEN_AI_OPERATION: "chat",
+            semconv.GEN_AI_OPERATION: "chat" if call.messages else "text_completion",
             semconv.GEN_AI_REQUEST_MODEL: call.model.name,
             semconv.TENANT: ctx.tenant,
         },
     ) as span:
-        running = engine.submit(
+        answers = Choices(call)
+        common = {"tenant": ctx.tenant, "priority": "live", **models_for_engine(platform, call.model)}
+        asked = engine.submit(calls(f"{ctx.request}.{ctx.attempt}", call, common))
+        try:
+            for frame in asked.frames():
+                if ctx.cancelled.is_set():
+                    asked.cancel()
+                if frame is None:
+                    continue
+                if frame["type"] == "error":
+                    raise HeliuError(
+                        frame["message"],
+                        code=frame["code"],
+                        param=frame.get("param"),
+                        retryable=frame["retryable"],
+                    )
+                if frame["type"] == "token":
+                    ctx.send("token", _token_entry(frame))
+                else:
+                    _record(platform, span.traceparent, frame)
+                    if not answers.take(frame) and len(answers) > 1:
+                        # One of several has ended: its client need not wait for the others to know.
+                        ended = {"choice": index_of(frame["id"]), "text": "", "tokens": 0}
+                        ctx.send("token", {**ended, "finish_reason": frame["finish_reason"]})
+        except HeliuError:
+            # What one choice fails of, the others would; nobody waits for them any more.
+            asked.cancel()
+            raise
+        result = answers.result()
+        usage = result["usage"]
+        span.set_all(
             {
-                "id": f"{ctx.request}.{ctx.attempt}",
-                "tenant": ctx.tenant,
-                "priority": "live",
-                **models_for_engine(platform, call.model),
-                "messages": [message.model_dump() for message in call.messages],
-                "prompt": None,
-                "sampling": {**call.sampling.model_dump(mode="json"), "logprobs": False},
+                semconv.GEN_AI_INPUT_TOKENS: usage["prompt_tokens"],
+                semconv.GEN_AI_OUTPUT_TOKENS: usage["completion_tokens"],
+                semconv.GEN_AI_FINISH_REASONS: [choice["finish_reason"] for choice in result["choices"]],
             }
         )
-        cancelled = False
-        for frame in running.frames():
-            if ctx.cancelled.is_set() and not cancelled:
-                running.cancel()
-                cancelled = True
-            if frame is None:
-                continue
-            if frame["type"] == "token":
-                ctx.send("token", {"text": frame["text"], "tokens": frame["tokens"]})
-            elif frame["type"] == "error":
-                raise HeliuError(
-                    frame["message"],
-                    code=frame["code"],
-                    param=frame.get("param"),
-                    retryable=frame["retryable"],
-                )
-            elif frame["type"] == "done":
-                for part in frame.get("spans", ()):
-                    platform.tracing.record(
-                        part["name"],
-                        part["start_ns"],
-                        part["end_ns"],
-                        parent=span.traceparent,
-                        attributes=part.get("attributes"),
-                        # decoding begins with the first token, which the prefill gave
-                        events=[("first_token", part["start_ns"])] if part["name"] == "engine.decode" else (),
-                    )
-                usage, timings = frame["usage"], frame["timings"]
-                span.set_all(
-                    {
-                        semconv.GEN_AI_INPUT_TOKENS: usage["prompt_tokens"],
-                        semconv.GEN_AI_OUTPUT_TOKENS: usage["completion_tokens"],
-                        semconv.GEN_AI_FINISH_REASONS: [frame["finish_reason"]],
-                    }
-                )
-                _count(platform, call.model.name, usage, timings)
-                return {
-                    "text": frame["text"],
-                    "finish_reason": frame["finish_reason"],
-                    "usage": usage,
-                    "timings": timings,
-                }
-    raise HeliuError("the engine ended a request without an answer", code="engine_failed", retryable=True)
+        _count(platform, call.model.name, usage, result["timings"])
+        return result
+
+
+def _token_entry(frame: Frame) -> dict[str, Any]:
+    told = {"logprobs": frame["logprobs"]} if "logprobs" in frame else {}
+    return {"choice": index_of(frame["id"]), "text": frame["text"], "tokens": frame["tokens"], **told}
+
+
+def _record(platform: Platform, parent: str | None, done: Frame) -> None:
+    for part in done.get("spans", ()):
+        platform.tracing.record(
+            part["name"],
+            part["start_ns"],
+            part["end_ns"],
+            parent=parent,
+            attributes=part.get("attributes"),
+            # Decoding begins with the first token, which the prefill gave.
+            events=[("first_token", part["start_ns"])] if part["name"] == "engine.decode" else (),
+        )
 
 
 def _count(platform: Platform, model: str, usage: dict[str, int], timings: dict[str, float]) -> None:
@@ -214,7 +219,7 @@ def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: Batch
         retrying(write, attempts=8, patience=0.2)
         ctx.touch()
 
-    run = ShardRun(engine, job.batch_id, str(ctx.job.tenant_id), ctx.job.epoch, store)
+    run = ShardRun(engine, job.endpoint, job.batch_id, str(ctx.job.tenant_id), ctx.job.epoch, store)
     run.answer(pending, ctx, lambda model: models_for_engine(platform, model))
     return Outcome(result={"rows": job.count, "answered_before": len(done)})
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.contracts.base import JobContract, LiveCall, Message
+
+MAX_PROMPTS = 128
+MAX_CHOICES = 128
+
+# The endpoints whose requests a batch may hold.
+Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
 
 
 class ModelRef(Message):
@@ -23,25 +29,54 @@ class ChatMessage(Message):
 
 
 class Sampling(Message):
-    """Decoding settings of one request; temperature 0 is greedy."""
+    """Decoding settings of one request; temperature 0 is greedy, `grammar` is of `structured`."""
 
     max_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, le=100_000)
+    min_p: float = Field(0.0, ge=0, le=1)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: tuple[str, ...] = Field((), max_length=4)
+    grammar: str | None = None
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
 
 
-class Generate(LiveCall):
-    """One chat answer, streamed back as it is made."""
+class Completion(Message):
+    """What is to be completed: a chat, or one or more prompts (texts or tokens); `n` answers to each."""
+
+    messages: tuple[ChatMessage, ...] = ()
+    prompts: tuple[str | tuple[int, ...], ...] = Field((), max_length=MAX_PROMPTS)
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.messages) == bool(self.prompts):
+            raise ValueError("give messages or prompts")
+        return self
+
+
+class CompletionRequest(Completion):
+    """A checked request of a client: of which model, and how to answer."""
+
+    model: str
+    stream: bool
+    include_usage: bool
+
+
+class Generate(LiveCall, Completion):
+    """Answers, streamed back as they are made."""
 
     name: ClassVar[str] = "inference.generate"
     queue: ClassVar[str] = "inference.{pool}.live"
 
     model: ModelRef
-    messages: tuple[ChatMessage, ...] = Field(min_length=1)
-    sampling: Sampling = Sampling()
 
 
 class Batch(JobContract):
@@ -53,7 +88,7 @@ class Batch(JobContract):
 
     input_file_id: str
     artifact: str
-    endpoint: Literal["/v1/chat/completions"]
+    endpoint: Endpoint
     completion_window: Literal["24h"] = "24h"
     models: dict[str, ModelRef]
     pool: str = "default"
@@ -68,7 +103,7 @@ class BatchShard(JobContract):
 
     batch_id: str
     artifact: str
-    endpoint: Literal["/v1/chat/completions"]
+    endpoint: Endpoint
     models: dict[str, ModelRef]
     first: int = Field(ge=0)
     count: int = Field(ge=1)

@@ -13,9 +13,10 @@ import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
 import openai
+from pydantic import BaseModel, ConfigDict
 
 PATIENCE_S = 240.0
 QUESTION = [{"role": "user", "content": "How long does delivery to Juneau take?"}]
@@ -98,7 +99,7 @@ def fine_tuning(client: openai.OpenAI, given: Seen) -> Seen:
         statuses.append(jobs.resume(mine.id).status)
     jobs.cancel(mine.id)
     statuses.append(
-        wait_until(lambda: jobs.retrieve(mine.id).status, lambda s: s not in ("queued", "running", "paused"))
+        wait_until(lambda: jobs.retrieve(mine.id).status, lambda s: s in ("succeeded", "failed", "cancelled"))
     )
     return {
         "done": done.model_dump(),
@@ -231,6 +232,52 @@ def chat(client: openai.OpenAI, given: Seen) -> Seen:
     }
 
 
+class Verdict(BaseModel):
+    """What the answer of `shaped` must be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mood: Literal["好", "bad"]
+    urgent: bool
+
+
+def shaped(client: openai.OpenAI, given: Seen) -> Seen:
+    """Forms of answers, several at once, their probabilities, and text that is gone on with."""
+
+    def ask(**more: Any) -> Any:
+        return client.chat.completions.create(
+            **{"model": given["tuned"], "messages": QUESTION, "max_tokens": 12, "temperature": 1, **more}
+        )
+
+    chats = (
+        client.chat.completions if hasattr(client.chat.completions, "parse") else client.beta.chat.completions
+    )
+    parsed = chats.parse(
+        model=given["tuned"], messages=QUESTION, max_tokens=60, response_format=Verdict, seed=3
+    )
+    verdict = parsed.choices[0].message.parsed
+    several = ask(n=3, seed=5, logprobs=True, top_logprobs=2)
+    streamed = [chunk.model_dump() for chunk in ask(n=2, seed=5, stream=True)]
+    chosen = ask(extra_body={"structured_outputs": {"choice": ["退款", "no refund"]}})
+    text = client.completions.create(
+        model=given["tuned"], prompt=["How long", "多久"], max_tokens=5, temperature=0, logprobs=1
+    )
+    pieces = client.completions.create(
+        model=given["tuned"], prompt="How long", max_tokens=5, temperature=0, stream=True
+    )
+    bad = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "objct"}}}
+    return {
+        "verdict": verdict.model_dump() if verdict else None,
+        "several": several.model_dump(),
+        "streamed": streamed,
+        "chosen": chosen.choices[0].message.content,
+        "text": text.model_dump(),
+        "pieces": "".join(piece.choices[0].text for piece in pieces if piece.choices),
+        "schema": client_error(lambda: ask(response_format=bad)),
+        "many": client_error(lambda: ask(n=10**6)),
+    }
+
+
 def errors(client: openai.OpenAI, given: Seen) -> Seen:
     def chat_with(one: openai.OpenAI, **more: Any) -> Any:
         body: Any = {"model": given["tuned"], "messages": QUESTION, "max_tokens": 1, **more}
@@ -280,7 +327,7 @@ def main() -> None:
     given = json.load(sys.stdin)
     client = openai.OpenAI(base_url=given["base_url"], api_key=given["api_key"], timeout=120)
     seen: Seen = {"version": openai.__version__}
-    for part in (files, file_content, models, chat, errors, batches, fine_tuning):
+    for part in (files, file_content, models, chat, shaped, errors, batches, fine_tuning):
         seen[part.__name__] = part(client, given)
     json.dump(seen, sys.stdout)
 

@@ -122,6 +122,40 @@ def test_a_finished_fine_tuning_job_shows_its_events_and_checkpoints_across_page
     assert all(p["metrics"]["train_loss"] > 0 and p["fine_tuning_job_id"] == done["id"] for p in points)
 
 
+def test_an_answer_has_the_form_that_was_asked_for(seen: Seen) -> None:
+    shaped = seen["shaped"]
+    assert shaped["verdict"]["mood"] in ("好", "bad")
+    assert isinstance(shaped["verdict"]["urgent"], bool)
+    assert shaped["chosen"] in ("退款", "no refund")
+    assert (shaped["schema"]["status"], shaped["schema"]["param"]) == (
+        400,
+        "response_format.json_schema.schema",
+    )
+
+
+def test_several_answers_come_with_their_probabilities(seen: Seen) -> None:
+    several, streamed = seen["shaped"]["several"], seen["shaped"]["streamed"]
+    assert [c["index"] for c in several["choices"]] == [0, 1, 2]
+    assert len({c["message"]["content"] for c in several["choices"]}) > 1
+    tokens = [token for c in several["choices"] for token in c["logprobs"]["content"]]
+    assert len(tokens) == several["usage"]["completion_tokens"]
+    assert all(len(t["top_logprobs"]) == 2 and t["logprob"] <= 0 for t in tokens)
+    grown: dict[int, str] = {}
+    for choice in (choice for chunk in streamed for choice in chunk["choices"]):
+        grown[choice["index"]] = grown.get(choice["index"], "") + (choice["delta"]["content"] or "")
+    # The same seeds, so the same answers.
+    assert [grown[0], grown[1]] == [c["message"]["content"] for c in several["choices"][:2]]
+    assert (seen["shaped"]["many"]["status"], seen["shaped"]["many"]["param"]) == (400, "n")
+
+
+def test_a_text_is_gone_on_with_plain_and_streamed(seen: Seen) -> None:
+    text = seen["shaped"]["text"]
+    assert [c["index"] for c in text["choices"]] == [0, 1]
+    assert all(len(c["logprobs"]["tokens"]) <= 5 for c in text["choices"])
+    assert text["choices"][0]["text"] == seen["shaped"]["pieces"] != ""
+    assert text["object"] == "text_completion"
+
+
 def test_a_fine_tuning_job_is_created_listed_paused_resumed_and_cancelled(seen: Seen) -> None:
     tuning = seen["fine_tuning"]
     created = tuning["created"]
@@ -185,7 +219,9 @@ def test_a_streamed_answer_is_the_plain_one_in_chunks(seen: Seen) -> None:
     reasons = [c["finish_reason"] for c in spoken]
     assert reasons[-1] == answer["finish_reason"]
     assert not any(reasons[:-1])
-    assert (chunks[-1]["choices"], chunks[-1]["usage"]) == ([], plain["usage"])
+    # What was cached of the prompt is the one thing that differs.
+    counts = [{**one["usage"], "prompt_tokens_details": None} for one in (chunks[-1], plain)]
+    assert (chunks[-1]["choices"], counts[0]) == ([], counts[1])
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert plain["usage"]["total_tokens"] == (
         plain["usage"]["prompt_tokens"] + plain["usage"]["completion_tokens"]

@@ -54,7 +54,8 @@ def main() -> int:
 
 def _done(text: str, reason: str, tokens: int) -> dict[str, Any]:
     usage = {"prompt_tokens": 7, "completion_tokens": tokens}
-    return {"text": text, "finish_reason": reason, "usage": usage, "timings": {}}
+    choices = [{"text": text, "finish_reason": reason}]
+    return {"choices": choices, "usage": usage, "timings": {}}
 
 
 if __name__ == "__main__":

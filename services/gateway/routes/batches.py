@@ -16,7 +16,7 @@ from services.gateway.metadata import Metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
 from shared import job_requests, job_store
-from shared.contracts.inference import Batch
+from shared.contracts.inference import Batch, Endpoint
 from shared.db import Connection, retrying
 from shared.errors import InvalidInput, NotFound
 from shared.jobs import TERMINAL, Job
@@ -29,7 +29,7 @@ MAX_INPUT_BYTES = 200 * 1024 * 1024
 
 class CreateBatch(Body):
     input_file_id: str = Field(min_length=1, max_length=256)
-    endpoint: Literal["/v1/chat/completions"]
+    endpoint: Endpoint
     completion_window: Literal["24h"]
     metadata: Metadata | None = None
     output_expires_after: dict[str, Any] | None = None

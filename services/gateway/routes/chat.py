@@ -1,186 +1,43 @@
-"""`/v1/chat/completions`, plain and streamed: the live trip through the queue to a worker's engine."""
+"""`/v1/chat/completions` and `/v1/completions`, plain and streamed."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator
-
-from anyio import to_thread
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
-from services.gateway import resolve, sse
-from services.gateway.answers import Answer
-from services.gateway.auth import Caller
 from services.gateway.bodies import read_json
-from services.gateway.context import Gateway, GatewayDep
+from services.gateway.completions import complete
+from services.gateway.context import GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.errors import error_object, internal_error
-from services.gateway.usage import UsageRow
-from shared import semconv
-from shared.contracts.chat import parse_chat
-from shared.contracts.inference import Generate, ModelRef
-from shared.errors import HeliuError
-from shared.streams import Entry
-
-log = logging.getLogger(__name__)
+from shared.contracts import answers
+from shared.contracts.chat import ChatBody, parse_chat
+from shared.contracts.completions import CompletionBody, parse_completion
 
 router = APIRouter(tags=["chat"])
 
-ENDPOINT = "/v1/chat/completions"
-EXAMPLE = {"model": "base-1m", "messages": [{"role": "user", "content": "你好"}], "stream": True}
-
-
-class _Ledger:
-    """Writes the one usage row of a request, however it ends."""
-
-    def __init__(self, gateway: Gateway, request: Request, answer: Answer, ref: ModelRef) -> None:
-        self._gateway = gateway
-        self._request = request
-        self._answer = answer
-        self._ref = ref
-
-    def close(self, status: str) -> None:
-        """`status` is ok, error or cancelled."""
-        answer, state = self._answer, self._request.state
-        caller: Caller = state.caller
-        state.span.set_all(
-            {
-                semconv.GEN_AI_REQUEST_MODEL: answer.model,
-                semconv.GEN_AI_INPUT_TOKENS: answer.prompt_tokens,
-                semconv.GEN_AI_OUTPUT_TOKENS: answer.completion_tokens,
-            }
-        )
-        self._gateway.usage.add(
-            UsageRow(
-                tenant_id=caller.tenant,
-                api_key_id=caller.key_id,
-                request_id=state.request_id,
-                endpoint=ENDPOINT,
-                model=answer.model,
-                model_artifact=self._ref.adapter_artifact or self._ref.base_artifact,
-                pool=self._gateway.settings.pool,
-                status=status,
-                prompt_tokens=answer.prompt_tokens,
-                completion_tokens=answer.completion_tokens,
-                seconds=answer.seconds,
-                first_token_seconds=answer.first_token_s,
-                trace_id=state.trace_id,
-            )
-        )
+CHAT_EXAMPLE = {"model": "base-1m", "messages": [{"role": "user", "content": "你好"}], "stream": True}
+TEXT_EXAMPLE = {"model": "base-1m", "prompt": "Refunds take", "max_tokens": 24}
 
 
 @router.post(
-    ENDPOINT, summary="Chat with a model", response_model=None, **json_body(None, EXAMPLE, streams=True)
+    answers.CHAT,
+    summary="Chat with a model",
+    response_model=None,
+    **json_body(ChatBody, CHAT_EXAMPLE, streams=True),
 )
-async def create(request: Request, gateway: GatewayDep) -> Response:
-    """What is not served (tools, n > 1, log probabilities, ...) is refused by name, never ignored."""
+async def create_chat(request: Request, gateway: GatewayDep) -> Response:
+    """What is not served (tools, images, audio, ...) is refused by name, never ignored."""
     _, body = await read_json(request)
-    asked = parse_chat(body)
-    caller: Caller = request.state.caller
-    ref = await to_thread.run_sync(_resolve, gateway, caller, asked.model)
-    answer = Answer(asked.model, asked.include_usage)
-    ledger = _Ledger(gateway, request, answer, ref)
-    entries = gateway.live.call(
-        Generate(model=ref, messages=asked.messages, sampling=asked.sampling),
-        pool=gateway.settings.pool,
-        tenant=str(caller.tenant),
-        max_in_flight=caller.max_live,
-        accept_s=gateway.settings.live_deadline_seconds,
-        parent=request.state.span.traceparent,
-    )
-    try:
-        # Until the first token everything that goes wrong can still be a proper status.
-        first = await sse.unless_gone(request, _first(entries) if asked.stream else _all(entries, answer))
-    except BaseException as exc:
-        gone = isinstance(exc, HeliuError) and exc.code == "client_closed_request"
-        ledger.close("error" if isinstance(exc, Exception) and not gone else "cancelled")
-        raise
-    if first is None:
-        ledger.close("ok")
-        return JSONResponse(answer.completion())
-    return sse.EventStream(_Chunks(request, entries, first, answer, ledger))
+    return await complete(request, gateway, answers.CHAT, parse_chat(body))
 
 
-def _resolve(gateway: Gateway, caller: Caller, model: str) -> ModelRef:
-    gateway.limiter.check_tokens(caller)
-    with gateway.db.transaction(caller.tenant) as connection:
-        return resolve.model_ref(resolve.model_row(connection, caller.tenant, model))
-
-
-async def _first(entries: AsyncIterator[Entry]) -> Entry | None:
-    async for entry in entries:
-        if entry.type in ("token", "done"):
-            return entry
-    raise internal_error()
-
-
-async def _all(entries: AsyncIterator[Entry], answer: Answer) -> Entry | None:
-    async for entry in entries:
-        if entry.type == "token":
-            answer.token(entry.data)
-        elif entry.type == "done":
-            answer.done(entry.data)
-    return None
-
-
-class _Chunks:
-    """Chunks from the first token on. An error in the middle is told as an error, never as a quiet end.
-
-    `aclose` ends the work and writes the ledger, also where nobody has asked for a chunk: a generator that never
-    began has no `finally` to run.
-    """
-
-    def __init__(
-        self, request: Request, entries: AsyncIterator[Entry], first: Entry, answer: Answer, ledger: _Ledger
-    ) -> None:
-        self._state = request.state
-        self._entries = entries
-        self._first = first
-        self._answer = answer
-        self._ledger = ledger
-        self._status = "cancelled"
-        self._made = self._make()
-
-    def __aiter__(self) -> _Chunks:
-        return self
-
-    async def __anext__(self) -> bytes:
-        return await anext(self._made)
-
-    async def aclose(self) -> None:
-        await self._made.aclose()
-        self._ledger.close(self._status)
-        await self._entries.aclose()  # type: ignore[attr-defined]
-
-    async def _make(self) -> AsyncGenerator[bytes, None]:
-        answer = self._answer
-        try:
-            yield sse.event(answer.chunk({"role": "assistant", "content": "", "refusal": None}))
-            async for entry in _chain(self._first, self._entries):
-                text = answer.token(entry.data) if entry.type == "token" else ""
-                if entry.type == "done":
-                    text = answer.done(entry.data)
-                if text:
-                    yield sse.event(answer.chunk({"content": text}))
-            yield sse.event(answer.chunk({}, answer.finish_reason))
-            if answer.include_usage:
-                yield sse.event(answer.usage_chunk())
-            self._status = "ok"
-            yield sse.DONE
-        except HeliuError as exc:
-            self._status = "error"
-            self._state.span.fail(exc.message)
-            yield sse.event({"error": error_object(exc, self._state.trace_id)})
-        except Exception as exc:
-            self._status = "error"
-            self._state.span.fail(type(exc).__name__)
-            log.exception("stream_failed", extra={"trace_id": self._state.trace_id})
-            yield sse.event({"error": error_object(internal_error(), self._state.trace_id)})
-
-
-async def _chain(first: Entry, rest: AsyncIterator[Entry]) -> AsyncIterator[Entry]:
-    yield first
-    if first.type != "done":
-        async for entry in rest:
-            yield entry
+@router.post(
+    answers.TEXT,
+    summary="Go on with a text",
+    response_model=None,
+    **json_body(CompletionBody, TEXT_EXAMPLE, streams=True),
+)
+async def create_text(request: Request, gateway: GatewayDep) -> Response:
+    """One or more prompts, texts or tokens; what is not served (echo, suffix, best_of) is refused by name."""
+    _, body = await read_json(request)
+    return await complete(request, gateway, answers.TEXT, parse_completion(body))

@@ -15,6 +15,7 @@ idle ones make room. All methods belong to one thread; `generate` runs a list of
 from __future__ import annotations
 
 import heapq
+import logging
 import random
 import time
 from collections import OrderedDict, deque
@@ -45,6 +46,8 @@ from services.inference.engine.request import (
 from services.inference.engine.runner import ModelRunner
 from services.inference.engine.runtime import Generation, Runtime, conclude, failure
 from shared.errors import Conflict, HeliuError, NotFound, Unavailable
+
+log = logging.getLogger(__name__)
 
 # A base serves this many steps before a busy one is made to leave, or two that alternate would never run.
 _LEAST_STEPS = 64
@@ -318,7 +321,8 @@ class Engine:
         except HeliuError as error:
             self._refuse(entry, error)
         except Exception as exc:  # noqa: BLE001 - whatever a tokenizer raises, it is this request's alone
-            self._refuse(entry, HeliuError(f"the prompt cannot be prepared: {type(exc).__name__}: {exc}"))
+            log.exception("prompt_failed")
+            self._refuse(entry, HeliuError(f"the prompt cannot be prepared: {type(exc).__name__}"))
 
     def _refuse(self, entry: _Entry, error: HeliuError) -> None:
         del self._entries[entry.request.id]

@@ -6,6 +6,7 @@ Knows the generations submitted to it; nothing of other bases, of loading, or of
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ from services.inference.engine.sampler import Choice, Pick, choose
 from services.inference.engine.scheduler import Row, Scheduler, Sequence
 from services.inference.prompt import answer_room, check_characters, render
 from shared.errors import HeliuError, InvalidInput
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -300,7 +303,9 @@ class Runtime:
         elif isinstance(cause, (MemoryError, torch.OutOfMemoryError)):
             message, code = "the machine's memory does not hold this request", "out_of_memory"
         else:
-            message, code = f"the forward pass failed: {type(cause).__name__}: {cause}", "engine_failed"
+            # Its text can hold anything, and goes to the log alone.
+            log.error("forward_failed", exc_info=cause)
+            message, code = f"the forward pass failed: {type(cause).__name__}", "engine_failed"
         events.append(failure(generation.request.id, HeliuError(message, code=code)))
 
 

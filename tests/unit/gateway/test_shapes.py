@@ -1,39 +1,15 @@
-"""Chat answers, statuses, and the small sums of the gateway."""
+"""Statuses, and the small sums of the gateway."""
 
 from __future__ import annotations
 
 import pytest
 from starlette.datastructures import QueryParams
 
-from services.gateway.answers import Answer
 from services.gateway.errors import RateLimited, error_response, status_of
 from services.gateway.metadata import wanted_metadata
 from services.gateway.pages import listing
 from services.gateway.scaling import desired_workers, queues_by_name
 from shared.errors import Conflict, HeliuError, InvalidInput, NotFound, Unavailable
-
-USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
-
-
-def test_an_answer_grows_by_tokens_and_takes_the_workers_counts_at_its_end() -> None:
-    answer = Answer("m")
-    assert (
-        answer.token({"text": "你", "tokens": 1}) + answer.token({"text": "好", "tokens": [4, 5]}) == "你好"
-    )
-    assert answer.completion_tokens == 3
-    assert answer.done({"text": "你好!", "finish_reason": "length", "usage": USAGE}) == "!"
-    whole = answer.completion()
-    assert whole["choices"][0]["message"] == {"role": "assistant", "content": "你好!", "refusal": None}
-    assert whole["choices"][0]["finish_reason"] == "length"
-    assert whole["usage"] == {**USAGE, "total_tokens": 5}
-
-
-def test_chunks_of_one_answer_share_its_id_and_say_null_usage_where_it_was_asked_for() -> None:
-    answer = Answer("m", include_usage=True)
-    first, last = answer.chunk({"role": "assistant"}), answer.usage_chunk()
-    assert first["id"] == last["id"]
-    assert (first["usage"], last["choices"]) == (None, [])
-    assert "usage" not in Answer("m").chunk({})
 
 
 @pytest.mark.parametrize(

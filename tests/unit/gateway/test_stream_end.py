@@ -12,7 +12,8 @@ from starlette.types import Message
 
 from services.gateway import sse
 from services.gateway.answers import Answer
-from services.gateway.routes.chat import _Chunks
+from services.gateway.completions import _Chunks
+from shared.contracts.answers import CHAT
 from shared.streams import Entry
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2}
@@ -39,7 +40,7 @@ async def served(send_fails_at: int | None, *, gone_at_once: bool = False) -> tu
         try:
             yield entry(0, "token", text="a", tokens=1)
             yield entry(1, "token", text="b", tokens=1)
-            yield entry(2, "done", finish_reason="stop", usage=USAGE)
+            yield entry(2, "done", choices=[{"text": "ab", "finish_reason": "stop"}], usage=USAGE)
         finally:
             ended = True
 
@@ -59,7 +60,7 @@ async def served(send_fails_at: int | None, *, gone_at_once: bool = False) -> tu
     ledger, entries = Ledger(), work()
     first = await anext(entries)
     request: Any = SimpleNamespace(state=SimpleNamespace(trace_id="0" * 32))
-    stream = sse.EventStream(_Chunks(request, entries, first, Answer("m"), ledger))  # type: ignore[arg-type]
+    stream = sse.EventStream(_Chunks(request, entries, first, Answer(CHAT, "m"), ledger))  # type: ignore[arg-type]
     try:
         await stream({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
     except* OSError:

@@ -8,7 +8,7 @@ import sys
 
 from shared.frames import claim_stdout, read_frames
 
-USAGE = {"prompt_tokens": 1, "completion_tokens": 1}
+USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "cached_tokens": 0}
 TIMINGS = {"queue_s": 0.0, "prefill_s": 0.1, "decode_s": 0.2, "first_token_s": 0.1}
 
 

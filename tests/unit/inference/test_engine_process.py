@@ -32,7 +32,7 @@ def ask(text: str, request: str = "r") -> dict[str, Any]:
 
 
 def last(engine: EngineProcess, text: str) -> dict[str, Any]:
-    frames = [frame for frame in engine.submit(ask(text)).frames() if frame is not None]
+    frames = [frame for frame in engine.submit([ask(text)]).frames() if frame is not None]
     return frames[-1]
 
 
@@ -46,12 +46,14 @@ class Asked:
             self.asked.set()
 
 
-def run_shard(engine: EngineProcess, texts: list[str], asked: Asked | None = None) -> list[StoredRow]:
+def run_shard(
+    engine: EngineProcess, texts: list[str], asked: Asked | None = None, **options: Any
+) -> list[StoredRow]:
     stored: list[StoredRow] = []
-    run = ShardRun(engine, "batch_1", "tenant", 1, stored.extend)
+    run = ShardRun(engine, "/v1/chat/completions", "batch_1", "tenant", 1, stored.extend)
     pending = []
     for number, text in enumerate(texts):
-        body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+        body = {"model": "m", "messages": [{"role": "user", "content": text}], **options}
         pending.append(Pending(number, BatchRow(f"c{number}", parse_chat(body)), MODEL))
     try:
         run.answer(pending, asked or Asked(), lambda _: {"base": {}, "adapter": None})
@@ -62,7 +64,7 @@ def run_shard(engine: EngineProcess, texts: list[str], asked: Asked | None = Non
 
 
 def test_an_answer_comes_back_to_the_request_that_asked(engine: EngineProcess) -> None:
-    calls = {text: engine.submit(ask(text, text)) for text in ("一", "two", "three")}
+    calls = {text: engine.submit([ask(text, text)]) for text in ("一", "two", "three")}
     for text, call in calls.items():
         assert [f["text"] for f in call.frames() if f is not None] == [text, text]
 
@@ -75,7 +77,7 @@ def test_a_death_fails_what_was_inside_and_the_next_request_starts_anew(engine: 
 
 
 def test_a_cancelled_request_ends(engine: EngineProcess) -> None:
-    call = engine.submit(ask("hold"))
+    call = engine.submit([ask("hold")])
     call.cancel()
     assert [f["finish_reason"] for f in call.frames() if f is not None] == ["cancelled"]
 
@@ -84,7 +86,7 @@ def test_a_closed_engine_takes_nothing(engine: EngineProcess) -> None:
     engine.start()
     engine.close()
     with pytest.raises(Unavailable, match="stopping"):
-        engine.submit(ask("x"))
+        engine.submit([ask("x")])
 
 
 def test_a_shard_stores_every_row_once_and_keeps_a_refused_row_apart(engine: EngineProcess) -> None:
@@ -105,3 +107,14 @@ def test_a_shard_that_is_asked_to_stop_gives_its_rows_up(engine: EngineProcess) 
     with pytest.raises(Stopped) as caught:
         run_shard(engine, ["hold"], Asked(Stop.CANCEL))
     assert caught.value.reason is Stop.CANCEL
+
+
+def test_a_row_with_several_choices_is_stored_when_all_have_ended(engine: EngineProcess) -> None:
+    (row,) = run_shard(engine, ["hi"], n=3)
+    assert [c["index"] for c in row.body["choices"]] == [0, 1, 2]
+    assert (row.prompt_tokens, row.completion_tokens) == (1, 3)
+
+
+def test_a_row_of_which_one_choice_is_refused_is_refused_once(engine: EngineProcess) -> None:
+    rows = sorted(run_shard(engine, ["refuse", "a"], n=2), key=lambda row: row.row_no)
+    assert [(row.row_no, row.status_code) for row in rows] == [(0, 400), (1, 200)]

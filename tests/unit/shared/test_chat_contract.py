@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.contracts.chat import ABOUT, UNSERVED, check_text, parse_chat
+from shared.contracts.chat import UNSERVED, parse_chat
+from shared.contracts.decoding import ABOUT, check_text
 from shared.contracts.registry import CALLS, JOBS, parse_job
 from shared.errors import InvalidInput
 
@@ -55,6 +56,30 @@ def test_a_stop_may_be_one_text_or_up_to_four() -> None:
         assert refusal(stop=bad).param == "stop"
 
 
+def test_how_to_decode_is_read_as_it_was_sent() -> None:
+    values = {"min_p": 0.1, "frequency_penalty": 1, "presence_penalty": -0.5, "repetition_penalty": 1.2}
+    sampling = parse_chat(body(n=3, logit_bias={"7": -100, "12": 0.5}, **values)).sampling
+    assert {name: getattr(sampling, name) for name in values} == values
+    assert sampling.logit_bias == ((7, -100.0), (12, 0.5))
+    assert parse_chat(body(n=3)).n == 3
+
+
+def test_log_probabilities_are_asked_for_with_or_without_the_likeliest() -> None:
+    told = [
+        parse_chat(body(**asked)).sampling
+        for asked in ({}, {"logprobs": True}, {"logprobs": True, "top_logprobs": 4})
+    ]
+    assert [(s.logprobs, s.top_logprobs) for s in told] == [(False, 0), (True, 0), (True, 4)]
+
+
+def test_a_form_of_the_answer_becomes_a_grammar() -> None:
+    assert parse_chat(body(response_format={"type": "text"})).sampling.grammar is None
+    by_format = parse_chat(body(response_format={"type": "json_object"})).sampling.grammar
+    by_schema = parse_chat(body(structured_outputs={"json": {"type": "object"}})).sampling.grammar
+    assert by_format is not None
+    assert by_format == by_schema
+
+
 @pytest.mark.parametrize("name", sorted(UNSERVED))
 def test_what_is_not_served_is_refused_by_name_unless_it_asks_for_nothing(name: str) -> None:
     for harmless in UNSERVED[name]:
@@ -96,6 +121,23 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
         ({"seed": 2**63}, "seed"),
         ({"stream": "yes"}, "stream"),
         ({"n": 1_000_000}, "n"),
+        ({"n": 0}, "n"),
+        ({"min_p": -0.1}, "min_p"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"presence_penalty": "much"}, "presence_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"5": True}}, "logit_bias.5"),
+        ({"logit_bias": {str(i): 0 for i in range(2000)}}, "logit_bias"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        (
+            {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
+            "structured_outputs",
+        ),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
     ],
 )
