@@ -320,7 +320,7 @@ class Engine:
             )
         except HeliuError as error:
             self._refuse(entry, error)
-        except Exception as exc:  # noqa: BLE001 - whatever a tokenizer raises, it is this request's alone
+        except Exception as exc:  # whatever a tokenizer raises, it is this request's alone
             log.exception("prompt_failed")
             self._refuse(entry, HeliuError(f"the prompt cannot be prepared: {type(exc).__name__}"))
 
