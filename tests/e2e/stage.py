@@ -227,6 +227,9 @@ def open_stage(database_url: str, redis_url: str) -> Iterator[Stage]:
         "HELIU_WEBHOOK_ALLOW_PRIVATE": "on",
         "HELIU_SHARD_ROWS": "16",
         "HELIU_LIVE_DEADLINE_SECONDS": str(PATIENCE_S),
+        # Who is killed here is started again under its name and gives its leases back at once. Short ones would
+        # only add a crash where a busy machine keeps a heartbeat waiting.
+        "HELIU_LEASE_SECONDS": "120",
     }
     with platform(database_url, redis_url, **settings) as harness:
         running = {name: harness.start(name, wait=False) for name in WORKERS}
