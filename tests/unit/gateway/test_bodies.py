@@ -61,7 +61,8 @@ def test_any_bytes_are_read_or_refused_as_the_callers_fault(raw: bytes) -> None:
         ('{"a": "\\u0000"}', "NUL"),
         ('{"a": "\\udc00"}', "half of a surrogate pair"),
         ("[" * 70 + "]" * 70, "deeper than 64"),
-        ("[" * 100_000, "deeper than 64"),
+        ("[" * 15_000, "deeper than 64"),
+        ("[" * 100_000, "more than 20000 values"),
         ('{"a": 1', "line 1, column"),
         ("\ufeff{}", "not JSON"),
     ],
@@ -99,3 +100,24 @@ def test_numbers_are_not_made_of_strings() -> None:
 def test_places_and_values_stay_short() -> None:
     assert dotted(("a", 0, "b" * 500)) == "a[0]." + "b" * 80
     assert len(short("x" * 1000)) == 80
+
+
+@pytest.mark.parametrize("value", [b"1", b"{}", b"[]", b'""', b'"\\""', b"null"])
+def test_a_body_of_too_many_values_is_refused_before_they_are_made(value: bytes) -> None:
+    most = b"[" + b",".join([value] * 6000) + b"]"
+    assert len(strict_json(most)) == 6000
+    with pytest.raises(InvalidInput, match="more than 20000 values"):
+        strict_json(b"[" + b",".join([value] * 20_001) + b"]")
+
+
+@pytest.mark.parametrize("start", [b'{"', b'"\\', b'\\"', b'"', b'"a\\'])
+def test_no_body_takes_long_to_be_refused(start: bytes) -> None:
+    # Four megabytes each: a search that tries places again would go on for hours.
+    with pytest.raises(InvalidInput):
+        strict_json(start * (4_000_000 // len(start)))
+
+
+def test_what_stands_inside_of_strings_is_no_value() -> None:
+    text = ',{[\\"' * 30_000 + "你好"
+    assert strict_json(json.dumps({"a": text}).encode()) == {"a": text}
+    assert strict_json(json.dumps({"a": text}, ensure_ascii=False).encode()) == {"a": text}
