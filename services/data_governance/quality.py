@@ -15,12 +15,12 @@ import numpy as np
 
 from services.data_governance.gates import Measured, evaluate
 from services.data_governance.ingest import BadRows
-from services.data_governance.language import script_of
 from services.data_governance.operators.mask_pii import count_pii
 from services.data_governance.rows import Outcome, Row, hash128
 from services.data_governance.samples import Samples
 from services.data_governance.split import TRAIN, VALIDATION
 from shared.contracts.recipe import Recipe, Step
+from shared.text.language import script_of
 
 MAX_LABELS = 1000
 MAX_LABEL_CHARS = 200

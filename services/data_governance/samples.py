@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-from services.data_governance.pii import PLACEHOLDER, mask
 from services.data_governance.rows import Changed, Dropped, Row, hash128
+from shared.text.pii import PLACEHOLDER, mask
 
 SAMPLES_PER_RULE = 20
 SAMPLE_CHARS = 300

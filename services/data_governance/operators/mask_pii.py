@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from services.data_governance.pii import find, mask, might_have
 from services.data_governance.rows import Changed, Outcome, Row
 from shared.contracts.recipe import MaskPii, PiiType
+from shared.text.pii import find, mask, might_have
 
 # What spreadsheets and data frames make of a column of whole numbers once one of them is missing.
 _WHOLE_AS_FLOAT = re.compile(r"[0-9]{10,19}\.0")

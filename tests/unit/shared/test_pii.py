@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.data_governance.pii import (
+from shared.text.pii import (
     ALL_TYPES,
     PLACEHOLDER,
     find,

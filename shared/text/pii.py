@@ -121,15 +121,20 @@ class Found:
     end: int
 
 
+def narrow(text: str) -> str:
+    """`text`, character by character, with full-width forms, dashes and invisible spaces as their ASCII likes."""
+    return text if text.isascii() or not _WIDE.search(text) else text.translate(_NARROW)
+
+
 def might_have(text: str) -> bool:
     """False when nothing in `text` can be personal data: a cheap look for texts that are many and mostly clean."""
-    plain = text if text.isascii() or not _WIDE.search(text) else text.translate(_NARROW)
+    plain = narrow(text)
     return "@" in plain or _SOME_DIGITS.search(plain) is not None
 
 
 def find(text: str, types: Collection[PiiType] = ALL_TYPES) -> list[Found]:
     """All personal data in `text`, in order, without overlaps. Strong evidence (checksums) wins over patterns."""
-    plain = text if text.isascii() or not _WIDE.search(text) else text.translate(_NARROW)
+    plain = narrow(text)
     kinds: tuple[PiiType, ...] = ("email",) if "@" in plain else ()
     if digits := _SOME_DIGITS.search(plain):
         long = _NUMBER.search(plain, digits.start())
