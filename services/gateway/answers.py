@@ -25,6 +25,7 @@ class Answer:
     counts: dict[str, int] = field(default_factory=lambda: {"prompt_tokens": 0, "completion_tokens": 0})
     began: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
+    _calls: dict[int, int] = field(default_factory=dict)
     _ended: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -40,6 +41,8 @@ class Answer:
         reason = data.get("finish_reason")
         if reason is not None:
             self._ended.add(index)
+        calls, calls_before = data.get("tool_calls", ()), self._calls.get(index, 0)
+        self._calls[index] = calls_before + len(calls)
         return self._chunk(
             answers.piece(
                 self.endpoint,
@@ -47,7 +50,9 @@ class Answer:
                 text,
                 finish_reason=reason,
                 logprobs=data.get("logprobs"),
+                tool_calls=calls,
                 offset=len(before),
+                calls_before=calls_before,
             )
         )
 
@@ -59,8 +64,13 @@ class Answer:
         for index, choice in enumerate(self.choices):
             shown, whole = self.texts.get(index, ""), str(choice["text"])
             self.texts[index] = whole
-            if whole.startswith(shown) and len(whole) > len(shown):
-                yield self._chunk(answers.piece(self.endpoint, index, whole[len(shown) :]))
+            rest = whole[len(shown) :] if whole.startswith(shown) else ""
+            calls = choice.get("tool_calls", ())[self._calls.get(index, 0) :]
+            if rest or calls:
+                more = answers.piece(
+                    self.endpoint, index, rest, tool_calls=calls, calls_before=self._calls.get(index, 0)
+                )
+                yield self._chunk(more)
             if index not in self._ended:
                 end = answers.piece(self.endpoint, index, "", finish_reason=choice["finish_reason"])
                 yield self._chunk(end)

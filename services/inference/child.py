@@ -31,6 +31,7 @@ from services.inference.engine.request import (
     Sampling,
     TokenDelta,
     TokenLogprob,
+    Tools,
 )
 from shared.errors import ConfigurationError, HeliuError, InvalidInput
 from shared.frames import Frame, FrameError, claim_stdout, read_frames
@@ -69,9 +70,23 @@ class Folder(_Message):
     path: str
 
 
+class ToolCall(_Message):
+    id: str
+    name: str
+    arguments: str
+
+
 class ChatMessage(_Message):
     role: str
     content: str
+    tool_calls: list[ToolCall] = []
+    tool_call_id: str | None = None
+
+
+class Function(_Message):
+    name: str
+    description: str | None = None
+    parameters: str
 
 
 class SamplingOptions(_Message):
@@ -100,6 +115,9 @@ class Generate(_Message):
     priority: Literal["live", "batch"] = "live"
     adapter: Folder | None = None
     messages: list[ChatMessage] | None = None
+    tools: list[Function] = []
+    tool_choice: str | None = None
+    parallel_tool_calls: bool = True
     prompt: str | None = None
     prompt_ids: list[int] | None = None
     sampling: SamplingOptions = Field(default_factory=SamplingOptions)
@@ -151,6 +169,7 @@ def to_request(message: Generate) -> Request:
     options["stop"] = tuple(options["stop"])
     options["logit_bias"] = tuple((int(token), bias) for token, bias in options["logit_bias"])
     messages = None if message.messages is None else tuple(item.model_dump() for item in message.messages)
+    functions = tuple(item.model_dump() for item in message.tools)
     adapter = message.adapter
     return Request(
         id=message.id,
@@ -159,6 +178,7 @@ def to_request(message: Generate) -> Request:
         tenant=message.tenant,
         priority=Priority(message.priority),
         messages=messages,
+        tools=Tools(functions, message.tool_choice, message.parallel_tool_calls) if functions else None,
         prompt=message.prompt,
         prompt_ids=None if message.prompt_ids is None else tuple(message.prompt_ids),
         sampling=Sampling(**options),
@@ -249,6 +269,8 @@ class Child:
         held["tokens"] += delta.tokens
         if delta.logprobs:
             held.setdefault("logprobs", []).extend(_logprobs(delta.logprobs))
+        if delta.tool_calls:
+            held.setdefault("tool_calls", []).extend(asdict(call) for call in delta.tool_calls)
 
     def _flush(self, request_id: str, now: float) -> None:
         held = self._held.pop(request_id, None)
@@ -280,6 +302,8 @@ def done_frame(event: Finished) -> Frame:
     }
     if event.logprobs is not None:
         frame["logprobs"] = _logprobs(event.logprobs)
+    if event.tool_calls:
+        frame["tool_calls"] = [asdict(call) for call in event.tool_calls]
     return frame
 
 

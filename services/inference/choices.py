@@ -16,7 +16,14 @@ def calls(request_id: str, wanted: Completion, common: Mapping[str, Any]) -> lis
     """
     options = wanted.sampling.model_dump(mode="json")
     inputs: list[dict[str, Any]] = (
-        [{"messages": [message.model_dump() for message in wanted.messages]}]
+        [
+            {
+                "messages": [message.model_dump(mode="json") for message in wanted.messages],
+                "tools": [tool.model_dump() for tool in wanted.tools],
+                "tool_choice": wanted.tool_choice,
+                "parallel_tool_calls": wanted.parallel_tool_calls,
+            }
+        ]
         if wanted.messages
         else [{"prompt" if isinstance(p, str) else "prompt_ids": p} for p in wanted.prompts]
     )
@@ -68,7 +75,7 @@ class Choices:
                 {
                     "text": done["text"],
                     "finish_reason": done["finish_reason"],
-                    **({"logprobs": done["logprobs"]} if "logprobs" in done else {}),
+                    **{name: done[name] for name in ("logprobs", "tool_calls") if name in done},
                 }
                 for done in ordered
             ],

@@ -5,6 +5,7 @@ Pure: takes a tokenizer (transformers' interface), knows no engine.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,11 @@ class PromptTooLong(HeliuError):
 
 
 def render(
-    tokenizer: Any, *, messages: Sequence[Mapping[str, str]] | None = None, prompt: str | None = None
+    tokenizer: Any,
+    *,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    prompt: str | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
     """Token ids of a chat (through the model's template, up to where it answers) or of a plain text.
 
@@ -38,12 +43,43 @@ def render(
             code="chat_template_missing",
             param="messages",
         )
-    return _chat(tokenizer, [dict(message) for message in messages])
+    return _chat(tokenizer, [_message(message) for message in messages], [_tool(tool) for tool in tools])
 
 
-def _chat(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """As templates read it: the arguments of calls as an object, and nothing that is not there."""
+    shown: dict[str, Any] = {"role": message["role"], "content": message["content"]}
+    if message.get("tool_calls"):
+        shown["tool_calls"] = [
+            {
+                "id": call["id"],
+                "type": "function",
+                "function": {"name": call["name"], "arguments": json.loads(call["arguments"])},
+            }
+            for call in message["tool_calls"]
+        ]
+    if message.get("tool_call_id") is not None:
+        shown["tool_call_id"] = message["tool_call_id"]
+    return shown
+
+
+def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    function = {
+        "name": tool["name"],
+        "description": tool.get("description") or "",
+        "parameters": json.loads(tool["parameters"]),
+    }
+    return {"type": "function", "function": function}
+
+
+def _chat(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
     """The template writes the special tokens, so none are added; those in a user's text stay plain text."""
-    options: dict[str, Any] = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+    options: dict[str, Any] = {
+        "add_generation_prompt": True,
+        "tokenize": True,
+        "return_dict": False,
+        **({"tools": tools} if tools else {}),
+    }
     try:
         try:
             ids = tokenizer.apply_chat_template(messages, sanitize_control_tokens=True, **options)

@@ -94,8 +94,8 @@ def generate(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: 
 
 
 def _token_entry(frame: Frame) -> dict[str, Any]:
-    told = {"logprobs": frame["logprobs"]} if "logprobs" in frame else {}
-    return {"choice": index_of(frame["id"]), "text": frame["text"], "tokens": frame["tokens"], **told}
+    entry = {"choice": index_of(frame["id"]), "text": frame["text"], "tokens": frame["tokens"]}
+    return entry | {name: value for name, value in frame.items() if name in ("logprobs", "tool_calls")}
 
 
 def _record(platform: Platform, parent: str | None, done: Frame) -> None:

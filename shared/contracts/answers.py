@@ -1,7 +1,8 @@
 """Answers in OpenAI's shapes, for the live routes and for the rows of a batch alike. Pure.
 
 A choice is what the engine says of it: {"text", "finish_reason"} and, where asked for, "logprobs": a list of
-{"token", "logprob", "bytes", "top": [{"token", "logprob", "bytes"}, ...]}. `usage` is its
+{"token", "logprob", "bytes", "top": [{"token", "logprob", "bytes"}, ...]}; with tools, "tool_calls": a list of
+{"id", "name", "arguments"}. `usage` is its
 {"prompt_tokens", "completion_tokens", "cached_tokens"}.
 """
 
@@ -50,7 +51,11 @@ def whole(endpoint: str, index: int, choice: Choice) -> dict[str, Any]:
     told = logprobs_object(endpoint, choice.get("logprobs"))
     ended = {"index": index, "logprobs": told, "finish_reason": choice["finish_reason"]}
     if endpoint == CHAT:
-        return {**ended, "message": {"role": "assistant", "content": choice["text"], "refusal": None}}
+        message: dict[str, Any] = {"role": "assistant", "content": choice["text"], "refusal": None}
+        if choice.get("tool_calls"):
+            message["content"] = choice["text"] or None
+            message["tool_calls"] = [_call(call) for call in choice["tool_calls"]]
+        return {**ended, "message": message}
     return {**ended, "text": choice["text"]}
 
 
@@ -61,16 +66,23 @@ def piece(
     *,
     finish_reason: str | None = None,
     logprobs: Sequence[Mapping[str, Any]] | None = None,
+    tool_calls: Sequence[Mapping[str, Any]] = (),
     offset: int = 0,
+    calls_before: int = 0,
 ) -> dict[str, Any]:
-    """One choice of a chunk: new text, or none in the last one, which has the finish reason.
+    """One choice of a chunk: new text or calls, or none in the last one, which has the finish reason.
 
-    `offset` is the number of characters before it.
+    `offset` is the number of characters before it, `calls_before` that of the calls.
     """
     told = logprobs_object(endpoint, logprobs, offset)
     ended = {"index": index, "logprobs": told, "finish_reason": finish_reason}
     if endpoint == CHAT:
-        return {**ended, "delta": {"content": text} if text or logprobs else {}}
+        delta: dict[str, Any] = {"content": text} if text or logprobs else {}
+        if tool_calls:
+            delta["tool_calls"] = [
+                {"index": index, **_call(call)} for index, call in enumerate(tool_calls, calls_before)
+            ]
+        return {**ended, "delta": delta}
     return {**ended, "text": text}
 
 
@@ -103,6 +115,14 @@ def logprobs_object(
         "token_logprobs": [item["logprob"] for item in logprobs],
         "top_logprobs": [{other["token"]: other["logprob"] for other in item["top"]} for item in logprobs],
         "text_offset": offsets,
+    }
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": call["id"],
+        "type": "function",
+        "function": {"name": call["name"], "arguments": call["arguments"]},
     }
 
 

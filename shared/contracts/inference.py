@@ -23,9 +23,29 @@ class ModelRef(Message):
     adapter_artifact: str | None = None
 
 
+class ToolCall(Message):
+    """A function that the model called; `arguments` is a JSON object as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Tool(Message):
+    """A function that the model may call; `parameters` is the JSON schema of its arguments, as text."""
+
+    name: str
+    description: str | None = None
+    parameters: str
+
+
 class ChatMessage(Message):
-    role: Literal["system", "developer", "user", "assistant"]
+    """`tool_calls` are an assistant's; `tool_call_id` says which of them a tool's message answers."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
 
 class Sampling(Message):
@@ -52,6 +72,10 @@ class Completion(Message):
 
     messages: tuple[ChatMessage, ...] = ()
     prompts: tuple[str | tuple[int, ...], ...] = Field((), max_length=MAX_PROMPTS)
+    tools: tuple[Tool, ...] = ()
+    # "required", or the name of the one to call.
+    tool_choice: str | None = None
+    parallel_tool_calls: bool = True
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     sampling: Sampling = Sampling()
 

@@ -16,6 +16,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from services.inference.engine.detokenize import Decode
 from services.inference.engine.grammar import Vocabulary
 from services.inference.engine.loading import end_tokens, load_tokenizer
+from services.inference.engine.request import Tools
+from services.inference.tool_calls import ToolReader, form_of, grammar
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
@@ -50,6 +52,19 @@ class Codec:
             # What transformers' decode comes to for these, without its checks of every call.
             return lambda ids: str(backend.decode(ids, skip_special_tokens=True))
         return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
+
+    def tool_reader(self) -> ToolReader:
+        """Reads calls of tools as this chat template teaches them. Raises InvalidInput where it teaches none."""
+        return ToolReader(form_of(self.tokenizer.chat_template if self.tokenizer is not None else None))
+
+    def tool_grammar(self, tools: Tools) -> str:
+        """What an answer must be that has to call one of `tools`."""
+        tokenizer = self.tokenizer
+        assert tokenizer is not None, "a reader was made first"
+        special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        named = None if tools.choice == "required" else tools.choice
+        form = form_of(tokenizer.chat_template)
+        return grammar(form, tools.functions, named=named, parallel=tools.parallel, special=special)
 
     def text_of(self, token: int) -> str:
         """A token's own text, special ones by name; with a replacement character where it is no whole one."""

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
+from services.inference.tool_calls import Call
 from shared.errors import ConfigurationError, InvalidInput
 
 MAX_STOP_STRINGS = 16
@@ -24,6 +26,7 @@ class Priority(StrEnum):
 
 class FinishReason(StrEnum):
     STOP = "stop"
+    TOOL_CALLS = "tool_calls"
     LENGTH = "length"
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
@@ -156,6 +159,18 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Tools:
+    """Functions {"name", "description", "parameters": a JSON schema as text} that a chat's model may call.
+
+    `choice` is None where it is free to, "required", or the name of the one that it must call.
+    """
+
+    functions: tuple[Mapping[str, Any], ...]
+    choice: str | None = None
+    parallel: bool = True
+
+
+@dataclass(frozen=True)
 class Request:
     """One generation. Exactly one of `messages` (chat), `prompt` (text) and `prompt_ids` (tokens) is given.
 
@@ -167,7 +182,8 @@ class Request:
     adapter: ModelRef | None = None
     tenant: str = ""
     priority: Priority = Priority.LIVE
-    messages: tuple[Mapping[str, str], ...] | None = None
+    messages: tuple[Mapping[str, Any], ...] | None = None
+    tools: Tools | None = None
     prompt: str | None = None
     prompt_ids: tuple[int, ...] | None = None
     sampling: Sampling = field(default_factory=Sampling)
@@ -239,6 +255,7 @@ class TokenDelta:
     tokens: int
     index: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -253,6 +270,7 @@ class Finished:
     timings: Timings
     spans: tuple[Span, ...]
     logprobs: tuple[TokenLogprob, ...] | None = None
+    tool_calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True)

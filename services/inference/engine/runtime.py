@@ -35,6 +35,7 @@ from services.inference.engine.runner import ModelRunner
 from services.inference.engine.sampler import Choice, Pick, choose
 from services.inference.engine.scheduler import Row, Scheduler, Sequence
 from services.inference.prompt import answer_room, check_characters, render
+from services.inference.tool_calls import Call, ToolReader
 from shared.errors import HeliuError, InvalidInput
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Generation:
     codec: Codec
     text: Detokenizer
     constraint: Constraint | None
+    tools: ToolReader | None
     received: float
     received_ns: int
     started: float | None = None
@@ -60,6 +62,7 @@ class Generation:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     # How often each token was answered; kept only where a penalty asks for it.
     answered: Counter[int] = field(default_factory=Counter)
+    said: list[str] = field(default_factory=list)
     pushed: int = 0
     shown: int = 0
 
@@ -85,6 +88,22 @@ class Generation:
             self.logprobs.append(replace(self._logprob(choice.token, choice.logprob), top=top))
         if self.constraint is not None and choice.token not in self.ends:
             self.constraint.accept(choice.token)
+
+    def tell(self, text: str, *, final: bool = False) -> tuple[str, tuple[Call, ...]]:
+        """New text as (what is said, calls of tools that are whole)."""
+        if self.tools is None:
+            return text, ()
+        said, calls = self.tools.push(text)
+        if final:
+            rest, more = self.tools.finish()
+            said, calls = said + rest, calls + more
+        self.said.append(said)
+        return said, tuple(calls)
+
+    @property
+    def whole(self) -> str:
+        """All that is said."""
+        return self.text.text if self.tools is None else "".join(self.said)
 
     def _logprob(self, token: int, logprob: float) -> TokenLogprob:
         return TokenLogprob(token, self.codec.text_of(token), logprob, self.codec.bytes_of(token))
@@ -160,10 +179,23 @@ class Runtime:
             _salt(request.tenant, adapter, self._installs.get(adapter or "", 0)),
         )
         text = Detokenizer(codec.decoder(), request.sampling.stop)
-        grammar = request.sampling.grammar
+        tools, grammar = request.tools, request.sampling.grammar
+        reader = codec.tool_reader() if tools is not None else None
+        if tools is not None and tools.choice is not None:
+            grammar = codec.tool_grammar(tools)
         constraint = Constraint(codec.vocabulary, grammar) if grammar is not None else None
         generation = Generation(
-            request, sequence, len(prompt) + room, seed, ends, codec, text, constraint, received, received_ns
+            request,
+            sequence,
+            len(prompt) + room,
+            seed,
+            ends,
+            codec,
+            text,
+            constraint,
+            reader,
+            received,
+            received_ns,
         )
         self.resume(generation)
         return generation
@@ -231,8 +263,10 @@ class Runtime:
         if codec.tokenizer is None:
             raise InvalidInput("this model's folder has no tokenizer; give prompt_ids", param="messages")
         texts = [request.prompt or "", *(message["content"] for message in request.messages or ())]
+        texts += [tool["parameters"] for tool in (request.tools.functions if request.tools else ())]
         check_characters(sum(map(len, texts)), longest_token=codec.longest, context=self._runner.context)
-        return render(codec.tokenizer, messages=request.messages, prompt=request.prompt)
+        tools = request.tools.functions if request.tools is not None else ()
+        return render(codec.tokenizer, messages=request.messages, prompt=request.prompt, tools=tools)
 
     def _run(self, rows: list[Row], events: list[Event]) -> None:
         """Compute and postprocess; a pass that fails is repeated in halves until the one at fault stands alone."""
@@ -286,8 +320,9 @@ class Runtime:
         answer = generation.answer
         piece = generation.text.push(answer[generation.pushed :])
         generation.pushed = len(answer)
-        if piece.text and request.stream:
-            events.append(_delta(generation, piece.text))
+        said, calls = generation.tell(piece.text)
+        if (said or calls) and request.stream:
+            events.append(_delta(generation, said, calls))
         return piece.stopped
 
     def _fail(self, sequence: Sequence, cause: Exception | None, events: list[Event]) -> None:
@@ -330,28 +365,33 @@ def conclude(generation: Generation, reason: FinishReason, now: float) -> list[E
         pieces = [generation.text.push(tail)]
         if not pieces[0].stopped:
             pieces.append(generation.text.finish())
-    shown = "".join(piece.text for piece in pieces)
-    if shown and request.stream:
-        events.append(_delta(generation, shown))
+    said, calls = generation.tell("".join(piece.text for piece in pieces), final=True)
+    if (said or calls) and request.stream:
+        events.append(_delta(generation, said, calls))
+    called = tuple(generation.tools.calls) if generation.tools is not None else ()
+    if called and reason is FinishReason.STOP:
+        reason = FinishReason.TOOL_CALLS
     events.append(
         Finished(
             request.id,
-            generation.text.text,
+            generation.whole,
             tuple(answer),
             reason,
             Usage(generation.sequence.prompt_length, len(answer), generation.cached),
             *_times(generation, now),
             tuple(generation.logprobs) if request.sampling.logprobs else None,
+            called,
         )
     )
     return events
 
 
-def _delta(generation: Generation, text: str) -> TokenDelta:
+def _delta(generation: Generation, text: str, calls: tuple[Call, ...]) -> TokenDelta:
     """The next delta: all tokens chosen since the last one."""
     start, end = generation.shown, len(generation.answer)
     generation.shown = end
-    return TokenDelta(generation.request.id, text, end - start, start, tuple(generation.logprobs[start:end]))
+    logprobs = tuple(generation.logprobs[start:end])
+    return TokenDelta(generation.request.id, text, end - start, start, logprobs, calls)
 
 
 def _times(generation: Generation, now: float) -> tuple[Timings, tuple[Span, ...]]:

@@ -52,3 +52,15 @@ def test_chunks_of_one_answer_share_its_id_and_say_null_usage_where_it_was_asked
     assert first["id"].startswith("chatcmpl-")
     assert answer.first_token_s is not None
     assert "usage" not in Answer(answers.CHAT, "m").token({"text": "a"})
+
+
+def test_calls_that_were_streamed_are_not_told_twice() -> None:
+    answer = Answer(answers.CHAT, "m")
+    calls = [{"id": f"c{n}", "name": "look", "arguments": "{}"} for n in range(2)]
+    chunks = [answer.token({"text": "", "tokens": 9, "tool_calls": calls[:1]})]
+    chunks += answer.done(
+        {"choices": [{"text": "", "finish_reason": "tool_calls", "tool_calls": calls}], "usage": USAGE}
+    )
+    told = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", ())]
+    assert [(call["index"], call["id"]) for call in told] == [(0, "c0"), (1, "c1")]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"

@@ -25,11 +25,13 @@ from services.inference.engine.request import (
     Request,
     Sampling,
     TokenDelta,
+    Tools,
 )
 from services.inference.engine.runner import ModelRunner
 from shared.contracts.structured import json_schema, structured_outputs
 from shared.errors import ConfigurationError, Conflict, InvalidInput, NotFound, Unavailable
 from tests.unit.inference.tiny_models import (
+    TOOL_TEMPLATE,
     build_model,
     build_tokenizer,
     greedy,
@@ -237,6 +239,64 @@ def test_a_grammar_shapes_its_own_answer_whatever_shares_the_batch(
         assert end.text.startswith('{"level": "')
     assert finished(found["choice"]).text in ("行", "不行")
     assert finished(found["choice"]).finish_reason is FinishReason.STOP
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose template knows tools."""
+    made = save_model(tmp_path_factory.mktemp("tools"), max_position_embeddings=1024)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TOOL_TEMPLATE
+    tokenizer.save_pretrained(made)
+    return made
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"no": {"enum": [1, 2]}},
+    "required": ["no"],
+    "additionalProperties": False,
+}
+ORDER = {"name": "order", "description": "Look an order up", "parameters": json.dumps(SCHEMA)}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_tool_that_must_be_called_is_called_with_arguments_that_fit(
+    make: Callable[..., Engine], caller: Path, stream: bool
+) -> None:
+    sampling = Sampling(max_tokens=200, temperature=0)
+    messages = (
+        {"role": "user", "content": "where is 7?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "c1", "name": "order", "arguments": '{"no": 1}'}],
+        },
+        {"role": "tool", "content": "on its way", "tool_call_id": "c1"},
+    )
+    request = ask(
+        caller,
+        messages=messages,
+        tools=Tools((ORDER,), "order", parallel=False),
+        sampling=sampling,
+        stream=stream,
+    )
+    events = run(make(kv_tokens=4096), request)["r"]
+    end = finished(events)
+    assert (end.finish_reason, end.text) == (FinishReason.TOOL_CALLS, "")
+    (call,) = end.tool_calls
+    assert (call.name, json.loads(call.arguments)["no"] in (1, 2)) == ("order", True)
+    streamed = [call for event in events if isinstance(event, TokenDelta) for call in event.tool_calls]
+    assert streamed == ([call] if stream else [])
+
+
+def test_tools_of_a_model_whose_template_has_none_are_refused_by_name(
+    make: Callable[..., Engine], folder: Path
+) -> None:
+    messages = ({"role": "user", "content": "hi"},)
+    failed = run(make(), ask(folder, messages=messages, tools=Tools((ORDER,))))["r"][-1]
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.param) == ("unsupported_parameter", "tools")
 
 
 def test_a_grammar_that_is_none_fails_its_request_alone(make: Callable[..., Engine], folder: Path) -> None:

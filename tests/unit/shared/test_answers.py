@@ -61,3 +61,20 @@ def test_a_chunk_of_a_chat_has_a_delta_and_of_a_text_its_text() -> None:
     assert (end["delta"], end["finish_reason"]) == ({}, "length")
     text = answers.piece(answers.TEXT, 0, "hi", logprobs=LOGPROBS, offset=10)
     assert (text["text"], text["logprobs"]["text_offset"]) == ("hi", [10, 11])
+
+
+def test_calls_of_tools_are_in_the_message_and_in_chunks_by_their_number() -> None:
+    call = {"id": "call_1", "name": "look", "arguments": '{"n": 1}'}
+    told = [{**choice("", tool_calls=[call]), "finish_reason": "tool_calls"}]
+    answer = ChatCompletion.model_validate(
+        answers.completion(answers.CHAT, "chatcmpl-1", "m", 7, told, USAGE)
+    )
+    message = answer.choices[0].message
+    assert (message.content, answer.choices[0].finish_reason) == (None, "tool_calls")
+    assert message.tool_calls is not None
+    assert message.tool_calls[0].model_dump()["function"] == {"name": "look", "arguments": '{"n": 1}'}
+    head = answers.head(answers.CHAT, "chatcmpl-1", "m", 7, chunk=True)
+    piece = answers.piece(answers.CHAT, 0, "", tool_calls=[call], calls_before=2)
+    chunk = ChatCompletionChunk.model_validate({**head, "choices": [piece]})
+    assert chunk.choices[0].delta.tool_calls is not None
+    assert (chunk.choices[0].delta.tool_calls[0].index, chunk.choices[0].delta.content) == (2, None)

@@ -14,6 +14,19 @@ from shared.errors import InvalidInput
 SAY = [{"role": "user", "content": "你好"}]
 
 
+def call(arguments: str) -> dict[str, Any]:
+    return {"id": "c1", "type": "function", "function": {"name": "look", "arguments": arguments}}
+
+
+def tool(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "look", "parameters": parameters}}
+
+
+ARGUMENTS = "messages[0].tool_calls[0].function.arguments"
+CALL = call('{"n": 1}')
+TOOL = tool({"type": "object", "properties": {"n": {"type": "integer"}}})
+
+
 def body(**values: Any) -> dict[str, Any]:
     return {"model": "m", "messages": SAY, **values}
 
@@ -72,6 +85,19 @@ def test_log_probabilities_are_asked_for_with_or_without_the_likeliest() -> None
     assert [(s.logprobs, s.top_logprobs) for s in told] == [(False, 0), (True, 0), (True, 4)]
 
 
+def test_tools_are_read_and_calls_that_are_sent_back_too() -> None:
+    turns = [*SAY, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
+    turns.append({"role": "tool", "content": "3", "tool_call_id": "c1"})
+    named = {"type": "function", "function": {"name": "look"}}
+    request = parse_chat(body(messages=turns, tools=[TOOL], tool_choice=named, parallel_tool_calls=False))
+    assert [t.name for t in request.tools] == ["look"]
+    assert (request.tool_choice, request.parallel_tool_calls) == ("look", False)
+    assert request.messages[1].tool_calls[0].arguments == '{"n": 1}'
+    assert request.messages[2].tool_call_id == "c1"
+    assert parse_chat(body(tools=[TOOL])).tool_choice is None
+    assert parse_chat(body(tools=[TOOL], tool_choice="none")).tools == ()
+
+
 def test_a_form_of_the_answer_becomes_a_grammar() -> None:
     assert parse_chat(body(response_format={"type": "text"})).sampling.grammar is None
     by_format = parse_chat(body(response_format={"type": "json_object"})).sampling.grammar
@@ -105,7 +131,34 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [*SAY, {"role": "tool", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [*SAY, {"role": "robot", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [*SAY, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "c"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "user", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [call("[]")]}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [call("{")]}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        ({"tools": [{"type": "custom"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+        ({"tools": [TOOL] * 129}, "tools"),
+        ({"tools": [tool({"type": "array"})]}, "tools[0].function.parameters"),
+        ({"tools": [tool({"properties": {"a": {"type": "objct"}}})]}, "tools[0].function.parameters"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
+            "tool_choice",
+        ),
+        (
+            {"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "json_object"}},
+            "tool_choice",
+        ),
         ({"messages": [{"role": "user", "content": "nul \x00"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "half \ud83d"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "x", "extra": 1}]}, "messages[0].extra"),
