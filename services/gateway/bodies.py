@@ -9,7 +9,6 @@ import difflib
 import hashlib
 import json
 import math
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from services.gateway.auth import Caller
+from shared.contracts.json_size import MAX_VALUES, too_many_values
 from shared.errors import HeliuError, InvalidInput
 from shared.settings import Settings
 from shared.telemetry import Span
@@ -29,14 +29,9 @@ MAX_DEPTH = 64
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_S = 5.0
 SMALL = 16 * 1024
-# Two million wrong values in four megabytes cost gigabytes and half a minute to complain about; none of our bodies
-# has a use for so many.
-MAX_VALUES = 20_000
-QUOTE = ord('"')
-# Possessive, and content with a string that never ends, so that nothing makes it try a place twice.
-TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,{\[]', re.DOTALL)
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 class Body(BaseModel):
@@ -64,12 +59,7 @@ def incoming(model: type[M]) -> Callable[[Request], Awaitable[Incoming[M]]]:
 
     async def read(request: Request) -> Incoming[M]:
         raw, parsed = await read_json(request)
-        # Large bodies would hold up every stream that this loop serves.
-        body = (
-            parse(model, raw, parsed)
-            if len(raw) < SMALL
-            else await to_thread.run_sync(parse, model, raw, parsed)
-        )
+        body = await _off_the_loop(raw, parse, model, raw, parsed)
         caller: Caller = request.state.caller
         span: Span = request.state.span
         canonical = json.dumps(parsed, sort_keys=True, ensure_ascii=False)
@@ -97,10 +87,21 @@ async def read_json(request: Request) -> tuple[bytes, dict[str, Any]]:
         )
     settings: Settings = request.app.state.gateway.settings
     raw = await read_capped(request, settings.max_body_bytes, settings.body_silence_seconds)
-    parsed = strict_json(raw) if len(raw) < SMALL else await to_thread.run_sync(strict_json, raw)
+    parsed = await _off_the_loop(raw, strict_json, raw)
     if not isinstance(parsed, dict):
         raise InvalidInput(f"the body must be a JSON object, got {_name(parsed)}", param="body")
     return raw, parsed
+
+
+async def read_as(request: Request, check: Callable[[dict[str, Any]], T]) -> T:
+    """A JSON body as `check` makes it from the parsed object; raises what `check` and `read_json` raise."""
+    raw, parsed = await read_json(request)
+    return await _off_the_loop(raw, check, parsed)
+
+
+async def _off_the_loop(raw: bytes, work: Callable[..., T], *arguments: Any) -> T:
+    """The result of `work`; for a large body in a thread, or it would hold up every stream that this loop serves."""
+    return work(*arguments) if len(raw) < SMALL else await to_thread.run_sync(work, *arguments)
 
 
 def refuse_encoding(request: Request) -> None:
@@ -163,7 +164,7 @@ async def drain(stream: AsyncIterator[bytes]) -> None:
 
 def strict_json(raw: bytes) -> Any:
     """Parse UTF-8 JSON without NaN, infinities, repeated keys, NUL characters, deep nesting or too many values."""
-    if len(raw) > MAX_VALUES and _too_many(raw):
+    if too_many_values(raw):
         raise InvalidInput(f"the body holds more than {MAX_VALUES} values", param="body")
     try:
         text = raw.decode("utf-8")
@@ -192,16 +193,6 @@ def strict_json(raw: bytes) -> Any:
         raise InvalidInput(f"the body holds a number that is too long: {exc}", param="body") from exc
     _check_values(parsed)
     return parsed
-
-
-def _too_many(raw: bytes) -> bool:
-    """Whether there are more than MAX_VALUES, by what stands between and around them, before any is made."""
-    values = 0
-    for number, token in enumerate(TOKENS.finditer(raw)):
-        values += raw[token.start()] != QUOTE
-        if values > MAX_VALUES or number > 4 * MAX_VALUES:
-            return True
-    return False
 
 
 def _refuse_constant(name: str) -> Any:

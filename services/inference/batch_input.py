@@ -16,6 +16,7 @@ from shared.contracts.chat import parse_chat
 from shared.contracts.completions import parse_completion
 from shared.contracts.decoding import check_text
 from shared.contracts.inference import CompletionRequest
+from shared.contracts.json_size import MAX_VALUES, too_many_values
 from shared.errors import HeliuError, InvalidInput
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -99,6 +100,8 @@ def lines(source: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[
 
 def parse_row(content: bytes, endpoint: str) -> BatchRow:
     """One line as a request; raises InvalidInput naming the place."""
+    if too_many_values(content):
+        raise InvalidInput(f"the line holds more than {MAX_VALUES} values", code="invalid_json_line")
     try:
         row = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except UnicodeDecodeError as exc:

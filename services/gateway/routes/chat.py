@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.gateway.bodies import read_json
+from services.gateway.bodies import read_as
 from services.gateway.completions import complete
 from services.gateway.context import GatewayDep
 from services.gateway.docs import json_body
@@ -27,8 +27,7 @@ TEXT_EXAMPLE = {"model": "base-1m", "prompt": "Refunds take", "max_tokens": 24}
 )
 async def create_chat(request: Request, gateway: GatewayDep) -> Response:
     """What is not served (tools, images, audio, ...) is refused by name, never ignored."""
-    _, body = await read_json(request)
-    return await complete(request, gateway, answers.CHAT, parse_chat(body))
+    return await complete(request, gateway, answers.CHAT, await read_as(request, parse_chat))
 
 
 @router.post(
@@ -39,5 +38,4 @@ async def create_chat(request: Request, gateway: GatewayDep) -> Response:
 )
 async def create_text(request: Request, gateway: GatewayDep) -> Response:
     """One or more prompts, texts or tokens; what is not served (echo, suffix, best_of) is refused by name."""
-    _, body = await read_json(request)
-    return await complete(request, gateway, answers.TEXT, parse_completion(body))
+    return await complete(request, gateway, answers.TEXT, await read_as(request, parse_completion))

@@ -94,6 +94,11 @@ def test_a_line_over_the_limit_is_refused_without_being_held(monkeypatch: pytest
     assert errors_of(row("a"), b"x" * 5000) == [(2, "line_too_long")]
 
 
+def test_a_line_of_too_many_values_is_refused_before_they_are_made() -> None:
+    wrong = b'{"custom_id": "b", "body": [' + b"{}," * 300_000 + b"1]}"
+    assert errors_of(row("a"), wrong) == [(2, "invalid_json_line")]
+
+
 def test_too_many_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_input, "MAX_ROWS", 2)
     assert errors_of(row("a"), row("b"), row("c")) == [(3, "too_many_rows")]
