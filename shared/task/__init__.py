@@ -1,1 +1,1 @@
-"""A task: variables, prompt, guards and split, worked out the same way for a live request and a row of a batch. Pure."""
+"""A task: its variables, prompt, guards and split, the same for a live request and for a row of a batch. Pure."""

@@ -1,0 +1,306 @@
+"""The template language of tasks: Jinja's, cut down to what cannot run away or look behind its variables. Pure.
+
+A template is refused when it is made, not when it runs: only the nodes below may stand in it, so nothing can be
+assigned, defined, imported or called but `range`. What is left grows with the template and its variables alone, and
+loops, repeats and lengths have caps of their own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from shared.contracts.task import MAX_INPUT
+from shared.errors import InvalidInput
+
+# A step is one node of a loop's body in one round: the time of a rendering is bounded by these and by MAX_INPUT.
+MAX_STEPS = 50_000
+MAX_RANGE = 1_000
+MAX_NUMBER = 1e15
+
+NODES = (
+    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const),
+    *(nodes.If, nodes.For, nodes.CondExpr, nodes.Filter, nodes.Test, nodes.Compare, nodes.Operand),
+    *(nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos, nodes.Add, nodes.Sub, nodes.Mul, nodes.Div),
+    *(nodes.FloorDiv, nodes.Mod, nodes.Getitem, nodes.Slice, nodes.List, nodes.Tuple),
+)
+LOOP = frozenset({"index", "index0", "first", "last", "length", "revindex", "revindex0"})
+FILTERS = frozenset(
+    {
+        "capitalize",
+        "default",
+        "d",
+        "first",
+        "int",
+        "join",
+        "last",
+        "length",
+        "count",
+        "list",
+        "lower",
+        "replace",
+    }
+    | {"reverse", "round", "sort", "string", "sum", "title", "tojson", "trim", "truncate", "unique", "upper"}
+)
+# The rest would look at attributes of what is filtered.
+ARGUMENTS = {
+    "default": 2,
+    "d": 2,
+    "int": 1,
+    "join": 1,
+    "replace": 2,
+    "round": 1,
+    "sort": 1,
+    "trim": 1,
+    "truncate": 3,
+}
+TESTS = frozenset(
+    {
+        "boolean",
+        "defined",
+        "divisibleby",
+        "eq",
+        "equalto",
+        "even",
+        "false",
+        "ge",
+        "gt",
+        "in",
+        "le",
+        "lt",
+        "ne",
+    }
+    | {"none", "number", "odd", "sequence", "string", "true", "undefined"}
+)
+
+
+class PromptTooLarge(InvalidInput):
+    """A template came to more text or more rounds than a prompt may."""
+
+    code = "template_too_large"
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if not all(isinstance(side, int | float) for side in (left, right)):
+            # A text times a number repeats it, a text % a number pads it, and sums of texts grow in memory unseen.
+            raise InvalidInput(f"{operator} works on numbers alone here", code=CODE)
+        value = super().call_binop(context, operator, left, right)
+        if abs(value) > MAX_NUMBER:
+            raise InvalidInput(f"a number grows over {MAX_NUMBER:g}", code=CODE)
+        return value
+
+
+CODE = "template_error"
+
+
+def _range(*bounds: int) -> range:
+    made = range(*bounds)
+    if len(made) > MAX_RANGE:
+        raise PromptTooLarge(f"range() gives {len(made)} numbers here; it gives {MAX_RANGE} at most")
+    return made
+
+
+def _join(value: Iterable[Any], separator: str = "") -> str:
+    parts = [str(item) for item in value]
+    _fits(sum(map(len, parts)) + len(str(separator)) * len(parts))
+    return str(separator).join(parts)
+
+
+def _replace(value: Any, old: str, new: str) -> str:
+    text = str(value)
+    _fits(len(text) + text.count(str(old)) * len(str(new)))
+    return text.replace(str(old), str(new))
+
+
+def _round(value: float, digits: int = 0) -> float:
+    if not 0 <= digits <= 12:
+        raise InvalidInput(f"round takes 0 to 12 digits, got {digits}", code=CODE)
+    return round(value, digits) if digits else round(value)
+
+
+def _tojson(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _fits(length: int) -> None:
+    if length > MAX_INPUT:
+        raise PromptTooLarge(f"the text grows to {length} characters; it has {MAX_INPUT} at most")
+
+
+def _environment() -> _Environment:
+    made = _Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
+    own = {"join": _join, "replace": _replace, "round": _round, "tojson": _tojson}
+    made.filters = {name: own.get(name, made.filters[name]) for name in FILTERS} | {"_counted": _counted}
+    made.tests = {name: made.tests[name] for name in TESTS}
+    made.globals = {"range": _range}
+    return made
+
+
+class _Steps:
+    """How many steps the loops of one rendering may still make, all together."""
+
+    def __init__(self) -> None:
+        self.left = MAX_STEPS
+
+
+def _counted(value: Any, steps: _Steps, a_round: int) -> Iterator[Any]:
+    if not isinstance(value, list | tuple | range):
+        raise InvalidInput(f"a loop runs over a list or range(), not over {type(value).__name__}", code=CODE)
+    for item in value:
+        steps.left -= a_round
+        if steps.left < 0:
+            raise PromptTooLarge(f"the loops make more than {MAX_STEPS} steps together")
+        yield item
+
+
+ENVIRONMENT = _environment()
+
+
+def check_template(source: str, declared: Sequence[str], place: str) -> None:
+    """Raise InvalidInput, with the line, for what may not stand in a template, and for undeclared variables."""
+    try:
+        tree = ENVIRONMENT.parse(source)
+    except (TemplateError, RecursionError) as exc:
+        line = getattr(exc, "lineno", None)
+        raise _refused(f"is no template: {exc}", line, place) from exc
+    except ValueError as exc:
+        raise _refused(f"is no template: {exc}", None, place) from exc
+    try:
+        _walk(tree, declared, frozenset(), place)
+    except RecursionError as exc:
+        raise _refused("is nested too deeply", None, place) from exc
+
+
+def render(source: str, values: Mapping[str, Any], place: str) -> str:
+    """The text of a checked template. Raises InvalidInput where its values make no prompt, PromptTooLarge for size."""
+    parts, size = [], 0
+    try:
+        for part in _compiled(source).generate({**values, "_steps": _Steps()}):
+            size += len(part)
+            _fits(size)
+            parts.append(part)
+    except InvalidInput as exc:
+        raise type(exc)(f"{place}: {exc.message}", code=exc.code, param=place) from exc
+    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, RecursionError) as exc:
+        raise InvalidInput(
+            f"{place} does not go with these variables: {exc}", code=CODE, param=place
+        ) from exc
+    return "".join(parts)
+
+
+@lru_cache(maxsize=512)
+def _compiled(source: str) -> Template:
+    tree = ENVIRONMENT.parse(source)
+    for loop in tree.find_all(nodes.For):
+        steps = nodes.Name("_steps", "load", lineno=loop.lineno)
+        a_round = nodes.Const(1 + sum(1 for _ in loop.find_all(nodes.Node)), lineno=loop.lineno)
+        loop.iter = nodes.Filter(loop.iter, "_counted", [steps, a_round], [], None, None, lineno=loop.lineno)
+    tree.set_environment(ENVIRONMENT)
+    return Template.from_code(ENVIRONMENT, ENVIRONMENT.compile(tree), ENVIRONMENT.globals)
+
+
+def _walk(node: nodes.Node, declared: Sequence[str], bound: frozenset[str], place: str) -> None:
+    """Check a node and what is in it; `bound` are the names of the loops around it."""
+    if isinstance(node, nodes.For):
+        _check_loop(node, place)
+        _walk(node.iter, declared, bound, place)
+        inside = (
+            bound | {name.name for name in node.target.find_all(nodes.Name)} | _own(node.target) | {"loop"}
+        )
+        for part in (*node.body, *([node.test] if node.test else [])):
+            _walk(part, declared, inside, place)
+        for part in node.else_:
+            _walk(part, declared, bound, place)
+        return
+    _check_node(node, declared, bound, place)
+    for child in node.iter_child_nodes():
+        if not (isinstance(node, nodes.Call | nodes.Getattr) and child is node.node):
+            _walk(child, declared, bound, place)
+
+
+def _own(target: nodes.Node) -> frozenset[str]:
+    return frozenset({target.name}) if isinstance(target, nodes.Name) else frozenset()
+
+
+def _check_loop(node: nodes.For, place: str) -> None:
+    if node.recursive:
+        raise _refused("may not have a recursive loop", node.lineno, place)
+    names = [
+        target
+        for target in (node.target, *node.target.find_all(nodes.Name))
+        if isinstance(target, nodes.Name)
+    ]
+    for name in names:
+        if name.name.startswith("_") or name.name in ("range", "loop"):
+            raise _refused(f"may not name a loop's item {name.name!r}", node.lineno, place)
+
+
+def _check_node(node: nodes.Node, declared: Sequence[str], bound: frozenset[str], place: str) -> None:
+    line = node.lineno
+    match node:
+        case nodes.Call():
+            plain = isinstance(node.node, nodes.Name) and node.node.name == "range"
+            if not plain or node.kwargs or node.dyn_args or node.dyn_kwargs:
+                raise _refused("may call nothing but range(...)", line, place)
+        case nodes.Getattr():
+            known = isinstance(node.node, nodes.Name) and node.node.name == "loop" and "loop" in bound
+            if not known or node.attr not in LOOP:
+                raise _refused(
+                    f"may not read the attribute {node.attr!r}; there are loop.{', loop.'.join(sorted(LOOP))}",
+                    line,
+                    place,
+                )
+        case nodes.Name():
+            _check_name(node.name, declared, bound, line, place)
+        case nodes.Filter():
+            if node.name not in FILTERS:
+                raise _refused(_near("filter", node.name, FILTERS), line, place)
+            if (
+                node.kwargs
+                or node.dyn_args
+                or node.dyn_kwargs
+                or len(node.args) > ARGUMENTS.get(node.name, 0)
+            ):
+                most = ARGUMENTS.get(node.name, 0)
+                raise _refused(
+                    f"gives {node.name} too much; it takes {most} by their places here", line, place
+                )
+        case nodes.Test():
+            if node.name not in TESTS or node.dyn_args or node.dyn_kwargs:
+                raise _refused(_near("test", node.name, TESTS), line, place)
+        case nodes.Keyword() | nodes.Pair():
+            pass
+        case _ if not isinstance(node, NODES):
+            raise _refused(f"may not use {type(node).__name__.lower()}", line, place)
+
+
+def _check_name(
+    name: str, declared: Sequence[str], bound: frozenset[str], line: int | None, place: str
+) -> None:
+    if name in declared or (name in bound and name != "loop"):
+        return
+    near = difflib.get_close_matches(name, [*declared, *bound], 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"declared are: {', '.join(declared) or 'none'}"
+    raise _refused(
+        f"uses {name!r}, which no variable declares; {hint}", line, place, code="undeclared_variable"
+    )
+
+
+def _near(kind: str, name: str, known: frozenset[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+    return f"may not use the {kind} {name[:80]!r}; {hint}"
+
+
+def _refused(what: str, line: int | None, place: str, *, code: str = "invalid_template") -> InvalidInput:
+    at = f" (line {line})" if line else ""
+    return InvalidInput(f"{place} {what}{at}", code=code, param=place)
