@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
@@ -82,6 +82,22 @@ class ArtifactStore:
         with path.open("rb") as source:
             return self.put(source)[0]
 
+    def adopt(self, path: Path, artifact: str) -> str:
+        """Take a file over as the object `artifact`; returns the id that its bytes have. Another one is deleted."""
+        digest = hashlib.sha256()
+        with path.open("rb") as source:
+            while chunk := source.read(CHUNK):
+                digest.update(chunk)
+        found = f"sha256:{digest.hexdigest()}"
+        if found == artifact:
+            final = self._path(artifact)
+            final.parent.mkdir(exist_ok=True)
+            path.chmod(0o440)
+            path.replace(final)
+        else:
+            path.unlink()
+        return found
+
     def put_tree(self, folder: Path, keep: Callable[[str], object] = lambda _: True) -> str:
         """Store the regular files under `folder` whose relative names `keep` accepts; returns the id of the tree.
 
@@ -96,7 +112,12 @@ class ArtifactStore:
                 listing.append({"path": name, "object": self.put_file(path), "bytes": path.stat().st_size})
         if not listing:
             raise InvalidInput(f"{folder} holds no file")
-        body = json.dumps({"tree": listing}, sort_keys=True, separators=(",", ":")).encode()
+        return self.put_listing(listing)
+
+    def put_listing(self, listing: Sequence[Mapping[str, object]]) -> str:
+        """Store a tree of objects that are in the store: `path`, `object` and `bytes` of each; returns its id."""
+        ordered = sorted(listing, key=lambda item: PurePosixPath(str(item["path"])))
+        body = json.dumps({"tree": ordered}, sort_keys=True, separators=(",", ":")).encode()
         temporary = self._incoming / secrets.token_hex(16)
         temporary.write_bytes(body)
         try:

@@ -52,6 +52,7 @@ class Settings:
     poll_seconds: float = setting(0.1, doc="how often the dispatcher looks for eligible jobs")
     drain_seconds: float = setting(30.0, doc="how long a stopping worker lets jobs reach a checkpoint")
     max_upload_bytes: int = setting(512 * 1024 * 1024, doc="largest upload")
+    max_model_bytes: int = setting(64 * 1024**3, doc="largest model that is taken in, all its files together")
     max_body_bytes: int = setting(4 * 1024 * 1024, doc="largest JSON body of a request")
     body_silence_seconds: float = setting(
         30.0, doc="a request or upload that stops coming for so long gets a 408"
@@ -78,6 +79,19 @@ class Settings:
     engine_slots: int = setting(16, doc="sequences that an engine decodes at once")
     engine_kv_tokens: int = setting(65536, doc="tokens of KV cache of one engine")
     engine_max_models: int = setting(2, doc="base models that an engine holds at once")
+    engine_max_model_bytes: int = setting(
+        0, doc="bytes of base models that an engine holds at once; 0 is no limit beside their number"
+    )
+    models: str = setting(
+        "", doc="names of the bases that this worker serves, with commas between; empty serves any"
+    )
+    hub_url: str = setting(
+        "",
+        doc="address of the Hugging Face Hub or a mirror of it, https only, that models may be imported from; "
+        "empty forbids it",
+    )
+    hub_token: str = setting("", doc="access token for hub_url, sent to no other host")
+    hub_allow_private: bool = setting(False, doc="let hub_url and what it points to have private addresses")
     shard_rows: int = setting(64, doc="rows of a batch shard")
     webhook_allow_private: bool = setting(False, doc="let webhooks go to private and loopback addresses")
     webhook_timeout_seconds: float = setting(10.0, doc="time limit of one webhook delivery")
@@ -134,6 +148,10 @@ def _check(settings: Settings) -> None:
             f"HELIU_AUTH=off with HELIU_GATEWAY_HOST={settings.gateway_host} would let anybody on the network run "
             "jobs; bind to 127.0.0.1 or turn auth on",
             param="HELIU_GATEWAY_HOST",
+        )
+    if settings.hub_url and not settings.hub_url.startswith("https://"):
+        raise ConfigurationError(
+            f"HELIU_HUB_URL must begin with https://, got {settings.hub_url!r}", param="HELIU_HUB_URL"
         )
     for name in ("gateway_port", "otlp_port", "metrics_port"):
         if not 0 <= getattr(settings, name) <= 65535:

@@ -62,7 +62,11 @@ class Platform:
 def open_platform(settings: Settings, service: str, *, max_connections: int = 8) -> Platform:
     """Logging, tracing, database and artifacts of a process. Raises ConfigurationError."""
     settings.require("database_url", "redis_url")
-    setup_logging(service, settings.log_level, [settings.key_pepper, settings.otlp_token, settings.api_key])
+    setup_logging(
+        service,
+        settings.log_level,
+        [settings.key_pepper, settings.otlp_token, settings.api_key, settings.hub_token],
+    )
     db = Database(settings.database_url, application=f"heliu-{service}", max_size=max_connections)
     artifacts = ArtifactStore(settings.artifact_folder)
     check_artifact_store(db, artifacts)

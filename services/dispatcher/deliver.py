@@ -18,10 +18,10 @@ from datetime import timedelta
 from typing import Protocol
 
 from services.dispatcher import repository_webhooks
-from services.dispatcher.outbound import Forbidden, Response
 from services.dispatcher.repository_webhooks import Delivery
 from shared.db import Database, retrying
 from shared.errors import HeliuError, InvalidInput, Unavailable
+from shared.outbound import Forbidden, Response
 from shared.webhooks import sign
 
 log = logging.getLogger(__name__)

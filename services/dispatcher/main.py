@@ -13,11 +13,11 @@ from datetime import timedelta
 
 from services.dispatcher import repository
 from services.dispatcher.deliver import Deliverer
-from services.dispatcher.outbound import OutboundClient
 from services.dispatcher.relay import ring_where_needed
 from shared import job_store
 from shared.errors import HeliuError, Unavailable
 from shared.metrics import announce
+from shared.outbound import OutboundClient
 from shared.queue import Publisher
 from shared.settings import read_settings
 from shared.worker import Platform, open_platform

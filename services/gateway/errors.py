@@ -25,6 +25,9 @@ STATUS: Mapping[str, int] = {
     "conflict": 409,
     "model_exists": 409,
     "already_exists": 409,
+    "model_in_use": 409,
+    "offset_mismatch": 409,
+    "upload_busy": 409,
     "body_too_large": 413,
     "file_too_large": 413,
     "unsupported_media_type": 415,
@@ -58,7 +61,17 @@ TOLD: Mapping[str, str] = {
 }
 
 # The openai client tries 408, 409, 429 and 5xx twice more: these would only fail the same way again, later.
-NOT_AGAIN = frozenset({"conflict", "model_exists", "already_exists", "insufficient_quota", "no_worker"})
+NOT_AGAIN = frozenset(
+    {
+        "conflict",
+        "model_exists",
+        "already_exists",
+        "model_in_use",
+        "offset_mismatch",
+        "insufficient_quota",
+        "no_worker",
+    }
+)
 
 HTTP_CODES: Mapping[int, str] = {
     401: "authentication_required",

@@ -32,6 +32,7 @@ from services.gateway.limits import RateLimiter
 from services.gateway.protocol import protocol_for
 from services.gateway.routes import (
     batches,
+    blobs,
     chat,
     datasets,
     files,
@@ -60,6 +61,7 @@ ROUTERS = (
     health.router,
     files.router,
     models.router,
+    blobs.router,
     chat.router,
     fine_tuning.router,
     training.router,

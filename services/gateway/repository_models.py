@@ -20,6 +20,17 @@ SELECT id FROM training.model WHERE tenant_id = %s AND deleted_at IS NULL ORDER 
 DELETE = """
 UPDATE training.model SET deleted_at = now() WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL RETURNING id"""
 
+ADAPTERS_OF = """
+SELECT id FROM training.model WHERE tenant_id = %s AND base_id = %s AND kind = 'adapter' AND deleted_at IS NULL
+ORDER BY created_at DESC LIMIT %s"""
+
+# A batch names every model that its rows might ask for until they have been read; its shards name those they do.
+JOBS_WITH = """
+SELECT id, kind FROM core.job WHERE tenant_id = %(tenant)s AND state IN ('queued', 'leased', 'paused') AND (
+    payload #>> '{base,model}' = %(name)s OR payload #>> '{model,model}' = %(name)s
+    OR (payload -> 'models' ? %(name)s AND NOT (kind = 'inference.batch' AND progress ? 'phase')))
+ORDER BY created_at LIMIT %(limit)s"""
+
 CHECKPOINTS = """
 SELECT * FROM training.checkpoint WHERE job_id = %(job)s
   AND (%(after)s::text IS NULL OR step < (SELECT step FROM training.checkpoint WHERE id = %(after)s))
@@ -52,6 +63,16 @@ def model_names(connection: Connection, tenant: UUID) -> list[str]:
 
 def delete_model(connection: Connection, tenant: UUID, name: str) -> bool:
     return connection.execute(DELETE, (tenant, name)).fetchone() is not None
+
+
+def adapters_of(connection: Connection, tenant: UUID, name: str, limit: int) -> list[str]:
+    """Names of the adapters that stand on this base, newest first."""
+    return [row["id"] for row in connection.execute(ADAPTERS_OF, (tenant, name, limit)).fetchall()]
+
+
+def jobs_with(connection: Connection, tenant: UUID, name: str, limit: int) -> list[Row]:
+    """`id` and `kind` of the jobs that have not ended and were given this model, oldest first."""
+    return connection.execute(JOBS_WITH, {"tenant": tenant, "name": name, "limit": limit}).fetchall()
 
 
 def list_checkpoints(connection: Connection, job_id: str, after: str | None, limit: int) -> list[Row]:

@@ -11,6 +11,7 @@ from services.inference import tasks
 from services.inference.engine_process import EngineProcess
 from shared.contracts.base import JobContract
 from shared.contracts.inference import Batch, BatchShard, Generate
+from shared.contracts.models import ImportModel
 from shared.errors import HeliuError
 from shared.job_context import Handler
 from shared.settings import read_settings
@@ -32,16 +33,18 @@ def main() -> int:
             "max_slots": settings.engine_slots,
             "kv_tokens": settings.engine_kv_tokens,
             "max_models": settings.engine_max_models,
+            "max_model_bytes": settings.engine_max_model_bytes,
             **({"threads": settings.threads} if settings.threads else {}),
         }
     )
     jobs: dict[type[JobContract], Handler] = {
         Batch: partial(tasks.batch, platform),
         BatchShard: partial(tasks.shard, platform, engine),
+        ImportModel: partial(tasks.import_model, platform),
     }
     spec = WorkerSpec(
         "inference",
-        {Batch.queue_for(settings.pool): SHARDS},
+        {Batch.queue_for(settings.pool): SHARDS, ImportModel.queue_for(settings.pool): 1},
         live_queue=Generate.queue_for(settings.pool),
         live_slots=settings.slots or settings.engine_slots,
     )

@@ -1,4 +1,4 @@
-"""SQL of batch rows, and of the files and usage that a batch leaves."""
+"""SQL of batch rows, of the files and usage that a batch leaves, and of models brought in."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from psycopg.types.json import Json
+from psycopg.types.json import Json, Jsonb
 
 from services.inference.answers import StoredRow
 from shared.db import Connection
+from shared.errors import Conflict
 
 ADD_ROW = """
 INSERT INTO inference.batch_row (batch_id, row_no, tenant_id, custom_id, status_code, body, prompt_tokens,
@@ -37,6 +38,14 @@ SELECT payload, error, state FROM core.job WHERE parent_id = %s AND state <> 'su
 ADD_FILE = """
 INSERT INTO gateway.file (id, tenant_id, filename, purpose, bytes, artifact, job_id)
 VALUES (%s, %s, %s, 'batch_output', %s, %s, %s)"""
+
+ADD_MODEL = """
+INSERT INTO training.model (tenant_id, id, kind, base_id, artifact, base_artifact, job_id, info)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id"""
+
+# Locked, so that the base is not removed between this look and the adapter's first day.
+LIVING_MODEL = """
+SELECT artifact FROM training.model WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL FOR SHARE"""
 
 PAGE_ROWS = 500
 
@@ -125,3 +134,36 @@ def add_output_file(
     connection: Connection, file_id: str, tenant: UUID, filename: str, size: int, artifact: str, job_id: str
 ) -> None:
     connection.execute(ADD_FILE, (file_id, tenant, filename, size, artifact, job_id))
+
+
+def add_model(
+    connection: Connection,
+    tenant: UUID,
+    model_id: str,
+    *,
+    kind: str,
+    artifact: str,
+    job_id: str,
+    info: dict[str, Any],
+    base: tuple[str, str] | None,
+) -> None:
+    """Register a model; `base` is name and artifact of the one that an adapter stands on.
+
+    Raises Conflict for a name that is taken, or a base that is gone.
+    """
+    if base is not None:
+        row = connection.execute(LIVING_MODEL, (tenant, base[0])).fetchone()
+        if row is None or row["artifact"] != base[1]:
+            raise Conflict(
+                f"the base {base[0]!r} was deleted meanwhile", code="model_not_found", param="base"
+            )
+    base_id, base_artifact = base or (None, None)
+    added = connection.execute(
+        ADD_MODEL, (tenant, model_id, kind, base_id, artifact, base_artifact, job_id, Jsonb(info))
+    ).fetchone()
+    if added is None:
+        raise Conflict(
+            f"a model {model_id!r} exists already, or did; choose another name",
+            code="model_exists",
+            param="name",
+        )

@@ -13,11 +13,11 @@ import pytest
 from openai import OpenAI
 
 from services.dispatcher.deliver import MAX_ATTEMPTS, PER_TENANT, Deliverer
-from services.dispatcher.outbound import OutboundClient
 from shared import job_store
 from shared.bootstrap import create_tenant
 from shared.db import Database, Row
 from shared.jobs import NewJob, Status, new_id
+from shared.outbound import OutboundClient
 from shared.webhooks import new_secret
 
 PATIENCE = 60

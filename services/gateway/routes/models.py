@@ -1,19 +1,136 @@
-"""`/v1/models`: what can be asked, by name."""
+"""`/v1/models`: what can be asked, by name; bringing one in, and taking one away."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Self
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
+from pydantic import Field, model_validator
 
-from services.gateway import repository_models, shapes
-from services.gateway.context import CallerDep, GatewayDep
+from services.gateway import repository_blobs, repository_models, shapes
+from services.gateway.bodies import Body, Incoming, incoming
+from services.gateway.context import CallerDep, Gateway, GatewayDep
+from services.gateway.docs import json_body
+from services.gateway.metadata import Metadata
 from services.gateway.pages import listing
 from services.gateway.resolve import model_row
+from services.gateway.submission import submit
+from shared.contracts.models import (
+    ADAPTER_CONFIG,
+    HUB_ID,
+    MAX_FILES,
+    NAME,
+    REVISION,
+    BaseModelRef,
+    ImportModel,
+    Kind,
+    ModelFile,
+    check_paths,
+)
+from shared.db import Connection
+from shared.errors import Conflict, HeliuError, InvalidInput
 
 router = APIRouter(tags=["models"])
 
 MOST = 10_000
+NAMED = 5
+
+
+class CreateModel(Body):
+    """From `files` that were sent to /v1/blobs, or from the operator's hub by `hub_id`."""
+
+    name: str = Field(pattern=NAME)
+    kind: Kind | None = None
+    base: str | None = Field(default=None, min_length=1, max_length=256)
+    files: list[ModelFile] = Field(default=[], max_length=MAX_FILES)
+    hub_id: str | None = Field(default=None, pattern=HUB_ID)
+    revision: str = Field("main", pattern=REVISION)
+    metadata: Metadata | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.files) == bool(self.hub_id):
+            raise ValueError("give files or hub_id, one of both")
+        return self
+
+
+EXAMPLE = {"name": "qwen2.5-0.5b", "hub_id": "Qwen/Qwen2.5-0.5B-Instruct", "revision": "main"}
+
+
+@router.post("/v1/models", summary="Bring in a model", **json_body(CreateModel, EXAMPLE))
+def create(
+    gateway: GatewayDep, request: Annotated[Incoming[CreateModel], Depends(incoming(CreateModel))]
+) -> dict[str, Any]:
+    """Answers with a job. It fetches and checks the model; when it succeeds, the model is served as `name`."""
+    body, tenant = request.body, request.caller.tenant
+    _check_source(gateway, body)
+
+    def make(connection: Connection) -> ImportModel:
+        taken = repository_models.name_taken(connection, tenant, body.name)
+        if taken is not None:
+            said = "exists already" if taken == "exists" else "existed and was deleted"
+            raise Conflict(
+                f"a model {body.name!r} {said}; choose another name", code="model_exists", param="name"
+            )
+        _check_sent(repository_blobs.held(connection, tenant, {f.object for f in body.files}), body.files)
+        return ImportModel(
+            name=body.name,
+            model_kind=body.kind,
+            base=_base(connection, request.caller, body.base) if body.base is not None else None,
+            files=tuple(body.files),
+            hub_id=body.hub_id,
+            revision=body.revision,
+        )
+
+    return shapes.job(submit(gateway, request, ImportModel, make, metadata=body.metadata))
+
+
+def _check_source(gateway: Gateway, body: CreateModel) -> None:
+    if body.hub_id is not None:
+        if not gateway.settings.hub_url:
+            raise HeliuError(
+                "this platform imports from no hub; add the model from a folder, or have the operator set "
+                "HELIU_HUB_URL",
+                code="hub_disabled",
+                param="hub_id",
+            )
+        return
+    check_paths([file.path for file in body.files], "files")
+    total, limit = sum(file.bytes for file in body.files), gateway.settings.max_model_bytes
+    if total > limit:
+        raise HeliuError(
+            f"the files have {total} bytes together, over the limit of {limit} (HELIU_MAX_MODEL_BYTES)",
+            code="file_too_large",
+            param="files",
+        )
+    adapter = body.kind == "adapter" or (
+        body.kind is None and any(f.path == ADAPTER_CONFIG for f in body.files)
+    )
+    if adapter and body.base is None:
+        raise InvalidInput(
+            "an adapter needs the name of the base that it was trained on",
+            code="missing_required_parameter",
+            param="base",
+        )
+
+
+def _check_sent(held: dict[str, int], files: list[ModelFile]) -> None:
+    for file in files:
+        if held.get(file.object) != file.bytes:
+            known = f"has {held[file.object]} bytes" if file.object in held else "was not sent"
+            raise InvalidInput(
+                f"{file.path!r}: the object {file.object} of {file.bytes} bytes {known}; "
+                "PUT it to /v1/blobs first",
+                code="blob_missing",
+                param="files",
+            )
+
+
+def _base(connection: Connection, caller: CallerDep, name: str) -> BaseModelRef:
+    row = model_row(connection, caller.tenant, name, "base")
+    if row["kind"] != "base":
+        raise InvalidInput(f"{name!r} is of kind {row['kind']!r}; an adapter stands on a base", param="base")
+    return BaseModelRef(model=name, artifact=row["artifact"])
 
 
 @router.get("/v1/models", summary="List models")
@@ -26,14 +143,34 @@ def list_models(gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
 
 @router.get("/v1/models/{model}", summary="One model")
 def retrieve(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
+    """`info` tells what it is: architecture, parameters, context length, and where it came from."""
     with gateway.db.transaction(caller.tenant) as connection:
         return shapes.model(model_row(connection, caller.tenant, model), caller.tenant_name)
 
 
 @router.delete("/v1/models/{model}", summary="Delete a model")
 def delete(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """The name is gone at once; answers that are being made end as they began."""
+    """Refused while adapters or unfinished jobs need it. Else the name is gone; answers being made end as they
+    began."""
     with gateway.db.transaction(caller.tenant) as connection:
         model_row(connection, caller.tenant, model)
+        _check_unused(connection, caller, model)
         repository_models.delete_model(connection, caller.tenant, model)
     return {"id": model, "object": "model", "deleted": True}
+
+
+def _check_unused(connection: Connection, caller: CallerDep, model: str) -> None:
+    adapters = repository_models.adapters_of(connection, caller.tenant, model, NAMED + 1)
+    jobs = repository_models.jobs_with(connection, caller.tenant, model, NAMED + 1)
+    users = [_few("adapters", adapters), _few("jobs", [f"{job['id']} ({job['kind']})" for job in jobs])]
+    if any(users):
+        raise Conflict(
+            f"the model {model!r} is needed by {' and by '.join(filter(None, users))}; delete or end those first",
+            code="model_in_use",
+            param="model",
+        )
+
+
+def _few(what: str, names: list[str]) -> str:
+    more = ", ..." if len(names) > NAMED else ""
+    return f"{what} {', '.join(names[:NAMED])}{more}" if names else ""

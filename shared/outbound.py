@@ -1,4 +1,4 @@
-"""The one client that talks to addresses which a tenant names. Knows no SQL and nothing of webhooks.
+"""The one client that talks to addresses which a tenant names. Knows no SQL and nothing of webhooks and hubs.
 
 A name is resolved once, every address that it has is judged, and the connection goes to the judged address, so that
 a second answer of the resolver changes nothing. Redirects are answers, not orders; proxies are not asked.
@@ -12,7 +12,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -46,8 +47,28 @@ class Response:
     body: bytes
 
 
+class Download:
+    """An answer whose body is read as it comes."""
+
+    def __init__(self, answer: http.client.HTTPResponse, host: str) -> None:
+        self.status = answer.status
+        self._answer = answer
+        self._host = host
+
+    def header(self, name: str) -> str | None:
+        return self._answer.getheader(name)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes, none at the end. Raises Unavailable when the peer falls silent or breaks off."""
+        try:
+            return self._answer.read(size)
+        except (OSError, http.client.HTTPException) as exc:
+            raise _silent(self._host, str(exc) or type(exc).__name__) from exc
+
+
 class OutboundClient:
-    """Thread-safe. `timeout_s` bounds a whole request, from the connection to the last byte read."""
+    """Thread-safe. `timeout_s` bounds a whole POST, from the connection to the last byte read, and of a GET each
+    silence. `setting` is what an operator can allow private addresses with."""
 
     def __init__(
         self,
@@ -56,8 +77,10 @@ class OutboundClient:
         allow_private: bool = False,
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
+        setting: str = "HELIU_WEBHOOK_ALLOW_PRIVATE",
     ) -> None:
         self.timeout_s = timeout_s
+        self._setting = setting
         self._allow_private = allow_private
         self._resolve = resolve or resolve_host
         self._tls = tls or ssl.create_default_context()
@@ -83,11 +106,35 @@ class OutboundClient:
         except (OSError, http.client.HTTPException) as exc:
             late = time.monotonic() >= deadline
             reason = f"not within {self.timeout_s:g} s" if late else str(exc) or type(exc).__name__
-            raise Unavailable(f"{host} did not answer: {reason}", code="receiver_unavailable") from exc
+            raise _silent(host, reason) from exc
         finally:
             watch.cancel()
             for one in sockets:
                 one.close()
+
+    @contextmanager
+    def get(self, url: str, headers: Mapping[str, str]) -> Iterator[Download]:
+        """GET over https, the body as it comes. Raises Forbidden for an address that may not be or for plain http,
+        Unavailable when it does not answer."""
+        parts = check_url(url)
+        if parts.scheme != "https":
+            raise Forbidden(f"{parts.hostname} is only asked over https")
+        host, port = parts.hostname or "", parts.port or 443
+        addresses = self._judged(host, port)
+        try:
+            plain = _connect(addresses, port, time.monotonic() + self.timeout_s)
+        except OSError as exc:
+            raise _silent(host, str(exc) or type(exc).__name__) from exc
+        with plain:
+            plain.settimeout(self.timeout_s)
+            try:
+                secure = self._tls.wrap_socket(plain, server_hostname=host)
+                connection = _request(secure, parts, "GET", None, headers)
+                answer = connection.getresponse()
+            except (OSError, http.client.HTTPException) as exc:
+                raise _silent(host, str(exc) or type(exc).__name__) from exc
+            with secure, answer:
+                yield Download(answer, host)
 
     def _judged(self, host: str, port: int) -> list[str]:
         try:
@@ -97,7 +144,7 @@ class OutboundClient:
         if not found:
             raise Unavailable(f"the name {host} has no address", code="receiver_unavailable")
         for address in found:
-            check_address(address, allow_private=self._allow_private)
+            check_address(address, allow_private=self._allow_private, setting=self._setting)
         return [str(address) for address in found]
 
 
@@ -116,13 +163,23 @@ def _exchange(sock: socket.socket, parts: SplitResult, body: bytes, headers: Map
     """One request on an open socket. http.client frames it and never opens a connection of its own."""
     if isinstance(sock, ssl.SSLSocket):
         sock.do_handshake()
+    with _request(sock, parts, "POST", body, headers).getresponse() as answer:
+        return Response(answer.status, answer.read(MAX_RESPONSE))
+
+
+def _request(
+    sock: socket.socket, parts: SplitResult, method: str, body: bytes | None, headers: Mapping[str, str]
+) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection(parts.hostname or "")
     connection.auto_open = 0
     connection.sock = sock
     path = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-    connection.request("POST", path, body, {**headers, "Host": _host_header(parts), "Connection": "close"})
-    with connection.getresponse() as answer:
-        return Response(answer.status, answer.read(MAX_RESPONSE))
+    connection.request(method, path, body, {**headers, "Host": _host_header(parts), "Connection": "close"})
+    return connection
+
+
+def _silent(host: str, reason: str) -> Unavailable:
+    return Unavailable(f"{host} did not answer: {reason}", code="receiver_unavailable")
 
 
 def check_url(url: str) -> SplitResult:
@@ -143,7 +200,9 @@ def check_url(url: str) -> SplitResult:
     return parts
 
 
-def check_address(address: Address, *, allow_private: bool) -> None:
+def check_address(
+    address: Address, *, allow_private: bool, setting: str = "HELIU_WEBHOOK_ALLOW_PRIVATE"
+) -> None:
     """Raise Forbidden unless the address, and whatever IPv4 address hides in it, is one of the public internet.
 
     `allow_private` lets private and loopback ones pass, never link-local, multicast or metadata addresses.
@@ -151,12 +210,11 @@ def check_address(address: Address, *, allow_private: bool) -> None:
     hidden = _embedded(address)
     for one in (address, *hidden):
         if one in METADATA or one.is_link_local or one.is_multicast or one.is_unspecified:
-            raise Forbidden(f"webhooks do not go to the address {address}")
+            raise Forbidden(f"the platform does not talk to the address {address}")
     for one in hidden or (address,):
         if not (allow_private or (one.is_global and not one.is_reserved)):
             raise Forbidden(
-                f"the address {address} is not public; the operator can allow private ones with "
-                "HELIU_WEBHOOK_ALLOW_PRIVATE=1"
+                f"the address {address} is not public; the operator can allow private ones with {setting}=on"
             )
 
 

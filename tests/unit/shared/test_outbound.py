@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from services.dispatcher.outbound import MAX_RESPONSE, Forbidden, OutboundClient, check_url
 from shared.errors import Unavailable
+from shared.outbound import MAX_RESPONSE, Forbidden, OutboundClient, check_url
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

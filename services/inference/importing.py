@@ -1,0 +1,90 @@
+"""One import of a model: its files out of a hub, and the check in a child process. Knows no queue and no SQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from services.inference.hub import Hub, HubFile
+from shared.artifacts import ArtifactStore
+from shared.child import Child, ChildGone
+from shared.contracts.models import ModelFile
+from shared.errors import HeliuError
+from shared.frames import Frame
+from shared.stop import ChildCrashed, Stop, Stopped
+
+
+class Job(Protocol):
+    """What an import needs of its job's context."""
+
+    asked: threading.Event
+    reason: Stop | None
+
+    def check(self) -> None: ...
+
+    def touch(self) -> None: ...
+
+
+def fetch(
+    hub: Hub,
+    store: ArtifactStore,
+    files: Sequence[HubFile],
+    known: Mapping[str, str],
+    job: Job,
+    fetched: Callable[[HubFile, str], None],
+) -> tuple[ModelFile, ...]:
+    """The hub's files in the store. `known` has the objects of those that an earlier attempt brought; `fetched` hears
+    of each as it is whole."""
+
+    def tick() -> None:
+        job.check()
+        job.touch()
+
+    found = []
+    for file in files:
+        job.check()
+        held = known.get(file.path)
+        if held is None:
+            held = hub.fetch(file, store, tick=tick)
+            fetched(file, held)
+        found.append(ModelFile(path=file.path, object=held, bytes=file.bytes))
+    return tuple(found)
+
+
+def check(
+    job: Job,
+    folder: Path,
+    *,
+    kind: str | None,
+    base: Path | None,
+    threads: int,
+    module: str = "services.inference.inspection_child",
+) -> Frame:
+    """{"kind", "info", "warnings"} of a folder. Raises the check's own typed error, Stopped, or ChildCrashed."""
+    child = Child(module)
+    try:
+        asked: dict[str, Any] = {
+            "folder": str(folder.absolute()),
+            "kind": kind,
+            "base": str(base.absolute()) if base is not None else None,
+            "threads": threads,
+        }
+        try:
+            child.send(asked)
+        except ChildGone as exc:
+            raise ChildCrashed(str(exc)) from exc
+        for frame in child.frames():
+            if job.asked.is_set():
+                child.kill()
+                assert job.reason is not None
+                raise Stopped(job.reason)
+            if frame is None:
+                continue
+            if frame["type"] == "error":
+                raise HeliuError(frame["message"], code=frame["code"], param=frame.get("param"))
+            return frame
+    finally:
+        child.close()
+    raise ChildCrashed(f"the check died: {child.how_it_ended()}")
