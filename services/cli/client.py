@@ -119,7 +119,7 @@ class _Response:
     def __init__(
         self, http: httpx.Client, method: str, path: str, traceparent: str | None, options: dict[str, Any]
     ) -> None:
-        headers = {"traceparent": traceparent} if traceparent else None
+        headers = {**options.pop("headers", {}), **({"traceparent": traceparent} if traceparent else {})}
         self._base_url = http.base_url
         self._context = http.stream(method, path, headers=headers, **options)
 
