@@ -1,7 +1,8 @@
 """LoRA adapters of one base: read from PEFT folders, several of them and none at all in the same batch.
 
-Per layer, the adapters of a step are put side by side (true ranks, no padding): two dense products and one
-0/1 mask serve every row, without a loop over adapters. Knows no request; pins tell it what must stay.
+Per layer, the adapters of a step are stacked. Decodes, one token a row, are gathered by adapter: two batched products
+serve them all, each at the cost of its own rank. Prefill chunks lie in one piece an adapter, which is added to where
+it lies. Knows no request; pins tell it what must stay.
 """
 
 from __future__ import annotations
@@ -96,47 +97,80 @@ def _scaling(config: dict[str, Any], module: str, rank: int) -> float:
     return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
 
 
+@dataclass(frozen=True)
+class Groups:
+    """A step's tokens for one stack of adapters.
+
+    `gather` is (adapters, most decodes) with any token where an adapter has fewer, None without decodes; `tokens` are
+    the decodes that have an adapter, and `places` where each lies in the gathered ones laid out flat. `runs` are
+    (adapter, start, end) of prefill chunks.
+    """
+
+    gather: torch.Tensor | None
+    tokens: torch.Tensor
+    places: torch.Tensor
+    runs: tuple[tuple[int, int, int], ...]
+
+
 @dataclass
 class StepAdapters:
     """Shared by all layers of one base, and set before each forward pass: which adapter each token uses.
 
-    `active` are the adapters of the step by name; `owner` is (T), the place in `active` or -1 for none;
-    `alone` says that every token has the same adapter, so that no mask is needed.
+    `active` are the adapters of the step by name; `alone` says that every token has the same one.
     """
 
     active: tuple[str, ...] = ()
-    owner: torch.Tensor | None = None
     alone: bool = False
-    _masks: dict[tuple[tuple[str, int], ...], torch.Tensor] = field(default_factory=dict)
+    _device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _decodes: dict[str, list[int]] = field(default_factory=dict)
+    _runs: list[tuple[str, int, int]] = field(default_factory=list)
+    _groups: dict[tuple[str, ...], Groups] = field(default_factory=dict)
 
     def set(self, names: list[str | None], counts: list[int], device: torch.device) -> None:
-        self._masks.clear()
-        self.active = tuple(sorted({name for name in names if name is not None}))
-        self.owner = None
-        if self.active:
-            place: dict[str | None, int] = {name: index for index, name in enumerate(self.active)}
-            owners = [place.get(name, -1) for name in names]
-            self.owner = torch.tensor(owners, device=device).repeat_interleave(
-                torch.tensor(counts, device=device)
-            )
+        """One name a row, and how many tokens the row has."""
+        self._groups.clear()
+        self._decodes, self._runs, self._device = {}, [], device
+        start = 0
+        for name, count in zip(names, counts, strict=True):
+            end = start + count
+            if name is not None and count == 1:
+                self._decodes.setdefault(name, []).append(start)
+            elif name is not None and self._runs and self._runs[-1][0] == name and self._runs[-1][2] == start:
+                self._runs[-1] = (name, self._runs[-1][1], end)
+            elif name is not None:
+                self._runs.append((name, start, end))
+            start = end
+        self.active = tuple(sorted({*self._decodes, *(name for name, _, _ in self._runs)}))
         self.alone = len(self.active) == 1 and None not in names
 
-    def mask(self, layout: tuple[tuple[str, int], ...], dtype: torch.dtype) -> torch.Tensor:
-        """(T, columns) of 0 and 1 for columns laid out as (adapter, rank) in order."""
-        if layout not in self._masks:
-            assert self.owner is not None
-            place = {name: index for index, name in enumerate(self.active)}
-            columns = [place.get(name, -2) for name, rank in layout for _ in range(rank)]
-            wanted = torch.tensor(columns, device=self.owner.device)
-            self._masks[layout] = (self.owner.unsqueeze(1) == wanted).to(dtype)
-        return self._masks[layout]
+    def groups(self, layout: tuple[str, ...]) -> Groups:
+        """The step's tokens for adapters that are stacked as in `layout`."""
+        if layout not in self._groups:
+            self._groups[layout] = self._group(layout)
+        return self._groups[layout]
+
+    def _group(self, layout: tuple[str, ...]) -> Groups:
+        rows = [self._decodes.get(name, []) for name in layout]
+        width = max(map(len, rows))
+        padded = [row + [0] * (width - len(row)) for row in rows]
+        places = [n * width + place for n, row in enumerate(rows) for place in range(len(row))]
+        number = {name: n for n, name in enumerate(layout)}
+        return Groups(
+            self._tensor(padded) if width else None,
+            self._tensor([token for row in rows for token in row]),
+            self._tensor(places),
+            tuple((number[name], start, end) for name, start, end in self._runs if name in number),
+        )
+
+    def _tensor(self, values: list[Any]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._device)
 
 
 @dataclass(frozen=True)
-class _Pack:
-    """Adapters side by side: `a` (columns, in), `b` (columns, out)."""
+class _Stack:
+    """Adapters in order: `a` (adapters, in, rank), `b` (adapters, rank, out), zeros past an adapter's own rank."""
 
-    layout: tuple[tuple[str, int], ...]
+    layout: tuple[str, ...]
     a: torch.Tensor
     b: torch.Tensor
 
@@ -149,41 +183,53 @@ class LoraLayer(nn.Module):
         self.base = base
         self.step = step
         self.matrices: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._pack: _Pack | None = None
+        self._stack: _Stack | None = None
 
     def install(self, name: str, matrices: tuple[torch.Tensor, torch.Tensor]) -> None:
         self.matrices[name] = matrices
-        self._pack = None
+        self._stack = None
 
     def remove(self, name: str) -> None:
         self.matrices.pop(name, None)
-        self._pack = None
+        self._stack = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.base(x)
-        if not self.step.active:
-            return out
         wanted = [name for name in self.step.active if name in self.matrices]
         if not wanted:
             return out
-        pack = self._packed(wanted)
-        hidden = torch.nn.functional.linear(x.flatten(0, -2), pack.a)
-        if not (self.step.alone and len(pack.layout) == 1):
-            hidden *= self.step.mask(pack.layout, hidden.dtype)
-        return torch.addmm(out.flatten(0, -2), hidden, pack.b).view_as(out)
+        flat, added = x.flatten(0, -2), out.flatten(0, -2)
+        if self.step.alone:
+            a, b = self.matrices[wanted[0]]
+            return torch.addmm(added, nn.functional.linear(flat, a), b.t()).view_as(out)
+        stack = self._stacked(wanted)
+        groups = self.step.groups(stack.layout)
+        for number, start, end in groups.runs:
+            added[start:end].addmm_(flat[start:end] @ stack.a[number], stack.b[number])
+        if groups.gather is not None:
+            products = torch.bmm(torch.bmm(flat[groups.gather], stack.a), stack.b).flatten(0, 1)
+            added.index_add_(0, groups.tokens, products[groups.places])
+        return added.view_as(out)
 
-    def _packed(self, wanted: list[str]) -> _Pack:
-        """The cached pack if it holds what is wanted and not much more: masked columns cost less than copying."""
-        pack = self._pack
-        if pack is not None:
-            held = {name for name, _ in pack.layout}
-            if held.issuperset(wanted) and len(held) <= 2 * len(wanted):
-                return pack
-        a = [self.matrices[name][0] for name in wanted]
-        b = [self.matrices[name][1].t() for name in wanted]
-        layout = tuple((name, matrix.shape[0]) for name, matrix in zip(wanted, a, strict=True))
-        self._pack = _Pack(layout, torch.cat(a), torch.cat(b).contiguous())
-        return self._pack
+    def _stacked(self, wanted: list[str]) -> _Stack:
+        """The cached stack if it holds what is wanted and not much more: padding costs less than copying."""
+        stack = self._stack
+        if (
+            stack is not None
+            and set(stack.layout).issuperset(wanted)
+            and len(stack.layout) <= 2 * len(wanted)
+        ):
+            return stack
+        pairs = [self.matrices[name] for name in wanted]
+        rank = max(a.shape[0] for a, _ in pairs)
+        first_a, first_b = pairs[0]
+        a = first_a.new_zeros(len(pairs), first_a.shape[1], rank)
+        b = first_b.new_zeros(len(pairs), rank, first_b.shape[0])
+        for number, (down, up) in enumerate(pairs):
+            a[number, :, : down.shape[0]] = down.t()
+            b[number, : down.shape[0]] = up.t()
+        self._stack = _Stack(tuple(wanted), a, b)
+        return self._stack
 
 
 class AdapterStore:
@@ -195,7 +241,7 @@ class AdapterStore:
         self._limit = limit
         self._held: OrderedDict[str, AdapterWeights] = OrderedDict()
         self._pins: dict[str, int] = {}
-        # Its rows are the sampled ones only, not the step's tokens that the masks are made for.
+        # Its rows are the sampled ones only, not the step's tokens that are grouped by adapter.
         output = model.get_output_embeddings()  # type: ignore[operator]
         self._output = next(name for name, module in model.named_modules() if module is output)
 

@@ -50,7 +50,11 @@ class ModelRunner:
             getattr(text_config, "max_position_embeddings", None) or self.allocator.capacity_tokens
         )
         self._layers: int = text_config.num_hidden_layers
+        self.width: int = model.get_output_embeddings().weight.shape[1]
         self._take_over(config)
+        # (1, rows, width): what the last forward's logits were made of.
+        self._hidden: torch.Tensor | None = None
+        model.get_output_embeddings().register_forward_pre_hook(self._keep_hidden)
         self.adapters = AdapterStore(model, self.step_adapters, config.max_adapters)
 
     @classmethod
@@ -89,6 +93,14 @@ class ModelRunner:
             step=step,
         )
         return sampled, output.logits[0][: len(sampled)]
+
+    def hidden(self) -> torch.Tensor:
+        """The final hidden states (rows, width) that the last `forward` made its logits of, in their order."""
+        assert self._hidden is not None, "nothing was computed yet"
+        return self._hidden[0]
+
+    def _keep_hidden(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._hidden = inputs[0]
 
     def _batch(
         self, rows: list[Row], decodes: int
@@ -183,6 +195,7 @@ class ModelRunner:
 
 
 def _ordered(rows: Rows[Row]) -> tuple[list[Row], int]:
-    """Rows as a step has them, and how many of them are decodes: those first, by length."""
+    """Rows as a step has them, and how many of them are decodes: those first, by length; the others by adapter."""
     decodes = sorted((row for row in rows if row.count == 1), key=lambda row: row.start)
-    return decodes + [row for row in rows if row.count > 1], len(decodes)
+    chunks = sorted((row for row in rows if row.count > 1), key=lambda row: row.sequence.adapter or "")
+    return decodes + chunks, len(decodes)
