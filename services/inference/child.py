@@ -6,6 +6,7 @@ once when stdin closes or its parent is gone, and after `drain` when all is fini
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import sys
@@ -18,8 +19,10 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from services.inference.aside import Aside, Detokenize, Folder, OfModel, Tokenize
 from services.inference.engine.engine import Engine
 from services.inference.engine.request import (
+    Embedded,
     EngineConfig,
     Event,
     Failed,
@@ -32,6 +35,7 @@ from services.inference.engine.request import (
     TokenDelta,
     TokenLogprob,
     Tools,
+    Vector,
 )
 from shared.errors import ConfigurationError, HeliuError, InvalidInput
 from shared.frames import Frame, FrameError, claim_stdout, read_frames
@@ -58,16 +62,13 @@ class Configure(_Message):
     max_models: int = 2
     max_model_bytes: int = 0
     max_adapters: int = 16
+    max_encoders: int = 2
     block_size: int = 16
     step_tokens: int = 512
+    live_step_tokens: int = 128
     default_max_tokens: int = 1_024
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-
-
-class Folder(_Message):
-    id: str = Field(min_length=1)
-    path: str
 
 
 class ToolCall(_Message):
@@ -125,6 +126,16 @@ class Generate(_Message):
     stream: bool | None = None
 
 
+class Embed(OfModel):
+    op: Literal["embed"]
+    tenant: str = ""
+    priority: Literal["live", "batch"] = "live"
+    prompt: str | None = None
+    prompt_ids: list[int] | None = None
+    dimensions: int | None = None
+    deadline_s: float | None = None
+
+
 class Cancel(_Message):
     op: Literal["cancel"]
     id: str
@@ -144,7 +155,7 @@ class AskStats(_Message):
     op: Literal["stats"]
 
 
-Operation = Generate | Cancel | Unload | Drain | AskStats
+Operation = Generate | Embed | Tokenize | Detokenize | Cancel | Unload | Drain | AskStats
 _CONFIGURE: TypeAdapter[Configure] = TypeAdapter(Configure)
 _OPERATION: TypeAdapter[Operation] = TypeAdapter(Annotated[Operation, Field(discriminator="op")])
 
@@ -187,13 +198,32 @@ def to_request(message: Generate) -> Request:
     )
 
 
+def to_vector_request(message: Embed) -> Request:
+    """The same of a request for a vector."""
+    base, adapter = message.refs
+    return Request(
+        id=message.id,
+        base=base,
+        adapter=adapter,
+        tenant=message.tenant,
+        priority=Priority(message.priority),
+        prompt=message.prompt,
+        prompt_ids=None if message.prompt_ids is None else tuple(message.prompt_ids),
+        vector=Vector(message.dimensions, message.encoder),
+        deadline_s=message.deadline_s,
+        stream=False,
+    )
+
+
 class Child:
     """Feeds one engine and writes what comes of it; `handle` and `turn` belong to one thread."""
 
     def __init__(self, engine: Engine, write: Callable[[Frame], None], clock: Callable[[], float]) -> None:
+        """`write` is called from two threads."""
         self._engine = engine
         self._write = write
         self._clock = clock
+        self._aside = Aside(engine.config.kv_capacity, write, error_frame)
         self._active: set[str] = set()
         self._held: dict[str, Frame] = {}
         self._sent: dict[str, float] = {}
@@ -226,6 +256,10 @@ class Child:
         for request_id in [key for key in self._held if now - self._sent.get(key, 0.0) >= WINDOW_S]:
             self._flush(request_id, now)
 
+    def close(self) -> None:
+        """Finish what is done beside the engine."""
+        self._aside.close()
+
     def fail_all(self, error: HeliuError) -> None:
         for request_id in sorted(self._active):
             self._write(error_frame(error, request_id))
@@ -234,6 +268,11 @@ class Child:
         if isinstance(message, Generate):
             self._engine.add(to_request(message))
             self._active.add(message.id)
+        elif isinstance(message, Embed):
+            self._engine.add(to_vector_request(message))
+            self._active.add(message.id)
+        elif isinstance(message, Tokenize | Detokenize):
+            self._aside.take(message)
         elif isinstance(message, Cancel):
             self._engine.cancel(message.id)
         elif isinstance(message, Drain):
@@ -253,6 +292,9 @@ class Child:
         elif isinstance(event, Finished):
             self._close(event.request_id)
             self._write(done_frame(event))
+        elif isinstance(event, Embedded):
+            self._close(event.request_id)
+            self._write(vector_frame(event))
         elif isinstance(event, Failed):
             self._close(event.request_id)
             error = HeliuError(event.message, code=event.code, param=event.param, retryable=event.retryable)
@@ -305,6 +347,17 @@ def done_frame(event: Finished) -> Frame:
     if event.tool_calls:
         frame["tool_calls"] = [asdict(call) for call in event.tool_calls]
     return frame
+
+
+def vector_frame(event: Embedded) -> Frame:
+    return {
+        "type": "done",
+        "id": event.request_id,
+        "vector": base64.b64encode(event.vector).decode(),
+        "usage": {"prompt_tokens": event.tokens},
+        "timings": {"queue_s": event.queue, "compute_s": event.compute},
+        "spans": [asdict(span) for span in event.spans],
+    }
 
 
 def error_frame(error: HeliuError, request_id: str | None) -> Frame:
@@ -409,6 +462,7 @@ def main() -> int:
     write({"type": "ready"})
     try:
         serve(child, inbox, write)
+        child.close()
     except BrokenPipeError:
         os._exit(0)
     except Exception as exc:  # noqa: BLE001 - a bug: say so for every request, and let the worker start afresh

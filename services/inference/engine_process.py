@@ -75,7 +75,8 @@ class EngineProcess:
             self._ensure()
 
     def submit(self, requests: Sequence[Frame], heard: queue.SimpleQueue[Frame] | None = None) -> Call:
-        """Hand `generate` frames to the engine; theirs go to `heard`, which several calls may share.
+        """Hand requests to the engine (`op` generate where none is given); what it says of them goes to `heard`,
+        which several calls may share.
 
         Raises EngineCrashed when the engine does not take them.
         """
@@ -134,7 +135,8 @@ class EngineProcess:
             if kind == "ready":
                 ready.set()
             elif kind == "loaded":
-                self.models[str(frame.get("adapter_id") or frame.get("base_id"))] = frame.get("seconds")
+                named = frame.get("adapter_id") or frame.get("encoder_id") or frame.get("base_id")
+                self.models[str(named)] = frame.get("seconds")
             elif "id" in frame and frame["id"] is not None:
                 self._hand_out(frame)
             elif kind == "error":

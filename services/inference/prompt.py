@@ -26,15 +26,19 @@ def render(
     messages: Sequence[Mapping[str, Any]] | None = None,
     prompt: str | None = None,
     tools: Sequence[Mapping[str, Any]] = (),
+    answered: bool = True,
+    special: bool = True,
 ) -> list[int]:
-    """Token ids of a chat (through the model's template, up to where it answers) or of a plain text.
+    """Token ids of a chat (through the model's template, with `answered` up to where it answers) or of a plain text.
+
+    `special` puts the tokens around a plain text that the model wants there.
 
     Raises InvalidInput when there is no template, or the template or the tokenizer refuses the input.
     """
     if messages is None:
         if prompt is None:
             raise InvalidInput("give messages or prompt", param="messages")
-        return _encode(tokenizer, prompt)
+        return _encode(tokenizer, prompt, special)
     if not messages:
         raise InvalidInput("messages must have one message or more", param="messages")
     if tokenizer.chat_template is None:
@@ -43,7 +47,8 @@ def render(
             code="chat_template_missing",
             param="messages",
         )
-    return _chat(tokenizer, [_message(message) for message in messages], [_tool(tool) for tool in tools])
+    shown = [_message(message) for message in messages]
+    return _chat(tokenizer, shown, [_tool(tool) for tool in tools], answered)
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,10 +77,12 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _chat(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
+def _chat(
+    tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]], answered: bool
+) -> list[int]:
     """The template writes the special tokens, so none are added; those in a user's text stay plain text."""
     options: dict[str, Any] = {
-        "add_generation_prompt": True,
+        "add_generation_prompt": answered,
         "tokenize": True,
         "return_dict": False,
         **({"tools": tools} if tools else {}),
@@ -93,9 +100,9 @@ def _chat(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, 
     return [int(item) for item in ids]
 
 
-def _encode(tokenizer: Any, prompt: str) -> list[int]:
+def _encode(tokenizer: Any, prompt: str, special: bool) -> list[int]:
     try:
-        return [int(item) for item in tokenizer.encode(prompt)]
+        return [int(item) for item in tokenizer.encode(prompt, add_special_tokens=special, verbose=False)]
     except (ValueError, TypeError, UnicodeError) as exc:
         raise InvalidInput(f"the model's tokenizer refuses this prompt: {exc}", param="prompt") from exc
 
@@ -130,3 +137,13 @@ def answer_room(prompt_tokens: int, max_tokens: int | None, *, context: int, def
             param="max_tokens",
         )
     return max_tokens
+
+
+def check_length(tokens: int, *, context: int) -> None:
+    """Raise PromptTooLong, or InvalidInput, for a text that is only read and not answered."""
+    if tokens < 1:
+        raise InvalidInput("the text has no tokens; give at least one", param="prompt")
+    if tokens > context:
+        raise PromptTooLong(
+            f"the text has {tokens} tokens, the model takes {context}; cut it into parts", param="prompt"
+        )

@@ -22,15 +22,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from services.inference.engine.adapters import AdapterWeights, read_adapter
 from services.inference.engine.codec import Codec
+from services.inference.engine.embedder import Embedder, EncoderStats, Item
 from services.inference.engine.grammar import Vocabulary
+from services.inference.engine.loading import weight_bytes
 from services.inference.engine.request import (
+    Embedded,
     EngineConfig,
     Event,
     Failed,
@@ -51,6 +53,8 @@ log = logging.getLogger(__name__)
 
 # A base serves this many steps before a busy one is made to leave, or two that alternate would never run.
 _LEAST_STEPS = 64
+# Live requests that are tokenized before one step; a request for vectors may be of two thousand texts.
+_LIVE_AT_ONCE = 64
 
 
 @dataclass(eq=False)
@@ -107,6 +111,7 @@ class Stats:
     loading: list[str]
     draining: bool
     models: list[ModelStats]
+    encoders: list[EncoderStats]
 
 
 class Engine:
@@ -133,32 +138,50 @@ class Engine:
         self._loads: dict[Future[tuple[ModelRunner | AdapterWeights, Codec]], _Load] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="engine-loader")
         self._vocabularies: dict[str, Vocabulary] = {}
+        self._embedder = Embedder(
+            config,
+            clock,
+            self._loader,
+            beside=self._base_bytes,
+            make_room=self._release,
+            on_wake=on_wake,
+        )
         self._outbox: list[Event] = []
         self._orders = 0
         self._draining = False
 
     @property
+    def config(self) -> EngineConfig:
+        return self._config
+
+    @property
     def has_work(self) -> bool:
-        return bool(self._entries or self._loads or self._outbox)
+        return bool(self._entries or self._loads or self._outbox or self._embedder or self._embedder.loads)
 
     @property
     def runnable(self) -> bool:
         """A step would give something now, without waiting for a load."""
-        return bool(self._outbox) or any(not runtime.idle for runtime in self._runtimes.values())
+        computes = any(not runtime.idle for runtime in self._runtimes.values())
+        return bool(self._outbox) or computes or self._embedder.runnable
 
     @property
     def drained(self) -> bool:
-        return self._draining and not self._entries and not self._outbox
+        return self._draining and not (self._entries or self._embedder or self._outbox)
 
     def add(self, request: Request) -> None:
         """Take a request. Raises Conflict (the id is in use) or Unavailable (draining)."""
         if self._draining:
             raise Unavailable("the engine is draining and takes no more requests", code="draining")
-        if request.id in self._entries:
+        if request.id in self._entries or request.id in self._embedder:
             raise Conflict(f"a request {request.id!r} is still running", param="id")
         seed = request.sampling.seed
         received = self._clock()
         self._orders += 1
+        if request.deadline_s is not None:
+            heapq.heappush(self._deadlines, (received + request.deadline_s, self._orders, request.id))
+        if request.vector is not None and request.vector.encoder:
+            self._embedder.add(Item(request, self._orders, received, time.time_ns()))
+            return
         entry = _Entry(
             request,
             self._orders,
@@ -167,8 +190,6 @@ class Engine:
             time.time_ns(),
         )
         self._entries[request.id] = entry
-        if request.deadline_s is not None:
-            heapq.heappush(self._deadlines, (received + request.deadline_s, entry.order, request.id))
         self._park(entry)
 
     def cancel(self, request_id: str) -> bool:
@@ -176,14 +197,18 @@ class Engine:
         entry = self._entries.get(request_id)
         if entry is not None:
             self._cut(entry, FinishReason.CANCELLED)
-        return entry is not None
+        elif request_id in self._embedder:
+            self._outbox.extend(self._embedder.cut(request_id, FinishReason.CANCELLED))
+        else:
+            return False
+        return True
 
     def drain(self) -> None:
         """Take no more requests; those that are in are finished."""
         self._draining = True
 
     def step(self) -> list[Event]:
-        """Advance everything by one forward pass of each base; never waits for a load."""
+        """Advance everything by one forward pass of each base and a slice of one encoder; never waits for a load."""
         self._collect_loads()
         self._expire()
         self._advance_parked()
@@ -192,35 +217,38 @@ class Engine:
             if not runtime.idle:
                 computed.extend(runtime.step())
         for event in computed:
-            if isinstance(event, (Finished, Failed)):
+            if isinstance(event, (Finished, Embedded, Failed)):
                 del self._entries[event.request_id]
+        computed.extend(self._embedder.step())
         self._finish_closing()
         events, self._outbox = self._outbox + computed, []
         return events
 
     def wait(self, timeout: float | None = None) -> None:
         """Sleep until a load ends, if nothing else is to be done; else return at once."""
-        if self._loads and not self.runnable:
-            wait(self._loads, timeout=timeout, return_when=FIRST_COMPLETED)
+        loads: list[Future[Any]] = [*self._loads, *self._embedder.loads]
+        if loads and not self.runnable:
+            wait(loads, timeout=timeout, return_when=FIRST_COMPLETED)
 
-    def generate(self, requests: Iterable[Request]) -> list[Finished | Failed]:
+    def generate(self, requests: Iterable[Request]) -> list[Finished | Embedded | Failed]:
         """Run requests to their ends; the results are in the requests' order."""
         ids = []
         for request in requests:
             self.add(request)
             ids.append(request.id)
-        ends: dict[str, Finished | Failed] = {}
+        ends: dict[str, Finished | Embedded | Failed] = {}
         while len(ends) < len(ids):
             for event in self.step():
-                if isinstance(event, (Finished, Failed)):
+                if isinstance(event, (Finished, Embedded, Failed)):
                     ends[event.request_id] = event
             self.wait()
         return [ends[request_id] for request_id in ids]
 
     def unload_base(self, base_id: str) -> None:
-        """Let a base go: now if it is idle, else when its running rows have ended. Raises NotFound."""
+        """Let a base or an encoder go: now if idle, else when its running rows have ended. Raises NotFound."""
         if base_id not in self._runtimes:
-            raise NotFound(f"base {base_id!r} is not loaded", param="base_id")
+            self._embedder.unload(base_id)
+            return
         self._close(base_id)
         self._finish_closing()
 
@@ -236,9 +264,12 @@ class Engine:
 
     def stats(self) -> Stats:
         return Stats(
-            requests=len(self._entries),
+            requests=len(self._entries) + len(self._embedder),
             parked=sum(len(line) for line in self._parked.values()),
-            loading=[load.id for load in self._loads.values()],
+            loading=[
+                *(load.id for load in self._loads.values()),
+                *(line.ref.id for line, _ in self._embedder.loads.values()),
+            ],
             draining=self._draining,
             models=[
                 ModelStats(
@@ -257,6 +288,7 @@ class Engine:
                 )
                 for base_id, runtime in self._runtimes.items()
             ],
+            encoders=self._embedder.stats(),
         )
 
     def close(self) -> None:
@@ -289,7 +321,8 @@ class Engine:
             return
         entries = self._parked[line]
         # Tokenizing thousands of rows at once would hold up the step.
-        for _ in range(min(len(entries), self._config.max_slots) if line.batch else len(entries)):
+        most = self._config.max_slots if line.batch else max(self._config.max_slots, _LIVE_AT_ONCE)
+        for _ in range(min(len(entries), most)):
             self._submit(entries.popleft(), runtime)
         if not entries:
             del self._parked[line]
@@ -335,21 +368,34 @@ class Engine:
         if self._loading(base.id, base.id):
             return
         while not self._fits(base):
-            idle = [name for name, runtime in self._runtimes.items() if runtime.idle]
-            if not idle:
+            if not self._release(bases_only=self._crowded):
                 self._ask_room(batch=batch)
                 return
-            self._evict(min(idle, key=lambda name: self._runtimes[name].last_used))
         self._load("base", base.id, base, self._read_base)
 
-    def _fits(self, base: ModelRef) -> bool:
+    @property
+    def _crowded(self) -> bool:
         loading = sum(load.kind == "base" for load in self._loads.values())
-        if len(self._runtimes) + loading >= self._config.max_models:
-            return False
-        if not self._config.max_model_bytes or not self._runtimes:
-            return True
-        held = sum(runtime.bytes() for runtime in self._runtimes.values())
-        return held + _weight_bytes(base.path) <= self._config.max_model_bytes
+        return len(self._runtimes) + loading >= self._config.max_models
+
+    def _fits(self, base: ModelRef) -> bool:
+        held = self._base_bytes() + self._embedder.bytes()
+        limit = self._config.max_model_bytes
+        return not self._crowded and (not limit or not held or held + weight_bytes(base.path) <= limit)
+
+    def _base_bytes(self) -> int:
+        return sum(runtime.bytes() for runtime in self._runtimes.values())
+
+    def _release(self, *, bases_only: bool = False) -> bool:
+        """Let the least recently used idle model go; False when none is idle."""
+        idle = {name: runtime.last_used for name, runtime in self._runtimes.items() if runtime.idle}
+        oldest = min(idle, key=lambda name: idle[name], default=None)
+        since = None if bases_only else self._embedder.idle_since()
+        if since is not None and (oldest is None or since < idle[oldest]):
+            return self._embedder.evict_idle()
+        if oldest is not None:
+            self._evict(oldest)
+        return oldest is not None
 
     def _ask_room(self, *, batch: bool) -> None:
         """Make the longest served busy base leave, unless one leaves already; batch never drives out live."""
@@ -446,6 +492,8 @@ class Engine:
             entry = self._entries.get(request_id)
             if entry is not None and entry.order == order:
                 self._cut(entry, FinishReason.DEADLINE)
+            elif self._embedder.order_of(request_id) == order:
+                self._outbox.extend(self._embedder.cut(request_id, FinishReason.DEADLINE))
 
     def _cut(self, entry: _Entry, reason: FinishReason) -> None:
         del self._entries[entry.request.id]
@@ -462,8 +510,3 @@ class Engine:
         else:
             waited = Timings(self._clock() - entry.received, 0.0, 0.0, None)
             self._outbox.append(Finished(entry.request.id, "", (), reason, Usage(0, 0), waited, ()))
-
-
-def _weight_bytes(path: str) -> int:
-    """What a folder's weights take on disk, about what they take in memory."""
-    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))

@@ -42,14 +42,7 @@ class BrokenModel(HeliuError):
 def check_folder(path: str) -> Path:
     """The folder, if it can be loaded without running anything from it. Raises UnsafeModel or BrokenModel."""
     folder = Path(path)
-    if not folder.is_dir():
-        raise BrokenModel(f"there is no model folder {path!r}", param="path")
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in PICKLED and file.name not in IGNORED:
-            raise UnsafeModel(
-                f"{file.name} in {path!r} is a pickle, which can run code when read; convert it to .safetensors",
-                param="path",
-            )
+    refuse_pickles(folder)
     for name in CONFIG_FILES:
         if _mentions(read_json(folder / name), "auto_map"):
             raise UnsafeModel(
@@ -60,6 +53,19 @@ def check_folder(path: str) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise BrokenModel(f"{path!r} has no .safetensors file", param="path")
     return folder
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises UnsafeModel for a pickle at any depth, BrokenModel where there is no folder."""
+    if not folder.is_dir():
+        raise BrokenModel(f"there is no model folder {str(folder)!r}", param="path")
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in PICKLED and file.name not in IGNORED:
+            raise UnsafeModel(
+                f"{file.name} in {str(folder)!r} is a pickle, which can run code when read; convert it to "
+                ".safetensors",
+                param="path",
+            )
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -125,6 +131,11 @@ def end_tokens(path: str, tokenizer: Any | None) -> frozenset[int]:
     if tokenizer is not None and tokenizer.eos_token_id is not None:
         ends.add(tokenizer.eos_token_id)
     return frozenset(ends)
+
+
+def weight_bytes(path: str) -> int:
+    """What a folder's weights take on disk, about what they take in memory."""
+    return sum(file.stat().st_size for file in Path(path).rglob("*.safetensors"))
 
 
 def _read_config(folder: Path) -> Any:

@@ -37,8 +37,8 @@ class EngineConfig:
     """Room and limits of one engine; every number is checked here.
 
     `kv_tokens` is the cache of each base in tokens (rounded down to whole blocks); `step_tokens` the tokens
-    of one forward pass, decodes first; `max_models` and `max_model_bytes` (0 = no limit) bound the bases in
-    memory, `max_adapters` the adapters of each base.
+    of one forward pass, decodes first, and `live_step_tokens` those of one in which live answers grow; `max_models` and `max_model_bytes` (0 = no limit) bound the bases in
+    memory, `max_adapters` the adapters of each base, `max_encoders` the sentence encoders beside the bases.
     """
 
     max_slots: int = 16
@@ -47,11 +47,18 @@ class EngineConfig:
     max_models: int = 2
     max_model_bytes: int = 0
     max_adapters: int = 16
+    max_encoders: int = 2
     block_size: int = 16
     step_tokens: int = 512
+    live_step_tokens: int = 128
     default_max_tokens: int = 1_024
     device: str = "cpu"
     dtype: str = "float32"
+
+    @property
+    def kv_capacity(self) -> int:
+        """Tokens of whole blocks."""
+        return self.kv_tokens // self.block_size * self.block_size
 
     def __post_init__(self) -> None:
         for name in (
@@ -59,8 +66,10 @@ class EngineConfig:
             "kv_tokens",
             "max_models",
             "max_adapters",
+            "max_encoders",
             "block_size",
             "step_tokens",
+            "live_step_tokens",
             "default_max_tokens",
         ):
             if getattr(self, name) < 1:
@@ -171,6 +180,22 @@ class Tools:
 
 
 @dataclass(frozen=True)
+class Vector:
+    """Asks for a vector of the input instead of an answer.
+
+    `encoder` says that the base is a sentence encoder; of a causal language model it is the last token's, of length
+    1. `dimensions` keeps the first so many numbers, which are brought to length 1 again.
+    """
+
+    dimensions: int | None = None
+    encoder: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dimensions is not None and self.dimensions < 1:
+            raise InvalidInput(f"dimensions must be 1 or more, got {self.dimensions}", param="dimensions")
+
+
+@dataclass(frozen=True)
 class Request:
     """One generation. Exactly one of `messages` (chat), `prompt` (text) and `prompt_ids` (tokens) is given.
 
@@ -186,6 +211,7 @@ class Request:
     tools: Tools | None = None
     prompt: str | None = None
     prompt_ids: tuple[int, ...] | None = None
+    vector: Vector | None = None
     sampling: Sampling = field(default_factory=Sampling)
     deadline_s: float | None = None
     stream: bool = True
@@ -197,6 +223,8 @@ class Request:
                 f"give exactly one of messages, prompt and prompt_ids, got {given or 'none'}",
                 param="messages",
             )
+        if self.vector is not None and self.messages is not None:
+            raise InvalidInput("a vector is of a prompt or of tokens, not of messages", param="messages")
         if self.deadline_s is not None and not math.isfinite(self.deadline_s):
             raise InvalidInput(
                 f"deadline_s must be a finite number, got {self.deadline_s}", param="deadline_s"
@@ -274,6 +302,21 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """The end of a request for a vector: float32 numbers, little endian, and how many tokens its input had.
+
+    Seconds: `queue` to the first step that had it, `compute` from there.
+    """
+
+    request_id: str
+    vector: bytes
+    tokens: int
+    queue: float
+    compute: float
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
 class Failed:
     """This request alone has failed; `code`, `param` and `retryable` as in HeliuError."""
 
@@ -286,11 +329,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A base or an adapter is in memory."""
+    """A base, an adapter or an encoder is in memory."""
 
     kind: str
     id: str
     seconds: float
 
 
-Event = TokenDelta | Finished | Failed | Loaded
+Event = TokenDelta | Finished | Embedded | Failed | Loaded

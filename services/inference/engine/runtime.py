@@ -18,6 +18,7 @@ from services.inference.engine.codec import Codec
 from services.inference.engine.detokenize import Detokenizer
 from services.inference.engine.grammar import Constraint, GrammarFailed, MaskMaker
 from services.inference.engine.request import (
+    Embedded,
     EngineConfig,
     Event,
     Failed,
@@ -34,7 +35,8 @@ from services.inference.engine.request import (
 from services.inference.engine.runner import ModelRunner
 from services.inference.engine.sampler import Choice, Pick, choose
 from services.inference.engine.scheduler import Row, Scheduler, Sequence
-from services.inference.prompt import answer_room, check_characters, render
+from services.inference.engine.vectors import check_dimensions, packed
+from services.inference.prompt import answer_room, check_characters, check_length, render
 from services.inference.tool_calls import Call, ToolReader
 from shared.errors import HeliuError, InvalidInput
 
@@ -122,7 +124,9 @@ class Runtime:
         self._adapter_codecs: dict[str, Codec] = {}
         self._installs: dict[str, int] = {}
         self._generations: dict[str, Generation] = {}
-        self.scheduler = Scheduler(runner.allocator, config.max_slots, config.step_tokens)
+        self.scheduler = Scheduler(
+            runner.allocator, config.max_slots, config.step_tokens, config.live_step_tokens
+        )
         self.adapters = runner.adapters
         self.steps = 0
         self.last_used = clock()
@@ -161,12 +165,17 @@ class Runtime:
         prompt = self._prompt(request, codec)
         self._check_bias(request.sampling)
         context = min(self._runner.context, self._runner.allocator.capacity_tokens)
-        room = answer_room(
-            len(prompt),
-            request.sampling.max_tokens,
-            context=context,
-            default_max_tokens=self._config.default_max_tokens,
-        )
+        if request.vector is not None:
+            room = 0
+            check_dimensions(request.vector.dimensions, self._runner.width)
+            check_length(len(prompt), context=context)
+        else:
+            room = answer_room(
+                len(prompt),
+                request.sampling.max_tokens,
+                context=context,
+                default_max_tokens=self._config.default_max_tokens,
+            )
         ends = frozenset() if request.sampling.ignore_eos else codec.ends | self._codec.ends
         sequence = Sequence(
             request.id,
@@ -288,8 +297,13 @@ class Runtime:
             self.scheduler.computed(row)
             self.prompt_tokens += 0 if row.samples and row.count == 1 else row.count
         now = self._clock()
-        for row, choice in zip(sampled, choices, strict=True):
-            self._accept(self._generations[row.sequence.id], choice, now, events)
+        for place, (row, choice) in enumerate(zip(sampled, choices, strict=True)):
+            generation = self._generations[row.sequence.id]
+            if generation.request.vector is not None and choice is not None:
+                self.withdraw(generation)
+                events.append(_embedded(generation, self._runner.hidden()[place], now))
+            else:
+                self._accept(generation, choice, now, events)
 
     def _accept(self, generation: Generation, choice: Choice | None, now: float, events: list[Event]) -> None:
         constraint = generation.constraint
@@ -384,6 +398,22 @@ def conclude(generation: Generation, reason: FinishReason, now: float) -> list[E
         )
     )
     return events
+
+
+def _embedded(generation: Generation, hidden: torch.Tensor, now: float) -> Embedded:
+    """The end of a request for a vector: the last token's, of length 1."""
+    request = generation.request
+    dimensions = request.vector.dimensions if request.vector is not None else None
+    generation.first_token = now
+    timings, spans = _times(generation, now)
+    return Embedded(
+        request.id,
+        packed(hidden, dimensions=dimensions, normalize=True),
+        generation.sequence.prompt_length,
+        timings.queue,
+        timings.prefill,
+        spans[:2],
+    )
 
 
 def _delta(generation: Generation, text: str, calls: tuple[Call, ...]) -> TokenDelta:

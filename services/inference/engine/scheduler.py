@@ -10,6 +10,7 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 from services.inference.engine.blocks import BlockAllocator
 from services.inference.engine.request import Priority
@@ -68,64 +69,82 @@ class Plan:
     preempted: list[Sequence]
 
 
-class FairQueue:
+class OfTenant(Protocol):
+    """What a fair line is made of."""
+
+    @property
+    def tenant(self) -> str: ...
+
+
+Q = TypeVar("Q", bound=OfTenant)
+
+
+class FairQueue(Generic[Q]):
     """First in, first out for a tenant; round robin between tenants."""
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[str, deque[Sequence]] = OrderedDict()
+        self._lines: OrderedDict[str, deque[Q]] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(len(line) for line in self._lines.values())
 
-    def __iter__(self) -> Iterator[Sequence]:
+    def __iter__(self) -> Iterator[Q]:
         for line in self._lines.values():
             yield from line
 
-    def push(self, sequence: Sequence) -> None:
-        self._lines.setdefault(sequence.tenant, deque()).append(sequence)
+    def push(self, item: Q) -> None:
+        self._lines.setdefault(item.tenant, deque()).append(item)
 
-    def push_front(self, sequence: Sequence) -> None:
+    def push_front(self, item: Q) -> None:
         """Back to the head: it was admitted once and has work to lose."""
-        self._lines.setdefault(sequence.tenant, deque()).appendleft(sequence)
-        self._lines.move_to_end(sequence.tenant, last=False)
+        self._lines.setdefault(item.tenant, deque()).appendleft(item)
+        self._lines.move_to_end(item.tenant, last=False)
 
-    def peek(self) -> Sequence | None:
+    def peek(self) -> Q | None:
         for line in self._lines.values():
             return line[0]
         return None
 
-    def pop(self) -> Sequence:
+    def pop(self) -> Q:
         tenant, line = next(iter(self._lines.items()))
-        sequence = line.popleft()
+        item = line.popleft()
         if line:
             self._lines.move_to_end(tenant)
         else:
             del self._lines[tenant]
-        return sequence
+        return item
 
-    def remove(self, sequence: Sequence) -> bool:
-        line = self._lines.get(sequence.tenant)
-        if line is None or sequence not in line:
+    def remove(self, item: Q) -> bool:
+        line = self._lines.get(item.tenant)
+        if line is None or item not in line:
             return False
-        line.remove(sequence)
+        line.remove(item)
         if not line:
-            del self._lines[sequence.tenant]
+            del self._lines[item.tenant]
         return True
 
 
 class Scheduler:
     """Admits sequences into `max_slots` slots and plans steps of about `step_tokens` tokens.
 
-    A sequence must fit the cache alone (`fits`), so the oldest one always makes progress.
+    A sequence must fit the cache alone (`fits`), so the oldest one always makes progress. While live answers grow,
+    a step has about `live_step_tokens` tokens: a long prompt must not make somebody's stream stutter.
     """
 
-    def __init__(self, allocator: BlockAllocator, max_slots: int, step_tokens: int) -> None:
+    def __init__(
+        self,
+        allocator: BlockAllocator,
+        max_slots: int,
+        step_tokens: int,
+        live_step_tokens: int | None = None,
+    ) -> None:
         self.allocator = allocator
         self.max_slots = max_slots
         self.step_tokens = step_tokens
+        self.live_step_tokens = min(step_tokens, live_step_tokens or step_tokens)
         self.admitting: frozenset[Priority] = frozenset(Priority)
         self.running: list[Sequence] = []
-        self._waiting = {Priority.LIVE: FairQueue(), Priority.BATCH: FairQueue()}
+        self._waiting: dict[Priority, FairQueue[Sequence]] = {p: FairQueue() for p in Priority}
         # Of the prefixes that running sequences are still computing.
         self._coming: set[bytes] = set()
 
@@ -168,8 +187,10 @@ class Scheduler:
         preempted: list[Sequence] = []
         self.running.sort(key=_age)
         self._plan_decodes(planned, preempted)
+        live = any(row.sequence.priority is Priority.LIVE for row in planned.values())
+        tokens = self.live_step_tokens if live else self.step_tokens
         # However many decodes there are, prefill moves on by a block.
-        budget = max(self.step_tokens - len(planned), self.allocator.block_size)
+        budget = max(tokens - len(planned), self.allocator.block_size)
         self._coming = {key for sequence in self.running for key in self._uncomputed(sequence)}
         for priority in (Priority.LIVE, Priority.BATCH):
             for sequence in self.running:

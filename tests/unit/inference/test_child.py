@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import struct
@@ -21,6 +22,7 @@ from services.inference.engine.engine import Engine
 from services.inference.engine.request import EngineConfig, Priority, TokenDelta
 from shared.errors import InvalidInput
 from shared.frames import Frame, read_frames, write_frame
+from tests.unit.inference.tiny_encoders import save_encoder
 from tests.unit.inference.tiny_models import save_model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -200,3 +202,52 @@ def test_frames_after_a_malformed_one_are_read() -> None:
     first, second = inbox.get_nowait(), inbox.get_nowait()
     assert isinstance(first, InvalidInput)
     assert second == {}
+
+
+def test_vectors_and_tokens_are_told_beside_an_answer(
+    process: Process, base: dict[str, str], tmp_path: Path
+) -> None:
+    encoder = {"id": "encoder", "path": str(save_encoder(tmp_path))}
+    process.send(**generate(base, "beside", sampling={"max_tokens": 40, "temperature": 0.0}))
+    process.send(op="embed", id="e", tenant="t", base=encoder, encoder=True, prompt="您好", dimensions=8)
+    process.send(op="tokenize", id="t", base=encoder, encoder=True, prompt="您好")
+    process.send(op="detokenize", id="d", base=base, tokens=[1, 2])
+    process.send(op="embed", id="causal", base=base, prompt_ids=[5, 6])
+    seen: dict[str, Frame] = {}
+    for frame in process.frames:
+        if frame["type"] in ("done", "error"):
+            seen[frame["id"]] = frame
+        if len(seen) == 5:
+            break
+    assert seen["beside"]["usage"]["completion_tokens"] > 0
+    assert len(base64.b64decode(seen["e"]["vector"])) == 4 * 8
+    assert seen["e"]["usage"]["prompt_tokens"] == len(seen["t"]["tokens"]) == len(seen["t"]["texts"])
+    assert [span["name"] for span in seen["e"]["spans"]] == ["engine.queue", "engine.embed"]
+    assert len(base64.b64decode(seen["causal"]["vector"])) == 4 * 32
+    assert seen["d"]["text"] == "<|im_start|><|im_end|>"
+    assert seen["t"]["context"] == 66
+
+
+@pytest.mark.parametrize(
+    ("frame", "param"),
+    [
+        ({"op": "embed", "id": "x", "base": {"id": "b", "path": "/b"}}, "messages"),
+        (
+            {"op": "embed", "id": "x", "base": {"id": "b", "path": "/b"}, "prompt": "x", "dimensions": 0},
+            "dimensions",
+        ),
+        (
+            {"op": "embed", "id": "x", "encoder": True, "base": {"id": "b", "path": "/none"}, "prompt": "x"},
+            "path",
+        ),
+        ({"op": "tokenize", "id": "x", "base": {"id": "b", "path": "/none"}, "prompt": "x"}, "path"),
+        ({"op": "detokenize", "id": "x", "base": {"id": "b", "path": "/b"}}, "tokens"),
+    ],
+)
+def test_a_vector_or_token_that_cannot_be_is_an_error_of_that_frame(
+    process: Process, frame: Frame, param: str
+) -> None:
+    process.send(**frame)
+    answer = process.until("error", "x")[-1]
+    assert answer["param"] == param
+    assert answer["code"]

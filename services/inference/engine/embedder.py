@@ -1,0 +1,367 @@
+"""Makes vectors with sentence encoders, in slices that fit between the steps of generation.
+
+Encoders are read on demand in the engine's loading thread, and the least recently used idle ones make room. What
+waits is taken live before batch and tenant by tenant, sorted by length in rounds, and computed a slice a step.
+Knows no generation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+
+from services.inference.engine.encoder import Encoder
+from services.inference.engine.loading import weight_bytes
+from services.inference.engine.request import (
+    Embedded,
+    EngineConfig,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Loaded,
+    ModelRef,
+    Priority,
+    Request,
+    Span,
+    Timings,
+    Usage,
+)
+from services.inference.engine.scheduler import FairQueue
+from services.inference.engine.vectors import check_dimensions, packed
+from shared.errors import HeliuError, NotFound
+
+log = logging.getLogger(__name__)
+
+# Tokens of a slice, padding included: little enough that those who decode hardly notice it.
+SLICE_TOKENS = 512
+# A round is what is sorted by length together: enough for little padding, and no longer than a new one may wait.
+ROUND_TEXTS = 64
+ROUND_CHARACTERS = 32 * 1024
+# A busy encoder serves this many slices before it leaves for another, or two that alternate would never run.
+LEAST_SLICES = 16
+
+
+@dataclass(eq=False)
+class Item:
+    """One text on its way; times are the engine's clock."""
+
+    request: Request
+    order: int
+    received: float
+    received_ns: int
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def tenant(self) -> str:
+        return self.request.tenant
+
+
+class _Line:
+    """What waits for one encoder, and the encoder while it is in memory."""
+
+    def __init__(self, ref: ModelRef) -> None:
+        self.ref = ref
+        self.encoder: Encoder | None = None
+        self.waiting: dict[Priority, FairQueue[Item]] = {priority: FairQueue() for priority in Priority}
+        self.rounds: dict[Priority, deque[list[Item]]] = {priority: deque() for priority in Priority}
+        self.last_used = 0.0
+        self.slices = 0
+
+    def wants(self, priority: Priority) -> bool:
+        return bool(len(self.waiting[priority]) or self.rounds[priority])
+
+    @property
+    def idle(self) -> bool:
+        return not any(self.wants(priority) for priority in Priority)
+
+
+@dataclass(frozen=True)
+class EncoderStats:
+    encoder_id: str
+    waiting: int
+    bytes: int
+    slices: int
+
+
+class Embedder:
+    """All sentence encoders of one engine. Not thread-safe: the engine's thread owns it.
+
+    `make_room` lets the least recently used idle model go, base or encoder, and says whether there was one; `beside`
+    is what the bases hold, in bytes.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        clock: Callable[[], float],
+        loader: ThreadPoolExecutor,
+        *,
+        beside: Callable[[], int],
+        make_room: Callable[[], bool],
+        on_wake: Callable[[], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._loader = loader
+        self._beside = beside
+        self._make_room = make_room
+        self._on_wake = on_wake
+        self._lines: dict[str, _Line] = {}
+        self._items: dict[str, Item] = {}
+        self.loads: dict[Future[Encoder], tuple[_Line, float]] = {}
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._items
+
+    def __len__(self) -> int:
+        """Texts that wait."""
+        return len(self._items)
+
+    @property
+    def runnable(self) -> bool:
+        """A slice could be computed now."""
+        return any(line.encoder is not None and not line.idle for line in self._lines.values())
+
+    def add(self, item: Item) -> None:
+        base = item.request.base
+        line = self._lines.setdefault(base.id, _Line(base))
+        line.waiting[item.request.priority].push(item)
+        self._items[item.request.id] = item
+
+    def cut(self, request_id: str, reason: FinishReason) -> list[Event]:
+        """Forget a text that waits; says so as an event."""
+        item = self._items.pop(request_id)
+        line = self._lines[item.request.base.id]
+        if not line.waiting[item.request.priority].remove(item):
+            for texts in line.rounds[item.request.priority]:
+                if item in texts:
+                    texts.remove(item)
+        loading = any(line is other for other, _ in self.loads.values())
+        if line.encoder is None and line.idle and not loading:
+            del self._lines[line.ref.id]
+        waited = Timings(self._clock() - item.received, 0.0, 0.0, None)
+        return [Finished(request_id, "", (), reason, Usage(0, 0), waited, ())]
+
+    def order_of(self, request_id: str) -> int | None:
+        item = self._items.get(request_id)
+        return None if item is None else item.order
+
+    def step(self) -> list[Event]:
+        """Take in what was loaded, ask for what is needed, and compute one slice."""
+        events: list[Event] = []
+        self._collect(events)
+        for priority in Priority:
+            for line in list(self._lines.values()):
+                if line.encoder is None and line.wants(priority):
+                    self._want(line)
+        self._slice(events)
+        for event in events:
+            if isinstance(event, (Embedded, Failed)):
+                self._items.pop(event.request_id, None)
+        return events
+
+    def bytes(self) -> int:
+        return sum(line.encoder.bytes() for line in self._lines.values() if line.encoder is not None)
+
+    def stats(self) -> list[EncoderStats]:
+        return [
+            EncoderStats(name, sum(len(line.waiting[p]) for p in Priority), line.encoder.bytes(), line.slices)
+            for name, line in self._lines.items()
+            if line.encoder is not None
+        ]
+
+    # --- room
+
+    def idle_since(self) -> float | None:
+        """When the least recently used idle encoder was last used; None when none is idle."""
+        return min((line.last_used for line in self._held() if line.idle), default=None)
+
+    def evict_idle(self) -> bool:
+        """Let the least recently used idle encoder go; False when none is idle."""
+        idle = [line for line in self._held() if line.idle]
+        if idle:
+            self._evict(min(idle, key=lambda line: line.last_used))
+        return bool(idle)
+
+    def unload(self, encoder_id: str) -> None:
+        """Let an encoder go; it is read again for what waits for it. Raises NotFound."""
+        line = self._lines.get(encoder_id)
+        if line is None or line.encoder is None:
+            raise NotFound(f"encoder {encoder_id!r} is not loaded", param="base_id")
+        self._evict(line)
+
+    def _held(self) -> Iterator[_Line]:
+        return (line for line in self._lines.values() if line.encoder is not None)
+
+    def _evict(self, line: _Line) -> None:
+        line.encoder = None
+        if line.idle:
+            del self._lines[line.ref.id]
+
+    # --- loads
+
+    def _want(self, line: _Line) -> None:
+        if any(loading is line for loading, _ in self.loads.values()):
+            return
+        while sum(1 for _ in self._held()) + len(self.loads) >= self._config.max_encoders:
+            if not self.evict_idle() and not self._evict_busy():
+                return
+        while not self._fits(line.ref):
+            if not self._make_room() and not self._evict_busy():
+                return
+        future = self._loader.submit(
+            Encoder.load, line.ref.path, dtype=self._config.dtype, device=self._config.device
+        )
+        self.loads[future] = (line, self._clock())
+        if self._on_wake is not None:
+            wake = self._on_wake
+            future.add_done_callback(lambda _: wake())
+
+    def _fits(self, ref: ModelRef) -> bool:
+        held = self.bytes() + self._beside()
+        limit = self._config.max_model_bytes
+        return not limit or not held or held + weight_bytes(ref.path) <= limit
+
+    def _evict_busy(self) -> bool:
+        """Let an encoder go that has served for long; what waits for it stays in its line."""
+        busy = [line for line in self._held() if line.slices >= LEAST_SLICES]
+        if busy and not self.loads:
+            self._evict(max(busy, key=lambda line: line.slices))
+        return bool(busy) and not self.loads
+
+    def _collect(self, events: list[Event]) -> None:
+        for future in [future for future in self.loads if future.done()]:
+            line, started = self.loads.pop(future)
+            try:
+                line.encoder = future.result()
+            except HeliuError as error:
+                self._fail_line(line, error, events)
+            except Exception as exc:  # noqa: BLE001 - whatever a broken folder makes a library raise
+                message = f"encoder {line.ref.id!r} cannot be loaded: {type(exc).__name__}: {exc}"
+                self._fail_line(line, HeliuError(message, code="model_unreadable"), events)
+            else:
+                line.last_used, line.slices = self._clock(), 0
+                self._lines[line.ref.id] = line
+                events.append(Loaded("encoder", line.ref.id, line.last_used - started))
+
+    def _fail_line(self, line: _Line, error: HeliuError, events: list[Event]) -> None:
+        self._lines.pop(line.ref.id, None)
+        for priority in Priority:
+            rounds = [item for texts in line.rounds[priority] for item in texts]
+            events.extend(_failed(item, error) for item in [*rounds, *line.waiting[priority]])
+
+    # --- slices
+
+    def _slice(self, events: list[Event]) -> None:
+        """One slice of the encoder that waits longest for its turn, live before batch."""
+        for priority in Priority:
+            for line in sorted(self._held(), key=lambda line: line.last_used):
+                if not line.wants(priority):
+                    continue
+                assert line.encoder is not None
+                if not line.rounds[priority]:
+                    line.rounds[priority].extend(self._round(line.encoder, line.waiting[priority], events))
+                line.last_used = self._clock()
+                line.slices += 1
+                if line.rounds[priority]:
+                    self._compute(line.encoder, line.rounds[priority].popleft(), self._clock(), events)
+                return
+
+    def _round(self, encoder: Encoder, waiting: FairQueue[Item], events: list[Event]) -> list[list[Item]]:
+        """The next texts, tokenized, in slices of like length."""
+        texts: list[Item] = []
+        characters = tried = 0
+        while len(waiting) and tried < ROUND_TEXTS and characters < ROUND_CHARACTERS:
+            item = waiting.pop()
+            request = item.request
+            tried += 1
+            characters += len(request.prompt or request.prompt_ids or ())
+            try:
+                if request.vector is not None:
+                    check_dimensions(request.vector.dimensions, encoder.width)
+                item.tokens = (
+                    encoder.checked(list(request.prompt_ids))
+                    if request.prompt_ids is not None
+                    else encoder.tokens(request.prompt or "")
+                )
+                texts.append(item)
+            except HeliuError as error:
+                events.append(_failed(item, error))
+            except Exception as exc:  # whatever a tokenizer raises, it is this text's alone
+                log.exception("tokenize_failed")
+                events.append(_failed(item, HeliuError(f"the text cannot be prepared: {type(exc).__name__}")))
+        return list(slices(texts))
+
+    def _compute(self, encoder: Encoder, items: list[Item], started: float, events: list[Event]) -> None:
+        """A slice that fails is repeated in halves until the text at fault stands alone."""
+        if not items:
+            return
+        try:
+            vectors = encoder.encode([item.tokens for item in items])
+        except Exception as exc:  # noqa: BLE001 - whatever the model raises, it must not end the others
+            if len(items) > 1:
+                self._compute(encoder, items[: len(items) // 2], started, events)
+                self._compute(encoder, items[len(items) // 2 :], started, events)
+            else:
+                events.append(_failed(items[0], _cause(exc)))
+            return
+        now = self._clock()
+        for item, vector in zip(items, vectors, strict=True):
+            events.append(finished(item, vector, started, now, normalize=encoder.normalizes))
+
+
+def slices(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Items by length, longest first, in runs of at most SLICE_TOKENS with their padding; one alone may have more."""
+    run: list[Item] = []
+    for item in sorted(items, key=lambda item: -len(item.tokens)):
+        if run and (len(run) + 1) * len(run[0].tokens) > SLICE_TOKENS:
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run
+
+
+def finished(item: Item, vector: torch.Tensor, started: float, now: float, *, normalize: bool) -> Event:
+    """The end of a text whose vector is computed."""
+    if not torch.isfinite(vector).all():
+        return _failed(
+            item, HeliuError("the model's vector of this text is not finite", code="model_output_invalid")
+        )
+    request = item.request
+    dimensions = request.vector.dimensions if request.vector is not None else None
+
+    def nanoseconds(moment: float) -> int:
+        return item.received_ns + int((moment - item.received) * 1e9)
+
+    return Embedded(
+        request.id,
+        packed(vector, dimensions=dimensions, normalize=normalize),
+        len(item.tokens),
+        started - item.received,
+        now - started,
+        (
+            Span("engine.queue", item.received_ns, nanoseconds(started), {"priority": str(request.priority)}),
+            Span("engine.embed", nanoseconds(started), nanoseconds(now), {"tokens": len(item.tokens)}),
+        ),
+    )
+
+
+def _failed(item: Item, error: HeliuError) -> Failed:
+    return Failed(item.request.id, error.code, error.message, error.param, error.retryable)
+
+
+def _cause(exc: Exception) -> HeliuError:
+    if isinstance(exc, HeliuError):
+        return exc
+    if isinstance(exc, (MemoryError, torch.OutOfMemoryError)):
+        return HeliuError("the machine's memory does not hold this text", code="out_of_memory")
+    # Its text can hold anything, and goes to the log alone.
+    log.error("encode_failed", exc_info=exc)
+    return HeliuError(f"the forward pass failed: {type(exc).__name__}", code="engine_failed")
