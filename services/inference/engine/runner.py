@@ -102,14 +102,6 @@ class ModelRunner:
     def _keep_hidden(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._hidden = inputs[0]
 
-    def hidden(self) -> torch.Tensor:
-        """The final hidden states (rows, width) that the last `forward` made its logits of, in their order."""
-        assert self._hidden is not None, "nothing was computed yet"
-        return self._hidden[0]
-
-    def _keep_hidden(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._hidden = inputs[0]
-
     def _batch(
         self, rows: list[Row], decodes: int
     ) -> tuple[StepBatch, torch.Tensor, torch.Tensor, list[int]]:
