@@ -65,7 +65,7 @@ class Configure(_Message):
     max_encoders: int = 2
     block_size: int = 16
     step_tokens: int = 512
-    live_step_tokens: int = 128
+    live_step_tokens: int = 96
     default_max_tokens: int = 1_024
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

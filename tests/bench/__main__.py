@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import batch, dispatch, live, pool
+from tests.bench import batch, dispatch, engine, live, pool
 from tests.bench.figures import Figure, show, write
 from tests.bench.place import Place, open_place
 
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Place], list[Figure]]] = {
     "submit": dispatch.submit_to_claimed,
     "slot": pool.freed_slot,
     "dispatch": dispatch.dispatch_rate,
+    "engine": engine.generation,
     "chat": live.chat_latency,
     "live": live.live_behind_batch,
     "batch": batch.whole_platform,

@@ -36,9 +36,10 @@ class FinishReason(StrEnum):
 class EngineConfig:
     """Room and limits of one engine; every number is checked here.
 
-    `kv_tokens` is the cache of each base in tokens (rounded down to whole blocks); `step_tokens` the tokens
-    of one forward pass, decodes first, and `live_step_tokens` those of one in which live answers grow; `max_models` and `max_model_bytes` (0 = no limit) bound the bases in
-    memory, `max_adapters` the adapters of each base, `max_encoders` the sentence encoders beside the bases.
+    `kv_tokens` is the cache of each base in tokens (rounded down to whole blocks); `step_tokens` the tokens of one
+    forward pass, decodes first, and `live_step_tokens` those of one in which live answers grow; `max_models` and
+    `max_model_bytes` (0 = no limit) bound the bases in memory, `max_adapters` the adapters of each base,
+    `max_encoders` the sentence encoders beside the bases.
     """
 
     max_slots: int = 16
@@ -50,7 +51,7 @@ class EngineConfig:
     max_encoders: int = 2
     block_size: int = 16
     step_tokens: int = 512
-    live_step_tokens: int = 128
+    live_step_tokens: int = 96
     default_max_tokens: int = 1_024
     device: str = "cpu"
     dtype: str = "float32"

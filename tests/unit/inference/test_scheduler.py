@@ -65,6 +65,16 @@ def test_prefill_moves_on_by_a_block_however_many_decode() -> None:
     assert counts(planner.schedule())["s5"] == 4
 
 
+def test_a_long_prompt_goes_slower_while_live_answers_grow_and_not_beside_batch_rows() -> None:
+    for priority, chunk in ((LIVE, 7), (BATCH, 31)):
+        make = Orders()
+        planner = Scheduler(BlockAllocator(256, 4), 8, 32, live_step_tokens=8)
+        planner.add(make(3, priority))
+        carry_out(planner, planner.schedule())
+        planner.add(make(100, priority))
+        assert counts(planner.schedule()) == {"s1": 1, "s2": chunk}
+
+
 def test_live_is_admitted_before_batch() -> None:
     make, planner = Orders(), scheduler(slots=1)
     planner.add(make(4, BATCH))
