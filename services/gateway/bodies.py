@@ -75,7 +75,7 @@ def incoming(model: type[M]) -> Callable[[Request], Awaitable[Incoming[M]]]:
     return read
 
 
-async def read_json(request: Request) -> tuple[bytes, dict[str, Any]]:
+async def read_json(request: Request, most_values: int = MAX_VALUES) -> tuple[bytes, dict[str, Any]]:
     """(bytes, object) of a JSON body. Raises HeliuError for its type, size, encoding, syntax or depth."""
     refuse_encoding(request)
     media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
@@ -87,15 +87,17 @@ async def read_json(request: Request) -> tuple[bytes, dict[str, Any]]:
         )
     settings: Settings = request.app.state.gateway.settings
     raw = await read_capped(request, settings.max_body_bytes, settings.body_silence_seconds)
-    parsed = await _off_the_loop(raw, strict_json, raw)
+    parsed = await _off_the_loop(raw, strict_json, raw, most_values)
     if not isinstance(parsed, dict):
         raise InvalidInput(f"the body must be a JSON object, got {_name(parsed)}", param="body")
     return raw, parsed
 
 
-async def read_as(request: Request, check: Callable[[dict[str, Any]], T]) -> T:
+async def read_as(
+    request: Request, check: Callable[[dict[str, Any]], T], *, most_values: int = MAX_VALUES
+) -> T:
     """A JSON body as `check` makes it from the parsed object; raises what `check` and `read_json` raise."""
-    raw, parsed = await read_json(request)
+    raw, parsed = await read_json(request, most_values)
     return await _off_the_loop(raw, check, parsed)
 
 
@@ -162,10 +164,10 @@ async def drain(stream: AsyncIterator[bytes]) -> None:
                 return
 
 
-def strict_json(raw: bytes) -> Any:
+def strict_json(raw: bytes, most_values: int = MAX_VALUES) -> Any:
     """Parse UTF-8 JSON without NaN, infinities, repeated keys, NUL characters, deep nesting or too many values."""
-    if too_many_values(raw):
-        raise InvalidInput(f"the body holds more than {MAX_VALUES} values", param="body")
+    if too_many_values(raw, most_values):
+        raise InvalidInput(f"the body holds more than {most_values} values", param="body")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as exc:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -15,15 +15,20 @@ from shared.contracts import answers
 from shared.contracts.chat import parse_chat
 from shared.contracts.completions import parse_completion
 from shared.contracts.decoding import check_text
-from shared.contracts.inference import CompletionRequest
-from shared.contracts.json_size import MAX_VALUES, too_many_values
+from shared.contracts.embeddings import EMBEDDINGS, parse_embedding
+from shared.contracts.inference import CompletionRequest, EmbeddingRequest
+from shared.contracts.json_size import MAX_TOKEN_VALUES, MAX_VALUES, too_many_values
 from shared.errors import HeliuError, InvalidInput
 
 MAX_LINE_BYTES = 1024 * 1024
 MAX_ROWS = 50_000
 MAX_ERRORS = 100
 KEYS = frozenset({"custom_id", "method", "url", "body"})
-PARSERS = {answers.CHAT: parse_chat, answers.TEXT: parse_completion}
+PARSERS: Mapping[str, Callable[[Mapping[str, Any]], CompletionRequest | EmbeddingRequest]] = {
+    answers.CHAT: parse_chat,
+    answers.TEXT: parse_completion,
+    EMBEDDINGS: parse_embedding,
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class BatchRow:
     """One checked request of a batch."""
 
     custom_id: str
-    request: CompletionRequest
+    request: CompletionRequest | EmbeddingRequest
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,9 @@ def lines(source: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[
 
 def parse_row(content: bytes, endpoint: str) -> BatchRow:
     """One line as a request; raises InvalidInput naming the place."""
-    if too_many_values(content):
-        raise InvalidInput(f"the line holds more than {MAX_VALUES} values", code="invalid_json_line")
+    most = MAX_TOKEN_VALUES if endpoint == EMBEDDINGS else MAX_VALUES
+    if too_many_values(content, most):
+        raise InvalidInput(f"the line holds more than {most} values", code="invalid_json_line")
     try:
         row = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except UnicodeDecodeError as exc:
@@ -143,8 +149,17 @@ def parse_row(content: bytes, endpoint: str) -> BatchRow:
     return BatchRow(custom_id, request)
 
 
-def plan(source: BinaryIO, endpoint: str, known_models: Collection[str], shard_rows: int) -> Plan:
-    """Check every line and cut the input into shards. Wrong lines are listed (the first MAX_ERRORS), never raised."""
+def plan(
+    source: BinaryIO,
+    endpoint: str,
+    known_models: Collection[str],
+    shard_rows: int,
+    encoders: Collection[str] = (),
+) -> Plan:
+    """Check every line and cut the input into shards. Wrong lines are listed (the first MAX_ERRORS), never raised.
+
+    `encoders` are those of the models that give vectors alone.
+    """
     errors: list[LineError] = []
     seen: set[bytes] = set()
     models: set[str] = set()
@@ -164,6 +179,13 @@ def plan(source: BinaryIO, endpoint: str, known_models: Collection[str], shard_r
             try:
                 row = parse_row(line.content, endpoint)
                 _check_row(row, seen, known_models)
+                if endpoint != EMBEDDINGS and row.request.model in encoders:
+                    raise InvalidInput(
+                        f"the model {row.request.model!r} is a sentence encoder, which serves {EMBEDDINGS} and not "
+                        f"{endpoint}",
+                        code="unsupported_model",
+                        param="body.model",
+                    )
                 models.add(row.request.model)
             except InvalidInput as exc:
                 if len(errors) < MAX_ERRORS:

@@ -10,7 +10,7 @@ from functools import partial
 from services.inference import tasks
 from services.inference.engine_process import EngineProcess
 from shared.contracts.base import JobContract
-from shared.contracts.inference import Batch, BatchShard, Generate
+from shared.contracts.inference import Batch, BatchShard, Detokenize, Embed, Generate, Tokenize
 from shared.contracts.models import ImportModel
 from shared.errors import HeliuError
 from shared.job_context import Handler
@@ -52,7 +52,12 @@ def main() -> int:
         platform,
         spec,
         jobs,
-        {Generate: partial(tasks.generate, platform, engine)},
+        {
+            Generate: partial(tasks.generate, platform, engine),
+            Embed: partial(tasks.embed, platform, engine),
+            Tokenize: partial(tasks.tokenize, platform, engine),
+            Detokenize: partial(tasks.detokenize, platform, engine),
+        },
         on_stop=[engine.close],
         info=lambda: {"models": dict(engine.models)},
     )

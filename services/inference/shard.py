@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from services.inference import vectors
 from services.inference.answers import StoredRow, row_error, row_request_id
 from services.inference.batch_input import BatchRow
 from services.inference.choices import Choices, calls
 from services.inference.engine_process import Call, EngineCrashed, EngineProcess
+from services.inference.vectors import Vectors
 from shared.contracts.answers import answer_id, completion
-from shared.contracts.inference import ModelRef
+from shared.contracts.embeddings import embeddings
+from shared.contracts.inference import EmbeddingRequest, ModelRef
 from shared.errors import HeliuError
 from shared.frames import Frame
 from shared.stop import ChildCrashed, Stop, Stopped
@@ -45,7 +48,7 @@ class _Open:
 
     item: Pending
     call: Call
-    answers: Choices
+    answers: Choices | Vectors
 
 
 class ShardRun:
@@ -79,11 +82,16 @@ class ShardRun:
             common = {"tenant": self._tenant, "priority": "batch", **fetch(item.model)}
             name = f"{self._batch_id}:{item.row_no}:{self._epoch}"
             wanted = item.row.request
+            answers: Choices | Vectors
+            if isinstance(wanted, EmbeddingRequest):
+                frames, answers = vectors.calls(name, wanted, item.model.encoder, common), Vectors(wanted)
+            else:
+                frames, answers = calls(name, wanted, common), Choices(wanted)
             try:
-                call = self._engine.submit(calls(name, wanted, common), heard)
+                call = self._engine.submit(frames, heard)
             except EngineCrashed as exc:
                 raise ChildCrashed(exc.message) from exc
-            rows[name] = _Open(item, call, Choices(wanted))
+            rows[name] = _Open(item, call, answers)
         failure: HeliuError | None = None
         while rows:
             if ctx.asked.is_set():
@@ -120,23 +128,35 @@ class ShardRun:
         row.call.cancel()
         if frame["retryable"]:
             return HeliuError(frame["message"], code=frame["code"], retryable=True)
-        body = row_error(frame["code"], frame["message"], frame.get("param"))
+        wanted = row.item.row.request
+        if isinstance(wanted, EmbeddingRequest):
+            told = vectors.failure(wanted, frame)
+            body = row_error(told.code, told.message, told.param)
+        else:
+            body = row_error(frame["code"], frame["message"], frame.get("param"))
         self._finished.append(StoredRow(row.item.row_no, row.item.row.custom_id, 400, body))
         return None
 
     def _answered(self, item: Pending, result: dict[str, Any]) -> StoredRow:
-        answer = answer_id(self._endpoint, row_request_id(self._batch_id, item.row_no))
-        model, usage, timings = item.row.request.model, result["usage"], result["timings"]
+        asked = item.row.request
+        model, usage, timings = asked.model, result["usage"], result["timings"]
+        if isinstance(asked, EmbeddingRequest):
+            body = embeddings(model, result["vectors"], usage["prompt_tokens"], asked.encoding_format)
+            seconds = timings["compute_s"]
+        else:
+            answer = answer_id(self._endpoint, row_request_id(self._batch_id, item.row_no))
+            body = completion(self._endpoint, answer, model, int(time.time()), result["choices"], usage)
+            seconds = timings["prefill_s"] + timings["decode_s"]
         return StoredRow(
             row_no=item.row_no,
             custom_id=item.row.custom_id,
             status_code=200,
-            body=completion(self._endpoint, answer, model, int(time.time()), result["choices"], usage),
+            body=body,
             prompt_tokens=usage["prompt_tokens"],
             completion_tokens=usage["completion_tokens"],
             model=model,
             model_artifact=item.model.adapter_artifact or item.model.base_artifact,
-            seconds=timings["prefill_s"] + timings["decode_s"],
+            seconds=seconds,
         )
 
     def _commit_if_due(self) -> None:

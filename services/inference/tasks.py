@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from services.inference import importing, repository
+from services.inference import importing, repository, vectors
 from services.inference.answers import StoredRow, row_error
 from services.inference.batch_input import lines, parse_row, plan
 from services.inference.choices import Choices, calls, index_of
@@ -17,7 +17,7 @@ from services.inference.hub import Hub, HubFile
 from services.inference.output_files import OutputFiles
 from services.inference.shard import Pending, ShardRun
 from shared import semconv
-from shared.contracts.inference import Batch, BatchShard, Generate, ModelRef
+from shared.contracts.inference import Batch, BatchShard, Detokenize, Embed, Generate, ModelRef, Tokenize
 from shared.contracts.models import ImportModel, ModelFile
 from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput
@@ -97,6 +97,91 @@ def generate(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: 
         return result
 
 
+def embed(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Embed) -> dict[str, Any]:
+    """Vectors of texts, in entries of a few, then how many tokens they had."""
+    with platform.tracing.span(
+        f"embeddings {call.model.name}",
+        parent=ctx.span.traceparent,
+        attributes={
+            semconv.GEN_AI_OPERATION: "embeddings",
+            semconv.GEN_AI_REQUEST_MODEL: call.model.name,
+            semconv.TENANT: ctx.tenant,
+        },
+    ) as span:
+        made = vectors.Vectors(call)
+        common = {"tenant": ctx.tenant, "priority": "live", **models_for_engine(platform, call.model)}
+        asked = engine.submit(vectors.calls(f"{ctx.request}.{ctx.attempt}", call, call.model.encoder, common))
+        for frame in asked.frames():
+            if ctx.cancelled.is_set():
+                asked.cancel()
+                raise HeliuError("whoever asked has gone", code="client_closed_request")
+            if frame is None:
+                continue
+            if frame["type"] == "error":
+                # Nobody waits for the others any more.
+                asked.cancel()
+                raise vectors.failure(call, frame)
+            made.take(frame)
+        for part in made.spans():
+            platform.tracing.record(
+                part["name"],
+                part["start_ns"],
+                part["end_ns"],
+                parent=span.traceparent,
+                attributes=part["attributes"],
+            )
+        result = made.result()
+        tokens = result["usage"]["prompt_tokens"]
+        span.set_all({semconv.GEN_AI_INPUT_TOKENS: tokens})
+        platform.metrics.tokens.labels(call.model.name, "input").inc(tokens)
+        for piece in vectors.pieces(result.pop("vectors")):
+            ctx.send("vectors", {"vectors": piece})
+        return result
+
+
+def tokenize(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Tokenize) -> dict[str, Any]:
+    """Tokens of a text or of a chat."""
+    given: dict[str, Any] = {"prompt": call.prompt, "add_special_tokens": call.add_special_tokens}
+    if call.messages:
+        given = {
+            "messages": [message.model_dump(mode="json") for message in call.messages],
+            "tools": [tool.model_dump(mode="json") for tool in call.tools],
+            "add_generation_prompt": call.add_generation_prompt,
+        }
+    return _beside(platform, engine, ctx, call.model, {"op": "tokenize", "texts": call.token_strs, **given})
+
+
+def detokenize(
+    platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Detokenize
+) -> dict[str, Any]:
+    """The text of tokens."""
+    frame = {"op": "detokenize", "tokens": list(call.tokens)}
+    return _beside(platform, engine, ctx, call.model, frame)
+
+
+def _beside(
+    platform: Platform, engine: EngineProcess, ctx: LiveContext, model: ModelRef, frame: Frame
+) -> dict[str, Any]:
+    """One frame and its answer, with a span."""
+    with platform.tracing.span(
+        f"{frame['op']} {model.name}",
+        parent=ctx.span.traceparent,
+        attributes={semconv.GEN_AI_REQUEST_MODEL: model.name, semconv.TENANT: ctx.tenant},
+    ):
+        name = f"{ctx.request}.{ctx.attempt}.0"
+        known = models_for_engine(platform, model)
+        asked = engine.submit([{"id": name, **known, "encoder": model.encoder, **frame}])
+        (answer,) = [told for told in asked.frames() if told is not None]
+        if answer["type"] == "error":
+            raise HeliuError(
+                answer["message"],
+                code=answer["code"],
+                param=answer.get("param"),
+                retryable=answer["retryable"],
+            )
+        return {key: value for key, value in answer.items() if key not in ("type", "id")}
+
+
 def _token_entry(frame: Frame) -> dict[str, Any]:
     entry = {"choice": index_of(frame["id"]), "text": frame["text"], "tokens": frame["tokens"]}
     return entry | {name: value for name, value in frame.items() if name in ("logprobs", "tool_calls")}
@@ -131,7 +216,8 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
         return _finalize(platform, ctx, job)
     with platform.tracing.span("batch.plan", parent=ctx.span.traceparent) as span:
         with platform.artifacts.open(job.artifact) as source:
-            planned = plan(source, job.endpoint, job.models.keys(), platform.settings.shard_rows)
+            encoders = {name for name, model in job.models.items() if model.encoder}
+            planned = plan(source, job.endpoint, job.models.keys(), platform.settings.shard_rows, encoders)
         span.set(rows=planned.rows, shards=len(planned.shards), errors=len(planned.errors))
     if planned.errors:
         first = planned.errors[0]

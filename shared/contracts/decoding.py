@@ -28,8 +28,8 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None
 
 
-class DecodingBody(BaseModel):
-    """The fields of a request that say how to choose tokens and how to send them."""
+class ModelBody(BaseModel):
+    """A request to a model: unknown fields are refused, and nothing is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -37,6 +37,11 @@ class DecodingBody(BaseModel):
     unserved: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     model: str = Field(min_length=1, max_length=256)
+
+
+class DecodingBody(ModelBody):
+    """The fields of a request that say how to choose tokens and how to send them."""
+
     max_tokens: int | None = Field(default=None, ge=1, le=131_072)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -108,7 +113,7 @@ class DecodingBody(BaseModel):
         )
 
 
-B = TypeVar("B", bound=DecodingBody)
+B = TypeVar("B", bound=ModelBody)
 
 
 def read_body(form: type[B], body: Mapping[str, Any], shapes: Collection[str] = ()) -> B:
@@ -150,7 +155,7 @@ def check_text(text: str, param: str) -> None:
         ) from exc
 
 
-def _translate(exc: ValidationError, form: type[DecodingBody], shapes: Collection[str]) -> InvalidInput:
+def _translate(exc: ValidationError, form: type[ModelBody], shapes: Collection[str]) -> InvalidInput:
     first = exc.errors(include_url=False)[0]
     place = ""
     for part in first["loc"]:

@@ -10,17 +10,22 @@ from shared.contracts.base import JobContract, LiveCall, Message
 
 MAX_PROMPTS = 128
 MAX_CHOICES = 128
+MAX_INPUTS = 2048
 
 # The endpoints whose requests a batch may hold.
-Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 
 
 class ModelRef(Message):
-    """A served model by content; a worker fetches the artifacts at first use."""
+    """A served model by content; a worker fetches the artifacts at first use.
+
+    `encoder` says that the base is a sentence encoder, which has no answers.
+    """
 
     name: str
     base_artifact: str
     adapter_artifact: str | None = None
+    encoder: bool = False
 
 
 class ToolCall(Message):
@@ -101,6 +106,61 @@ class Generate(LiveCall, Completion):
     queue: ClassVar[str] = "inference.{pool}.live"
 
     model: ModelRef
+
+
+class Embedding(Message):
+    """Texts, or their tokens, that vectors are asked of; `dimensions` cuts these."""
+
+    inputs: tuple[str | tuple[int, ...], ...] = Field(min_length=1, max_length=MAX_INPUTS)
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
+class EmbeddingRequest(Embedding):
+    """A checked request of a client: of which model, and how to write the numbers."""
+
+    model: str
+    encoding_format: Literal["float", "base64"] = "float"
+    stream: Literal[False] = False
+
+
+class Embed(LiveCall, Embedding):
+    """Vectors of texts: entries of a few, float32 little endian in base64, in the order of the texts."""
+
+    name: ClassVar[str] = "inference.embed"
+    queue: ClassVar[str] = "inference.{pool}.live"
+
+    model: ModelRef
+
+
+class Tokenize(LiveCall):
+    """Tokens of a text or of a chat, as `model` is given them."""
+
+    name: ClassVar[str] = "inference.tokenize"
+    queue: ClassVar[str] = "inference.{pool}.live"
+
+    model: ModelRef
+    prompt: str | None = None
+    messages: tuple[ChatMessage, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    token_strs: bool = True
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.prompt is None) == (not self.messages):
+            raise ValueError("give messages or prompt")
+        return self
+
+
+class Detokenize(LiveCall):
+    """The text of tokens."""
+
+    name: ClassVar[str] = "inference.detokenize"
+    queue: ClassVar[str] = "inference.{pool}.live"
+
+    model: ModelRef
+    tokens: tuple[int, ...]
 
 
 class Batch(JobContract):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.core import Noop
 from shared.contracts.data_governance import BuildVersion, PreviewRows
-from shared.contracts.inference import Batch, BatchShard, Generate
+from shared.contracts.inference import Batch, BatchShard, Detokenize, Embed, Generate, Tokenize
 from shared.contracts.models import ImportModel
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.errors import InvalidInput
@@ -19,7 +19,9 @@ JOBS: Mapping[str, type[JobContract]] = {
     contract.kind: contract
     for contract in (Noop, BuildVersion, Pretrain, FineTune, Evaluate, Batch, BatchShard, ImportModel)
 }
-CALLS: Mapping[str, type[LiveCall]] = {contract.name: contract for contract in (Generate, PreviewRows)}
+CALLS: Mapping[str, type[LiveCall]] = {
+    contract.name: contract for contract in (Generate, Embed, Tokenize, Detokenize, PreviewRows)
+}
 
 
 def parse_job(kind: str, payload: Mapping[str, Any]) -> JobContract:

@@ -10,6 +10,12 @@ from shared.frames import claim_stdout, read_frames
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "cached_tokens": 0}
 TIMINGS = {"queue_s": 0.0, "prefill_s": 0.1, "decode_s": 0.2, "first_token_s": 0.1}
+VECTOR = {
+    "vector": "AACAPwAAAMA=",
+    "usage": {"prompt_tokens": 3},
+    "timings": {"queue_s": 0.5, "compute_s": 0.25},
+    "spans": [],
+}
 
 
 def main() -> None:
@@ -21,6 +27,12 @@ def main() -> None:
         elif frame["op"] == "cancel" and frame["id"] in held:
             text = held.pop(frame["id"])
             write(_done(frame["id"], text, "cancelled"))
+        elif frame["op"] == "embed":
+            if frame["prompt"] == "long":
+                error = {"code": "context_length_exceeded", "message": "too long", "param": "prompt"}
+                write({"type": "error", "id": frame["id"], **error, "retryable": False})
+            else:
+                write({"type": "done", "id": frame["id"], **VECTOR})
         elif frame["op"] == "generate":
             text = frame["messages"][-1]["content"]
             if text == "die":

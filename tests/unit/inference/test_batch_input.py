@@ -109,3 +109,23 @@ def test_the_place_inside_the_body_is_named() -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_row(json.dumps(row(body=body)).encode(), ENDPOINT)
     assert caught.value.param == "body.messages[0].content"
+
+
+def embed_row(**body: Any) -> bytes:
+    row = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m", **body}}
+    return json.dumps(row).encode()
+
+
+def test_a_row_may_ask_for_vectors() -> None:
+    planned = plan(file_of(embed_row(input=["x", [1, 2]])), "/v1/embeddings", {"m"}, 10, {"m"})
+    assert planned.errors == ()
+    (error,) = plan(file_of(embed_row(input=["x", ""])), "/v1/embeddings", {"m"}, 10).errors
+    assert error.param == "body.input[1]"
+    # More values than any other row may have: texts given as tokens.
+    parse_row(embed_row(input=[[7] * 30_000]), "/v1/embeddings")
+
+
+def test_a_chat_with_an_encoder_is_refused_by_name() -> None:
+    (error,) = plan(file_of(row()), ENDPOINT, {"m"}, 10, {"m"}).errors
+    assert (error.code, error.param) == ("unsupported_model", "body.model")
+    assert "sentence encoder" in error.message

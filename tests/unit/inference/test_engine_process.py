@@ -13,6 +13,7 @@ from services.inference.batch_input import BatchRow
 from services.inference.engine_process import EngineProcess
 from services.inference.shard import Pending, ShardRun
 from shared.contracts.chat import parse_chat
+from shared.contracts.embeddings import parse_embedding
 from shared.contracts.inference import ModelRef
 from shared.errors import Unavailable
 from shared.stop import ChildCrashed, Stop, Stopped
@@ -118,3 +119,27 @@ def test_a_row_with_several_choices_is_stored_when_all_have_ended(engine: Engine
 def test_a_row_of_which_one_choice_is_refused_is_refused_once(engine: EngineProcess) -> None:
     rows = sorted(run_shard(engine, ["refuse", "a"], n=2), key=lambda row: row.row_no)
     assert [(row.row_no, row.status_code) for row in rows] == [(0, 400), (1, 200)]
+
+
+def test_a_row_of_vectors_has_all_of_them_or_an_error_with_the_place(engine: EngineProcess) -> None:
+    stored: list[StoredRow] = []
+    run = ShardRun(engine, "/v1/embeddings", "batch_1", "tenant", 1, stored.extend)
+    bodies = [
+        {"model": "m", "input": ["a", "b"]},
+        {"model": "m", "input": ["a", "long", "b"]},
+        {"model": "m", "input": "a", "encoding_format": "base64"},
+    ]
+    pending = [Pending(n, BatchRow(f"c{n}", parse_embedding(body)), MODEL) for n, body in enumerate(bodies)]
+    run.answer(pending, Asked(), lambda _: {"base": {}, "adapter": None})
+    rows = {row.row_no: row for row in stored}
+    assert [[row["embedding"] for row in rows[n].body["data"]] for n in (0, 2)] == [
+        [[1.0, -2.0], [1.0, -2.0]],
+        ["AACAPwAAAMA="],
+    ]
+    assert (rows[0].prompt_tokens, rows[0].completion_tokens, rows[0].seconds) == (6, 0, 0.25)
+    error = rows[1].body["error"]
+    assert (rows[1].status_code, error["param"], error["code"]) == (
+        400,
+        "input[1]",
+        "context_length_exceeded",
+    )

@@ -1,0 +1,98 @@
+"""One request's vectors: a call of the engine for each text, and what comes of them together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from services.inference.choices import index_of
+from shared.contracts.embeddings import place_of
+from shared.contracts.inference import Embedding
+from shared.errors import HeliuError
+from shared.frames import Frame
+
+# Characters of base64 in one entry of the answer; a thousand texts in one would hold up everybody's.
+PIECE = 128 * 1024
+# The engine knows one text, whatever its request calls it.
+_OF_THE_TEXT = frozenset({"prompt", "prompt_ids", "messages"})
+
+
+def calls(request_id: str, wanted: Embedding, encoder: bool, common: Mapping[str, Any]) -> list[Frame]:
+    """The engine's `embed` frames, in the order of the texts."""
+    return [
+        {
+            "op": "embed",
+            "id": f"{request_id}.{index}",
+            **common,
+            "encoder": encoder,
+            "prompt" if isinstance(given, str) else "prompt_ids": given
+            if isinstance(given, str)
+            else list(given),
+            "dimensions": wanted.dimensions,
+        }
+        for index, given in enumerate(wanted.inputs)
+    ]
+
+
+def failure(wanted: Embedding, frame: Frame) -> HeliuError:
+    """The engine's error about one text, with the place that the text has in its request."""
+    message, param = str(frame["message"]), frame.get("param")
+    if param in _OF_THE_TEXT:
+        param = place_of(wanted.inputs, index_of(frame["id"]))
+        message = f"{param}: {message}"
+    return HeliuError(message, code=frame["code"], param=param, retryable=frame["retryable"])
+
+
+class Vectors:
+    """Collects the `done` frames of a request's calls."""
+
+    def __init__(self, wanted: Embedding) -> None:
+        self._count = len(wanted.inputs)
+        self._done: dict[int, Frame] = {}
+
+    def take(self, done: Frame) -> bool:
+        """Add one; True when it was the last."""
+        self._done[index_of(done["id"])] = done
+        return len(self._done) == self._count
+
+    def result(self) -> dict[str, Any]:
+        """{"vectors", "usage", "timings"}; vectors are base64, in the order of the texts."""
+        ordered = [self._done[index] for index in range(self._count)]
+        return {
+            "vectors": [done["vector"] for done in ordered],
+            "usage": {
+                "prompt_tokens": sum(done["usage"]["prompt_tokens"] for done in ordered),
+                "completion_tokens": 0,
+            },
+            "timings": {
+                "queue_s": min(done["timings"]["queue_s"] for done in ordered),
+                "compute_s": max(
+                    done["timings"]["queue_s"] + done["timings"]["compute_s"] for done in ordered
+                )
+                - min(done["timings"]["queue_s"] for done in ordered),
+            },
+        }
+
+    def spans(self) -> list[dict[str, Any]]:
+        """What the engine did, one span of each kind from the first text's to the last one's."""
+        whole: dict[str, dict[str, Any]] = {}
+        for done in self._done.values():
+            for part in done["spans"]:
+                span = whole.setdefault(part["name"], {**part, "attributes": {"inputs": self._count}})
+                span["start_ns"] = min(span["start_ns"], part["start_ns"])
+                span["end_ns"] = max(span["end_ns"], part["end_ns"])
+        return list(whole.values())
+
+
+def pieces(vectors: Sequence[str]) -> Iterator[list[str]]:
+    """Vectors in runs of at most PIECE characters, or of one."""
+    run: list[str] = []
+    size = 0
+    for vector in vectors:
+        if run and size + len(vector) > PIECE:
+            yield run
+            run, size = [], 0
+        run.append(vector)
+        size += len(vector)
+    if run:
+        yield run
