@@ -15,6 +15,11 @@ REQUEST_ID: Final = "heliu.request.id"
 WORKER: Final = "heliu.worker"
 KEEP: Final = "heliu.keep"
 
+TASK: Final = "heliu.task.name"
+TASK_VERSION: Final = "heliu.task.version"
+GUARD_REFUSED: Final = "heliu.guard.refused_by"
+GUARD_MASKED: Final = "heliu.guard.masked"
+
 HTTP_METHOD: Final = "http.request.method"
 HTTP_ROUTE: Final = "http.route"
 HTTP_STATUS: Final = "http.response.status_code"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -15,22 +16,31 @@ from services.gateway.answers import Answer
 from services.gateway.auth import Caller
 from services.gateway.context import Gateway
 from services.gateway.errors import error_object, internal_error
+from services.gateway.guarded import Guarded
 from services.gateway.usage import UsageRow
 from shared import semconv
 from shared.contracts.inference import CompletionRequest, Generate, ModelRef
 from shared.errors import HeliuError
 from shared.streams import Entry
+from shared.task.bind import TaskVersion
 
 log = logging.getLogger(__name__)
 
 
-async def complete(request: Request, gateway: Gateway, endpoint: str, asked: CompletionRequest) -> Response:
-    """Answer a checked request; leaves one usage row, however it ends."""
+async def complete(
+    request: Request,
+    gateway: Gateway,
+    endpoint: str,
+    asked: CompletionRequest,
+    task: TaskVersion | None = None,
+) -> Response:
+    """Answer a checked request, of a task or of a model; leaves one usage row, however it ends."""
     caller: Caller = request.state.caller
     ref = await to_thread.run_sync(_resolve, gateway, caller, asked.model)
-    answer = Answer(endpoint, asked.model, asked.include_usage)
-    ledger = _Ledger(gateway, request, answer, ref)
-    entries = gateway.live.call(
+    answer = Answer(endpoint, f"task:{task.label}" if task else asked.model, asked.include_usage)
+    guarded = Guarded(task.spec.guards.output) if task and not task.spec.guards.output.empty else None
+    ledger = _Ledger(gateway, request, answer, ref, task, guarded)
+    entries: AsyncIterator[Entry] = gateway.live.call(
         Generate(
             model=ref, messages=asked.messages, prompts=asked.prompts, n=asked.n, sampling=asked.sampling
         ),
@@ -40,6 +50,9 @@ async def complete(request: Request, gateway: Gateway, endpoint: str, asked: Com
         accept_s=gateway.settings.live_deadline_seconds,
         parent=request.state.span.traceparent,
     )
+    if guarded is not None:
+        entries = guarded.entries(entries)
+    headers = {"x-heliu-task-version": task.label} if task else {}
     try:
         # Until the first token everything that goes wrong can still be a proper status.
         first = await sse.unless_gone(request, _first(entries) if asked.stream else _all(entries, answer))
@@ -49,23 +62,38 @@ async def complete(request: Request, gateway: Gateway, endpoint: str, asked: Com
         raise
     if first is None:
         ledger.close("ok")
-        return JSONResponse(answer.whole())
-    return sse.EventStream(_Chunks(request, entries, first, answer, ledger))
+        return JSONResponse(answer.whole(), headers=headers)
+    return sse.EventStream(_Chunks(request, entries, first, answer, ledger), headers)
 
 
 class _Ledger:
     """Writes the one usage row of a request, however it ends."""
 
-    def __init__(self, gateway: Gateway, request: Request, answer: Answer, ref: ModelRef) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        request: Request,
+        answer: Answer,
+        ref: ModelRef,
+        task: TaskVersion | None,
+        guarded: Guarded | None,
+    ) -> None:
         self._gateway = gateway
         self._request = request
         self._answer = answer
         self._ref = ref
+        self._task = task
+        self._guarded = guarded
 
     def close(self, status: str) -> None:
         """`status` is ok, error or cancelled."""
         answer, state = self._answer, self._request.state
         caller: Caller = state.caller
+        metadata = self._task.metadata if self._task else {}
+        if self._guarded is not None:
+            self._guarded.record(self._gateway.platform.tracing, state.span.traceparent)
+            if refused := self._guarded.refused:
+                metadata = {**metadata, "refused_by": ", ".join(refused)}
         state.span.set_all(
             {
                 semconv.GEN_AI_REQUEST_MODEL: answer.model,
@@ -79,7 +107,7 @@ class _Ledger:
                 api_key_id=caller.key_id,
                 request_id=state.request_id,
                 endpoint=answer.endpoint,
-                model=answer.model,
+                model=self._ref.name,
                 model_artifact=self._ref.adapter_artifact or self._ref.base_artifact,
                 pool=self._gateway.settings.pool,
                 status=status,
@@ -88,6 +116,7 @@ class _Ledger:
                 seconds=answer.seconds,
                 first_token_seconds=answer.first_token_s,
                 trace_id=state.trace_id,
+                metadata=json.dumps(metadata),
             )
         )
 

@@ -29,6 +29,7 @@ from services.gateway.docs import describe
 from services.gateway.errors import error_response, http_error
 from services.gateway.gate import GateMiddleware
 from services.gateway.limits import RateLimiter
+from services.gateway.placement import Placement
 from services.gateway.protocol import protocol_for
 from services.gateway.routes import (
     batches,
@@ -41,6 +42,7 @@ from services.gateway.routes import (
     jobs,
     models,
     operator,
+    tasks,
     traces,
     training,
     usage,
@@ -63,6 +65,7 @@ ROUTERS = (
     models.router,
     blobs.router,
     chat.router,
+    tasks.router,
     fine_tuning.router,
     training.router,
     batches.router,
@@ -88,7 +91,12 @@ def wire(platform: Platform) -> Gateway:
         platform=platform,
         publisher=publisher,
         bell=Bell(publisher),
-        live=LiveClient(publisher, settings.redis_url, silence_s=settings.live_silence_seconds),
+        live=LiveClient(
+            publisher,
+            settings.redis_url,
+            silence_s=settings.live_silence_seconds,
+            serving=Placement(platform.db).serving,
+        ),
         authenticator=Authenticator(
             platform.db,
             pepper=pepper,

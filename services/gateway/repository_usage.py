@@ -10,8 +10,8 @@ from shared.db import Connection, Row
 
 INSERT_USAGE = """
 INSERT INTO gateway.usage (tenant_id, api_key_id, request_id, endpoint, model, model_artifact, pool, status,
-    prompt_tokens, completion_tokens, seconds, first_token_seconds, trace_id)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    prompt_tokens, completion_tokens, seconds, first_token_seconds, trace_id, metadata)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb)
 ON CONFLICT (tenant_id, request_id) DO NOTHING"""
 
 BY_DAY = """

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from services.gateway import repository_datasets, repository_files, repository_models
 from shared.contracts.inference import ModelRef
+from shared.contracts.task import PREFIX
 from shared.contracts.training import BaseRef, DataRef
 from shared.db import Connection, Row
 from shared.errors import HeliuError, InvalidInput, NotFound
@@ -21,6 +22,8 @@ def model_row(connection: Connection, tenant: UUID, name: str, param: str = "mod
     if row is None:
         near = difflib.get_close_matches(name, repository_models.model_names(connection, tenant), 1)
         hint = f"; did you mean {near[0]!r}?" if near else "; GET /v1/models lists those that do"
+        if name.startswith(PREFIX):
+            hint = " here; tasks are called through /v1/chat/completions"
         raise NotFound(f"the model {name!r} does not exist{hint}", code="model_not_found", param=param)
     return row
 

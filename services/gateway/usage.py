@@ -37,6 +37,8 @@ class UsageRow:
     seconds: float
     first_token_seconds: float | None
     trace_id: str
+    # A JSON object: which task and version it was, and what guard ended it.
+    metadata: str = "{}"
 
 
 class UsageWriter:

@@ -71,8 +71,9 @@ def bind(task: TaskVersion, body: Mapping[str, Any]) -> CompletionRequest:
         )
         if value is not None
     }
-    prompt = render(spec.prompt, bound, f"the prompt of {task.label}")
-    if not prompt.strip():
+    # What blocks of a template leave at its ends would only keep a model from going on.
+    prompt = render(spec.prompt, bound, f"the prompt of {task.label}").strip()
+    if not prompt:
         raise InvalidInput(f"the prompt of {task.label} is empty with these variables", param="variables")
     rest = {name: value for name, value in body.items() if name not in ("variables", "messages", "model")}
     asked = parse_chat(
@@ -83,7 +84,7 @@ def bind(task: TaskVersion, body: Mapping[str, Any]) -> CompletionRequest:
             "messages": [*history, {"role": "user", "content": prompt}],
         }
     )
-    system = render(spec.system, bound, f"the system text of {task.label}") if spec.system else ""
+    system = render(spec.system, bound, f"the system text of {task.label}").strip() if spec.system else ""
     return _with_messages(task, asked, system)
 
 
@@ -98,12 +99,13 @@ def _refuse_set(task: TaskVersion, body: Mapping[str, Any]) -> None:
             raise InvalidInput(
                 f"{name} is set by {task.label}; leave it out", code="unsupported_parameter", param=name
             )
-    if not spec.guards.output.empty and body.get("logprobs"):
-        raise InvalidInput(
-            f"logprobs would show what the output guards of {task.label} hold back; leave it out",
-            code="unsupported_parameter",
-            param="logprobs",
-        )
+    for name in ("logprobs", "tools"):
+        if not spec.guards.output.empty and body.get(name):
+            raise InvalidInput(
+                f"{name} would carry what the output guards of {task.label} hold back; leave it out",
+                code="unsupported_parameter",
+                param=name,
+            )
 
 
 def _split(task: TaskVersion, body: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:

@@ -100,6 +100,7 @@ class OutputGuard:
         self._out = 0
         self._language_known = not guard.languages
         self.masked = 0
+        self.shown = ""
         self.refused: str | None = None
 
     @property
@@ -187,4 +188,5 @@ class OutputGuard:
         limit = max(limit, self._out)
         parts.append(self._text[self._out : limit])
         self._out = limit
-        return "".join(parts)
+        self.shown += (text := "".join(parts))
+        return text

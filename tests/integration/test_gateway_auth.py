@@ -35,6 +35,15 @@ ALERT = """
 INSERT INTO monitoring.alert (id, tenant_id, rule, subject, severity, message, value, threshold)
 VALUES (%s, %s, 'r', 's', 'warn', 'm', 1, 1)"""
 
+TASK = {"model": "m", "prompt": "{{ text }}", "variables": {"text": {}}}
+# What a route wants to read before it looks for what is named in its path.
+BODIES = {
+    "/v1/webhooks/{endpoint_id}": {"events": ["job.dead"]},
+    "/v1/tasks/{name}/versions": {"spec": TASK},
+    "/v1/tasks/{name}/activate": {"version": 1},
+    "/v1/tasks/{name}/split": {"weights": {"1": 1}},
+}
+
 
 def described(gateway: RunningGateway) -> dict[str, dict[str, object]]:
     paths: dict[str, dict[str, object]] = httpx.get(f"{gateway.url}/openapi.json").json()["paths"]
@@ -181,7 +190,8 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         names = {"file_id": file, "batch_id": batch, "endpoint_id": hook, "model": "m", "name": "service"}
         blob = f"sha256:{hashlib.sha256(b'weights').hexdigest()}"
         assert acme.put(f"/v1/blobs/{blob}", params={"size": 7}, content=b"weights").json()["complete"]
-        names |= {"version_id": "dsv-1", "trace_id": "a" * 32, "blob": blob}
+        names |= {"version_id": "dsv-1", "trace_id": "a" * 32, "blob": blob, "version": "1"}
+        assert acme.post("/v1/tasks", json={"name": "service", "spec": TASK}).status_code == 200
         jobs = {"pretraining": pretrain, "evaluations": evaluation, "fine_tuning": tune, "jobs": tune}
         operators = {r.path for r in operator.router.routes if isinstance(r, APIRoute)}
         tried = 0
@@ -191,8 +201,8 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             address = path.format(**names, job_id=jobs.get(path.split("/")[2], ""))
             # Whoever puts content has it: nothing of another is seen by that.
             for method in sorted(methods.keys() - {"put"}):
-                body = {"json": {"events": ["job.dead"]}} if path == "/v1/webhooks/{endpoint_id}" else {}
-                refused = rival.request(method.upper(), address, **body if method == "post" else {})
+                body = {"json": BODIES[path]} if method == "post" and path in BODIES else {}
+                refused = rival.request(method.upper(), address, **body)
                 assert (method, address, refused.status_code) == (method, address, 404), refused.text
                 tried += 1
             # Rows are read by a worker, and there is none here.

@@ -9,8 +9,9 @@ from services.gateway.bodies import read_as
 from services.gateway.completions import complete
 from services.gateway.context import GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.task_calls import TaskCall, complete_task, parse_call
 from shared.contracts import answers
-from shared.contracts.chat import ChatBody, parse_chat
+from shared.contracts.chat import ChatBody
 from shared.contracts.completions import CompletionBody, parse_completion
 
 router = APIRouter(tags=["chat"])
@@ -26,8 +27,11 @@ TEXT_EXAMPLE = {"model": "base-1m", "prompt": "Refunds take", "max_tokens": 24}
     **json_body(ChatBody, CHAT_EXAMPLE, streams=True),
 )
 async def create_chat(request: Request, gateway: GatewayDep) -> Response:
-    """What is not served (tools, images, audio, ...) is refused by name, never ignored."""
-    return await complete(request, gateway, answers.CHAT, await read_as(request, parse_chat))
+    """What is not served (images, audio, ...) is refused by name, never ignored. `task:NAME` is a model too."""
+    asked = await read_as(request, parse_call)
+    if isinstance(asked, TaskCall):
+        return await complete_task(request, gateway, asked)
+    return await complete(request, gateway, answers.CHAT, asked)
 
 
 @router.post(

@@ -118,11 +118,12 @@ def test_a_task_without_an_input_variable_says_what_it_takes() -> None:
     assert bind(named, {"messages": [user("x")], "variables": {"a": "1"}}).messages[-1].content == "1x"
 
 
-def test_log_probabilities_are_refused_where_an_output_guard_holds_back() -> None:
+@pytest.mark.parametrize(("name", "value"), [("logprobs", True), ("tools", [{}])])
+def test_ways_around_an_output_guard_are_refused(name: str, value: Any) -> None:
     guarded = version(guards={"output": {"max_chars": 9}})
     with pytest.raises(InvalidInput, match="hold back") as caught:
-        bind(guarded, {"variables": {"text": "x"}, "logprobs": True})
-    assert caught.value.param == "logprobs"
+        bind(guarded, {"variables": {"text": "x"}, name: value})
+    assert caught.value.param == name
 
 
 @pytest.mark.parametrize(
