@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,12 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
 AT_ONCE = 1024
+# A request that nobody serves looks for a worker so often; its client is told so after a while, and then again.
+LOOK_S = 0.25
+TELL_AFTER_S, TELL_EVERY_S = 1.0, 5.0
+
+# Which of these queues a living worker takes from, the first of them; None where none does.
+Serving = Callable[[Sequence[str]], str | None]
 
 
 @dataclass
@@ -36,13 +42,20 @@ class _Pending:
     attempt: int = 1
     heard_at: float = field(default_factory=time.monotonic)
     worker: str | None = None
+    queue: str = ""
 
 
 class LiveClient:
-    """Calls workers and yields what they answer. `start` it on the loop that uses it."""
+    """Calls workers and yields what they answer. `start` it on the loop that uses it.
 
-    def __init__(self, publisher: Publisher, redis_url: str, *, silence_s: float = 5.0) -> None:
+    With `serving`, a call that only some workers may serve is sent where one lives, and waits here until one does.
+    """
+
+    def __init__(
+        self, publisher: Publisher, redis_url: str, *, silence_s: float = 5.0, serving: Serving | None = None
+    ) -> None:
         self._publisher = publisher
+        self._serving = serving
         self._redis = streams.connect_async(redis_url)
         self._silence_s = silence_s
         self._gateway = secrets.token_hex(8)
@@ -77,7 +90,7 @@ class LiveClient:
         accept_s: float,
         parent: str | None,
     ) -> AsyncIterator[Entry]:
-        """Yield the entries of the answer, the last of type `done`.
+        """Yield the entries of the answer, the last of type `done`; before them `waiting` ones while nobody serves it.
 
         Raises LimitExceeded over the tenant's cap, Unavailable (`no_worker`) when nobody accepts within
         `accept_s`, the worker's own error as HeliuError with its code, and Unavailable (`worker_lost`).
@@ -118,7 +131,7 @@ class LiveClient:
         parent: str | None,
     ) -> AsyncIterator[Entry]:
         deadline = time.time() + accept_s
-        queue = contract.queue_for(pool)
+        queues = contract.queues_for(pool)
         envelope = {
             "request": request,
             "call": contract.name,
@@ -126,20 +139,23 @@ class LiveClient:
             "reply": streams.reply_stream(self._gateway),
             "deadline": deadline,
             "tenant": tenant,
-            "queue": queue,
         }
         for attempt in range(1, MAX_ATTEMPTS + 1):
             pending.attempt, pending.worker, pending.heard_at = attempt, None, time.monotonic()
+            async for waiting in self._find(request, pending, contract, queues, deadline):
+                yield waiting
+            queue = pending.queue
             await asyncio.to_thread(
                 self._publisher.send_live,
                 queue,
-                {**envelope, "attempt": attempt},
+                {**envelope, "queue": queue, "attempt": attempt},
                 expires_s=max(1.0, deadline - time.time()),
                 parent=parent,
             )
             started = False
             try:
-                async for entry in self._entries(pending, queue, deadline):
+                elsewhere = queues if attempt < MAX_ATTEMPTS else ()
+                async for entry in self._entries(pending, contract, elsewhere, deadline):
                     started = started or entry.type not in ("accepted",)
                     yield entry
                 return
@@ -151,21 +167,55 @@ class LiveClient:
                     ) from silent
                 log.warning("live_retry", extra={"request": request, "silent": silent.who})
 
-    async def _entries(self, pending: _Pending, queue: str, deadline: float) -> AsyncIterator[Entry]:
-        expected = 0
+    async def _find(
+        self, request: str, pending: _Pending, contract: LiveCall, queues: Sequence[str], deadline: float
+    ) -> AsyncIterator[Entry]:
+        """Set the queue to send to, once a living worker takes from one; `waiting` entries until then.
+
+        Raises Unavailable (`no_worker`) at the deadline, with what would serve it.
+        """
+        tell_at = time.monotonic() + TELL_AFTER_S
+        while (found := await self._route(queues)) is None:
+            if time.time() > deadline:
+                raise Unavailable(
+                    f"no living worker serves {contract.needs}; {contract.served_by} would. `heliu workers list` "
+                    "shows what each serves, and `heliu scale inference=2` adds one",
+                    code="no_worker",
+                )
+            if time.monotonic() >= tell_at:
+                tell_at = time.monotonic() + TELL_EVERY_S
+                message = f"no living worker serves {contract.needs} yet; waiting for {contract.served_by}"
+                yield Entry(request, pending.attempt, -1, "waiting", {"message": message})
+            await asyncio.sleep(LOOK_S)
+        pending.queue = found
+
+    async def _route(self, queues: Sequence[str]) -> str | None:
+        if self._serving is None or len(queues) == 1:
+            return queues[-1]
+        return await asyncio.to_thread(self._serving, queues)
+
+    async def _entries(
+        self, pending: _Pending, contract: LiveCall, elsewhere: Sequence[str], deadline: float
+    ) -> AsyncIterator[Entry]:
+        """The answer's entries. Raises _Silent for a request that nobody has taken when the last worker of its queue
+        has gone, and one of the queues `elsewhere` has one."""
+        queue, expected = pending.queue, 0
         waiting_at = time.monotonic()
         while True:
             try:
                 entry = await asyncio.wait_for(pending.entries.get(), 0.5)
             except TimeoutError:
                 if pending.worker is None and time.time() > deadline:
+                    what = f"the request for {contract.needs}" if contract.needs else "the request"
                     raise Unavailable(
-                        "no worker accepted the request in time; `heliu status` shows the workers and "
+                        f"no worker accepted {what} in time; `heliu status` shows the workers and "
                         "`heliu scale inference=2` adds one",
                         code="no_worker",
                     ) from None
                 if pending.worker is not None and self._read_at - pending.heard_at > self._silence_s:
                     raise _Silent(f"worker {pending.worker}") from None
+                if pending.worker is None and elsewhere and await self._route(elsewhere) not in (queue, None):
+                    raise _Silent(f"every worker of {queue}") from None
                 if pending.worker is None and await self._waits(queue):
                     waiting_at = time.monotonic()
                 if pending.worker is None and self._read_at - waiting_at > self._silence_s:

@@ -98,6 +98,11 @@ class Settings:
     test_faults: bool = setting(False, doc="enable the no-op jobs that tests and benchmarks submit")
 
     @property
+    def served_models(self) -> tuple[str, ...]:
+        """The bases that HELIU_MODELS names; none means any."""
+        return tuple(dict.fromkeys(filter(None, (name.strip() for name in self.models.split(",")))))
+
+    @property
     def artifact_folder(self) -> Path:
         return Path(self.artifacts) if self.artifacts else self.home / "artifacts"
 

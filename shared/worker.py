@@ -108,12 +108,16 @@ def check_artifact_store(db: Database, artifacts: ArtifactStore) -> None:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker takes: its job queues with how many jobs it runs of each at once, and its live slots."""
+    """What a worker takes: its job queues with how many jobs it runs of each at once, and its live slots.
+
+    `live_queues` are more of them beside `live_queue`, or in its place.
+    """
 
     service: str
     job_queues: Mapping[str, int]
     live_queue: str | None = None
     live_slots: int = 0
+    live_queues: tuple[str, ...] = ()
 
 
 class Background:
@@ -198,7 +202,7 @@ class Worker:
             tracing=platform_.tracing,
             metrics=platform_.metrics,
         )
-        queues = [*spec.job_queues, *([spec.live_queue] if spec.live_queue else [])]
+        queues = [*spec.job_queues, *([spec.live_queue] if spec.live_queue else []), *spec.live_queues]
         # Doorbells only start a thread, so two slots beside the live ones keep them from waiting behind answers.
         self._queue = QueueWorker(
             settings.redis_url,

@@ -10,6 +10,10 @@ WORKERS = """
 SELECT * FROM core.worker WHERE state <> 'stopped' OR heartbeat_at > now() - interval '1 hour'
 ORDER BY name, started_at"""
 
+LIVING_QUEUES = """
+SELECT DISTINCT unnest(queues) AS queue FROM core.worker
+WHERE state = 'running' AND heartbeat_at > now() - interval '30 seconds'"""
+
 JOBS_BY_STATE = "SELECT kind, state, count(*)::bigint AS jobs FROM core.job GROUP BY kind, state"
 
 QUEUES = """
@@ -62,6 +66,11 @@ def answer(connection: Connection) -> None:
 def workers(connection: Connection) -> list[Row]:
     """Workers that live or have lived within the hour."""
     return connection.execute(WORKERS).fetchall()
+
+
+def living_queues(connection: Connection) -> frozenset[str]:
+    """Every queue that some living worker takes from."""
+    return frozenset(row["queue"] for row in connection.execute(LIVING_QUEUES).fetchall())
 
 
 def jobs_by_state(connection: Connection) -> list[Row]:

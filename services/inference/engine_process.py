@@ -67,7 +67,12 @@ class EngineProcess:
         self._child: Child | None = None
         self._crashes = 0
         self._closed = False
-        self.models: dict[str, Any] = {}
+        self._asked_stats = False
+        # What the engine said of itself last, and since when it has each base, adapter and encoder (Unix seconds).
+        self.stats: Frame = {}
+        self.loaded_at: dict[str, float] = {}
+        # What requests called these by; kept when they leave, for they may come back.
+        self.names: dict[str, str] = {}
 
     def start(self) -> None:
         """Have a living child, waiting until it is ready. Raises EngineCrashed when it will not start."""
@@ -106,6 +111,24 @@ class EngineProcess:
                 except ChildGone as exc:
                     log.debug("cancel_too_late", extra={"request": request_id, "error": str(exc)})
 
+    @property
+    def models(self) -> dict[str, float]:
+        """What it has loaded, by artifact, since when."""
+        return dict(self.loaded_at)
+
+    def ask_stats(self) -> None:
+        """Have `stats` renewed soon, if an engine runs and is not just starting; never waits."""
+        if self._asked_stats or not self._lock.acquire(blocking=False):
+            return
+        try:
+            if self._child is not None:
+                self._asked_stats = True
+                self._child.send({"op": "stats"})
+        except ChildGone as exc:
+            log.debug("stats_not_asked", extra={"error": str(exc)})
+        finally:
+            self._lock.release()
+
     def _ensure(self) -> Child:
         if self._closed:
             raise Unavailable("this worker is stopping", code="worker_stopping")
@@ -136,7 +159,9 @@ class EngineProcess:
                 ready.set()
             elif kind == "loaded":
                 named = frame.get("adapter_id") or frame.get("encoder_id") or frame.get("base_id")
-                self.models[str(named)] = frame.get("seconds")
+                self.loaded_at[str(named)] = time.time()
+            elif kind == "stats":
+                self.stats, self._asked_stats = frame, False
             elif "id" in frame and frame["id"] is not None:
                 self._hand_out(frame)
             elif kind == "error":
@@ -157,7 +182,8 @@ class EngineProcess:
         with self._lock:
             if self._child is child:
                 self._child = None
-                self.models.clear()
+                self.stats, self._asked_stats = {}, False
+                self.loaded_at.clear()
             # Those of the child that died alone: a next one may already have requests in it.
             lost = {name: call for name, call in list(self._calls.items()) if call.child is child}
             for name in lost:

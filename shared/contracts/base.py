@@ -42,5 +42,19 @@ class LiveCall(Message):
     def queue_for(cls, pool: str = "default") -> str:
         return cls.queue.format(pool=pool)
 
+    def queues_for(self, pool: str) -> tuple[str, ...]:
+        """Whose workers may serve this call, the best first."""
+        return (self.queue_for(pool),)
+
+    @property
+    def needs(self) -> str:
+        """What a worker must serve to take it, in words for whoever waits: `the model 'x'`; empty where any may."""
+        return ""
+
+    @property
+    def served_by(self) -> str:
+        """What to start so that it is served, in words."""
+        return ""
+
     def dump(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
