@@ -36,7 +36,7 @@ async def complete(
 ) -> Response:
     """Answer a checked request, of a task or of a model; leaves one usage row, however it ends."""
     caller: Caller = request.state.caller
-    ref = await to_thread.run_sync(_resolve, gateway, caller, asked.model)
+    ref = await to_thread.run_sync(_resolve, gateway, caller, asked.model, endpoint)
     answer = Answer(endpoint, f"task:{task.label}" if task else asked.model, asked.include_usage)
     guarded = Guarded(task.spec.guards.output) if task and not task.spec.guards.output.empty else None
     ledger = _Ledger(gateway, request, answer, ref, task, guarded)
@@ -121,10 +121,10 @@ class _Ledger:
         )
 
 
-def _resolve(gateway: Gateway, caller: Caller, model: str) -> ModelRef:
+def _resolve(gateway: Gateway, caller: Caller, model: str, endpoint: str) -> ModelRef:
     gateway.limiter.check_tokens(caller)
     with gateway.db.transaction(caller.tenant) as connection:
-        return resolve.model_ref(resolve.model_row(connection, caller.tenant, model))
+        return resolve.served(resolve.model_row(connection, caller.tenant, model), endpoint)
 
 
 async def _first(entries: AsyncIterator[Entry]) -> Entry | None:

@@ -7,13 +7,23 @@ from typing import Any
 from uuid import UUID
 
 from services.gateway import repository_datasets, repository_files, repository_models
+from shared.contracts import answers
+from shared.contracts.embeddings import EMBEDDINGS
 from shared.contracts.inference import ModelRef
 from shared.contracts.task import PREFIX
+from shared.contracts.tokens import DETOKENIZE, TOKENIZE
 from shared.contracts.training import BaseRef, DataRef
 from shared.db import Connection, Row
 from shared.errors import HeliuError, InvalidInput, NotFound
 
 MAX_BATCH_MODELS = 1000
+# What the models of a kind serve.
+_TOKENS = frozenset({EMBEDDINGS, TOKENIZE, DETOKENIZE})
+SERVES = {
+    "base": _TOKENS | {answers.CHAT, answers.TEXT},
+    "adapter": _TOKENS | {answers.CHAT, answers.TEXT},
+    "encoder": _TOKENS,
+}
 
 
 def model_row(connection: Connection, tenant: UUID, name: str, param: str = "model") -> Row:
@@ -31,11 +41,31 @@ def model_row(connection: Connection, tenant: UUID, name: str, param: str = "mod
 def model_ref(row: Row) -> ModelRef:
     """A served model by content: an adapter on its base, or a base."""
     base, adapter = _parts(row)
-    return ModelRef(name=row["id"], base_artifact=base, adapter_artifact=adapter)
+    return ModelRef(
+        name=row["id"], base_artifact=base, adapter_artifact=adapter, encoder=row["kind"] == "encoder"
+    )
+
+
+def served(row: Row, endpoint: str) -> ModelRef:
+    """The same, for an endpoint. Raises InvalidInput (`unsupported_model`) for a model that does not serve it."""
+    if endpoint not in SERVES.get(row["kind"], frozenset()):
+        able = ", ".join(sorted(SERVES.get(row["kind"], ()))) or "nothing"
+        raise InvalidInput(
+            f"the model {row['id']!r} is of the kind {row['kind']!r}, which serves {able} and not {endpoint}",
+            code="unsupported_model",
+            param="model",
+        )
+    return model_ref(row)
 
 
 def base_ref(row: Row) -> BaseRef:
-    """The same for training."""
+    """The same for training. Raises InvalidInput (`unsupported_model`) for a sentence encoder."""
+    if row["kind"] == "encoder":
+        raise InvalidInput(
+            f"the model {row['id']!r} is a sentence encoder, which is not trained or evaluated here; name a base",
+            code="unsupported_model",
+            param="model",
+        )
     base, adapter = _parts(row)
     return BaseRef(model=row["id"], base_artifact=base, adapter_artifact=adapter)
 

@@ -16,6 +16,8 @@ from tests import servers
 from tests.integration.gateway_app import RunningGateway, running_gateway
 
 CHAT = "/v1/chat/completions"
+EMBED = "/v1/embeddings"
+TOKENIZE = "/v1/tokenize"
 FT = "/v1/fine_tuning/jobs"
 LONG = "x" * 15_000
 
@@ -32,6 +34,7 @@ def gateway(
     caps = {"max_body_bytes": 20_000, "max_upload_bytes": 5000, "live_deadline_seconds": 0.5}
     with running_gateway(url, valkey.url, home, **caps) as running:
         running.add_model("m")
+        running.add_model("encoder", kind="encoder")
         running.add_version("dsv-good")
         running.add_version("dsv-bad", passed=False)
         with running.as_tenant() as c:
@@ -165,6 +168,32 @@ POSTS: list[tuple[str, Any, str, int]] = [
     (CHAT, chat(audio={"voice": "x"}), "audio", 400),
     (CHAT, chat(store=True), "store", 400),
     (CHAT, chat(temprature=1), "temprature", 400),
+    (CHAT, chat(model="encoder"), "model", 400),
+    ("/v1/completions", {"model": "encoder", "prompt": "x"}, "model", 400),
+    (EMBED, {}, "model", 400),
+    (EMBED, {"model": "m"}, "input", 400),
+    (EMBED, {"model": "nobody", "input": "x"}, "model", 404),
+    (EMBED, {"model": "m", "input": ""}, "input", 400),
+    (EMBED, {"model": "m", "input": []}, "input", 400),
+    (EMBED, {"model": "m", "input": {LONG: 1}}, "input", 400),
+    (EMBED, {"model": "m", "input": ["x", LONG[:100], None]}, "input[2]", 400),
+    (EMBED, {"model": "m", "input": [[1, 2], [3, "x"]]}, "input[1]", 400),
+    (EMBED, {"model": "m", "input": ["x"] * 2049}, "input", 400),
+    (EMBED, {"model": "m", "input": "x", "dimensions": 0}, "dimensions", 400),
+    (EMBED, {"model": "m", "input": "x", "dimensions": 10**30}, "dimensions", 400),
+    (EMBED, {"model": "m", "input": "x", "encoding_format": "int8"}, "encoding_format", 400),
+    (EMBED, {"model": "m", "input": "x", "dimension": 8}, "dimension", 400),
+    (EMBED, {"model": "m", "input": "x" * 30_000}, "body", 413),
+    (TOKENIZE, {}, "model", 400),
+    (TOKENIZE, {"model": "m"}, "prompt", 400),
+    (TOKENIZE, {"model": "m", "prompt": "x", "messages": []}, "prompt", 400),
+    (TOKENIZE, {"model": "m", "messages": [{"role": LONG, "content": "x"}]}, "messages[0].role", 400),
+    (TOKENIZE, {"model": "nobody", "prompt": "x"}, "model", 404),
+    ("/v1/detokenize", {"model": "m"}, "tokens", 400),
+    ("/v1/detokenize", {"model": "m", "tokens": [1, -1]}, "tokens[1]", 400),
+    ("/v1/detokenize", {"model": "nobody", "tokens": [1]}, "model", 404),
+    (FT, tune(model="encoder"), "model", 400),
+    ("/v1/evaluations", {"model": "encoder", "dataset_version": "dsv-good"}, "model", 400),
     (FT, {}, "model", 400),
     (FT, {"model": "m"}, "training_file", 400),
     (FT, tune(model="nobody"), "model", 404),
@@ -199,7 +228,7 @@ POSTS: list[tuple[str, Any, str, int]] = [
     ("/v1/batches", {}, "input_file_id", 400),
     ("/v1/batches", batch(input_file_id="file-nobody"), "input_file_id", 404),
     ("/v1/batches", batch(input_file_id="file-tune"), "input_file_id", 400),
-    ("/v1/batches", batch(endpoint="/v1/embeddings"), "endpoint", 400),
+    ("/v1/batches", batch(endpoint="/v1/images/generations"), "endpoint", 400),
     ("/v1/batches", batch(completion_window="1h"), "completion_window", 400),
     (
         "/v1/batches",
