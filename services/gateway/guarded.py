@@ -9,10 +9,8 @@ from typing import Any
 from shared import semconv
 from shared.contracts.task import Guard
 from shared.streams import Entry
-from shared.task.guards import OutputGuard
+from shared.task.guards import FILTERED, OutputGuard
 from shared.telemetry import Tracing
-
-FILTERED = "content_filter"
 
 
 class Guarded:

@@ -6,17 +6,18 @@ import difflib
 from typing import Any
 from uuid import UUID
 
-from services.gateway import repository_datasets, repository_files, repository_models
+from services.gateway import repository_datasets, repository_files, repository_models, repository_tasks
 from shared.contracts import answers
 from shared.contracts.embeddings import EMBEDDINGS
 from shared.contracts.inference import ModelRef
-from shared.contracts.task import PREFIX
+from shared.contracts.task import PREFIX, TaskRoute
 from shared.contracts.tokens import DETOKENIZE, TOKENIZE
 from shared.contracts.training import BaseRef, DataRef
 from shared.db import Connection, Row
 from shared.errors import HeliuError, InvalidInput, NotFound
 
 MAX_BATCH_MODELS = 1000
+MAX_BATCH_TASKS = 1000
 # What the models of a kind serve.
 _TOKENS = frozenset({EMBEDDINGS, TOKENIZE, DETOKENIZE})
 SERVES = {
@@ -80,6 +81,14 @@ def batch_models(connection: Connection, tenant: UUID) -> dict[str, ModelRef]:
     """Every model that a row of a batch may name."""
     rows = repository_models.list_models(connection, tenant, MAX_BATCH_MODELS)
     return {row["id"]: model_ref(row) for row in rows}
+
+
+def batch_tasks(connection: Connection, tenant: UUID) -> dict[str, TaskRoute]:
+    """Every task that a row of a batch may name, with the split of this moment."""
+    rows = repository_tasks.routes(connection, tenant, MAX_BATCH_TASKS)
+    return {
+        row["name"]: TaskRoute(id=row["id"], weights=tuple((v, w) for v, w in row["weights"])) for row in rows
+    }
 
 
 def file_row(connection: Connection, file_id: str, *, param: str, purpose: str | None = None) -> Row:

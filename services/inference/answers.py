@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from shared.errors import HeliuError
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,19 @@ class StoredRow:
     model: str = ""
     model_artifact: str | None = None
     seconds: float = 0.0
+    # Which task and version it was, and what guard ended it.
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def row_error(code: str, message: str, param: str | None = None) -> dict[str, Any]:
     """The body of a row that has no answer."""
     kind = "invalid_request_error" if param else "server_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def refusal(refused: HeliuError) -> dict[str, Any]:
+    """The body of a row that a guard of its task did not let in."""
+    return row_error(refused.code, refused.message, f"body.{refused.param}")
 
 
 def row_request_id(batch_id: str, row_no: int) -> str:

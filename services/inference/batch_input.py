@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from services.inference.task_rows import BatchTasks
 from shared.contracts import answers
 from shared.contracts.chat import parse_chat
 from shared.contracts.completions import parse_completion
@@ -19,6 +20,8 @@ from shared.contracts.embeddings import EMBEDDINGS, parse_embedding
 from shared.contracts.inference import CompletionRequest, EmbeddingRequest
 from shared.contracts.json_size import MAX_TOKEN_VALUES, MAX_VALUES, too_many_values
 from shared.errors import HeliuError, InvalidInput
+from shared.task.bind import TaskVersion
+from shared.task.guards import Refused
 
 MAX_LINE_BYTES = 1024 * 1024
 MAX_ROWS = 50_000
@@ -43,10 +46,12 @@ class Line:
 
 @dataclass(frozen=True)
 class BatchRow:
-    """One checked request of a batch."""
+    """One checked request of a batch; one that is `refused` by its task's input guard is not to be run."""
 
     custom_id: str
     request: CompletionRequest | EmbeddingRequest
+    task: TaskVersion | None = None
+    refused: Refused | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,13 @@ class ShardRange:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole input: its rows, its shards, the models that it asks for, and what is wrong with it."""
+    """A whole input: its rows, its shards, the models and tasks that it asks for, and what is wrong with it."""
 
     rows: int
     shards: tuple[ShardRange, ...]
     models: tuple[str, ...]
     errors: tuple[LineError, ...]
+    tasks: tuple[str, ...] = ()
 
 
 def lines(source: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[Line]:
@@ -103,7 +109,7 @@ def lines(source: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[
             yield line
 
 
-def parse_row(content: bytes, endpoint: str) -> BatchRow:
+def parse_row(content: bytes, endpoint: str, tasks: BatchTasks | None = None) -> BatchRow:
     """One line as a request; raises InvalidInput naming the place."""
     most = MAX_TOKEN_VALUES if endpoint == EMBEDDINGS else MAX_VALUES
     if too_many_values(content, most):
@@ -141,12 +147,13 @@ def parse_row(content: bytes, endpoint: str) -> BatchRow:
     if not isinstance(row["body"], dict):
         raise InvalidInput("body must be a JSON object", param="body")
     try:
-        request = PARSERS[endpoint](row["body"])
+        bound = tasks.bound(row["body"], custom_id) if tasks and endpoint == answers.CHAT else None
+        request, *of_task = bound or (PARSERS[endpoint](row["body"]), None, None)
     except HeliuError as exc:
         raise InvalidInput(exc.message, code=exc.code, param=f"body.{exc.param}") from exc
     if request.stream:
         raise InvalidInput("stream is not allowed in a batch", param="body.stream")
-    return BatchRow(custom_id, request)
+    return BatchRow(custom_id, request, *of_task)
 
 
 def plan(
@@ -155,6 +162,7 @@ def plan(
     known_models: Collection[str],
     shard_rows: int,
     encoders: Collection[str] = (),
+    tasks: BatchTasks | None = None,
 ) -> Plan:
     """Check every line and cut the input into shards. Wrong lines are listed (the first MAX_ERRORS), never raised.
 
@@ -177,7 +185,7 @@ def plan(
                 break
             rows += 1
             try:
-                row = parse_row(line.content, endpoint)
+                row = parse_row(line.content, endpoint, tasks)
                 _check_row(row, seen, known_models)
                 if endpoint != EMBEDDINGS and row.request.model in encoders:
                     raise InvalidInput(
@@ -202,7 +210,8 @@ def plan(
         shards.append(ShardRange(rows - count, count, first.start, last.end))
     if rows == 0 and not errors:
         errors.append(LineError(None, "empty_file", "the input file has no lines", None))
-    return Plan(rows, tuple(shards), tuple(sorted(models)), tuple(errors))
+    used = tuple(sorted(tasks.used)) if tasks else ()
+    return Plan(rows, tuple(shards), tuple(sorted(models)), tuple(errors), used)
 
 
 def _check_row(row: BatchRow, seen: set[bytes], known_models: Collection[str]) -> None:

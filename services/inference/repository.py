@@ -18,8 +18,8 @@ INSERT INTO inference.batch_row (batch_id, row_no, tenant_id, custom_id, status_
 
 ADD_USAGE = """
 INSERT INTO gateway.usage (tenant_id, api_key_id, request_id, job_id, endpoint, model, model_artifact, pool, status,
-    prompt_tokens, completion_tokens, seconds, trace_id)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+    prompt_tokens, completion_tokens, seconds, trace_id, metadata)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 
 DONE_ROWS = "SELECT row_no FROM inference.batch_row WHERE batch_id = %s AND row_no >= %s AND row_no < %s"
 
@@ -46,6 +46,8 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, id) DO NOTHING R
 # Locked, so that the base is not removed between this look and the adapter's first day.
 LIVING_MODEL = """
 SELECT artifact FROM training.model WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL FOR SHARE"""
+
+TASK_SPEC = "SELECT spec FROM gateway.task_version WHERE task_id = %s AND version = %s"
 
 PAGE_ROWS = 500
 
@@ -98,6 +100,7 @@ def add_rows(
                     row.completion_tokens,
                     row.seconds,
                     trace_id,
+                    Jsonb(row.metadata),
                 )
                 for row in rows
                 if row.status_code == 200
@@ -167,3 +170,9 @@ def add_model(
             code="model_exists",
             param="name",
         )
+
+
+def task_spec(connection: Connection, task_id: str, version: int) -> dict[str, Any] | None:
+    """A version of a task, whether or not the task has been deleted since."""
+    row = connection.execute(TASK_SPEC, (task_id, version)).fetchone()
+    return row["spec"] if row is not None else None

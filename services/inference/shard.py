@@ -21,6 +21,7 @@ from shared.contracts.inference import EmbeddingRequest, ModelRef
 from shared.errors import HeliuError
 from shared.frames import Frame
 from shared.stop import ChildCrashed, Stop, Stopped
+from shared.task.guards import guard_choices
 
 COMMIT_ROWS = 50
 COMMIT_S = 1.0
@@ -138,14 +139,20 @@ class ShardRun:
         return None
 
     def _answered(self, item: Pending, result: dict[str, Any]) -> StoredRow:
-        asked = item.row.request
+        asked, task = item.row.request, item.row.task
         model, usage, timings = asked.model, result["usage"], result["timings"]
+        metadata = task.metadata if task else {}
         if isinstance(asked, EmbeddingRequest):
             body = embeddings(model, result["vectors"], usage["prompt_tokens"], asked.encoding_format)
             seconds = timings["compute_s"]
         else:
             answer = answer_id(self._endpoint, row_request_id(self._batch_id, item.row_no))
-            body = completion(self._endpoint, answer, model, int(time.time()), result["choices"], usage)
+            shown, choices = model, result["choices"]
+            if task is not None:
+                shown = f"task:{task.label}"
+                choices, refused = guard_choices(task.spec.guards.output, choices)
+                metadata |= {"refused_by": ", ".join(refused)} if refused else {}
+            body = completion(self._endpoint, answer, shown, int(time.time()), choices, usage)
             seconds = timings["prefill_s"] + timings["decode_s"]
         return StoredRow(
             row_no=item.row_no,
@@ -157,6 +164,7 @@ class ShardRun:
             model=model,
             model_artifact=item.model.adapter_artifact or item.model.base_artifact,
             seconds=seconds,
+            metadata=metadata,
         )
 
     def _commit_if_due(self) -> None:

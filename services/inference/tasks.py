@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from services.inference import importing, repository, vectors
-from services.inference.answers import StoredRow, row_error
+from services.inference.answers import StoredRow, refusal, row_error
 from services.inference.batch_input import lines, parse_row, plan
 from services.inference.choices import Choices, calls, index_of
 from services.inference.engine_process import EngineProcess
 from services.inference.hub import Hub, HubFile
 from services.inference.output_files import OutputFiles
 from services.inference.shard import Pending, ShardRun
+from services.inference.task_rows import BatchTasks
 from shared import semconv
 from shared.contracts.inference import Batch, BatchShard, Detokenize, Embed, Generate, ModelRef, Tokenize
 from shared.contracts.models import ImportModel, ModelFile
+from shared.contracts.task import TaskRoute
 from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput
 from shared.frames import Frame
@@ -217,7 +220,8 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
     with platform.tracing.span("batch.plan", parent=ctx.span.traceparent) as span:
         with platform.artifacts.open(job.artifact) as source:
             encoders = {name for name, model in job.models.items() if model.encoder}
-            planned = plan(source, job.endpoint, job.models.keys(), platform.settings.shard_rows, encoders)
+            rows, named = platform.settings.shard_rows, _tasks(platform, ctx, ctx.job.id, job.tasks)
+            planned = plan(source, job.endpoint, job.models.keys(), rows, encoders, named)
         span.set(rows=planned.rows, shards=len(planned.shards), errors=len(planned.errors))
     if planned.errors:
         first = planned.errors[0]
@@ -238,6 +242,7 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
             artifact=job.artifact,
             endpoint=job.endpoint,
             models=models,
+            tasks={name: job.tasks[name] for name in planned.tasks},
             first=shard.first,
             count=shard.count,
             start=shard.start,
@@ -280,12 +285,18 @@ def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: Batch
     """Answer the shard's rows that are not stored yet; what was stored before a crash stays."""
     with ctx.transaction() as connection:
         done = repository.done_rows(connection, job.batch_id, job.first, job.count)
-    pending = []
+    pending, refused = [], []
+    named = _tasks(platform, ctx, job.batch_id, job.tasks)
     with platform.artifacts.open(job.artifact) as source:
         for offset, line in enumerate(lines(source, job.start, job.end)):
-            if job.first + offset not in done:
-                row = parse_row(line.content, job.endpoint)
-                pending.append(Pending(job.first + offset, row, job.models[row.request.model]))
+            number = job.first + offset
+            if number in done:
+                continue
+            row = parse_row(line.content, job.endpoint, named)
+            if row.refused is not None:
+                refused.append(StoredRow(number, row.custom_id, 400, refusal(row.refused)))
+            else:
+                pending.append(Pending(number, row, job.models[row.request.model]))
 
     def store(rows: list[StoredRow]) -> None:
         numbers = {row.row_no for row in rows}
@@ -309,9 +320,20 @@ def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: Batch
         retrying(write, attempts=8, patience=0.2)
         ctx.touch()
 
+    if refused:
+        store(refused)
     run = ShardRun(engine, job.endpoint, job.batch_id, str(ctx.job.tenant_id), ctx.job.epoch, store)
     run.answer(pending, ctx, lambda model: models_for_engine(platform, model))
     return Outcome(result={"rows": job.count, "answered_before": len(done)})
+
+
+def _tasks(platform: Platform, ctx: JobContext, batch_id: str, routes: Mapping[str, TaskRoute]) -> BatchTasks:
+    def find(task_id: str, version: int) -> dict[str, Any] | None:
+        # Not under the job's lock, which some callers hold: versions never change.
+        with platform.db.transaction(ctx.job.tenant_id) as connection:
+            return repository.task_spec(connection, task_id, version)
+
+    return BatchTasks(batch_id, routes, find)
 
 
 def _finalize(platform: Platform, ctx: JobContext, job: Batch) -> Outcome:
@@ -372,6 +394,7 @@ def _finalize(platform: Platform, ctx: JobContext, job: Batch) -> Outcome:
 def _fill_gaps(platform: Platform, ctx: JobContext, job: Batch, cancelled: bool) -> None:
     with ctx.transaction() as connection:
         unfinished = list(repository.unfinished_shards(connection, ctx.job.id))
+    named = _tasks(platform, ctx, ctx.job.id, job.tasks)
     for payload, error, state in unfinished:
         part = BatchShard.model_validate(payload)
         code = "batch_cancelled" if cancelled else str(error.get("code", f"shard_{state}"))
@@ -383,7 +406,7 @@ def _fill_gaps(platform: Platform, ctx: JobContext, job: Batch, cancelled: bool)
                 if part.first + offset in done:
                     continue
                 try:
-                    custom_id = parse_row(line.content, job.endpoint).custom_id
+                    custom_id = parse_row(line.content, job.endpoint, named).custom_id
                 except InvalidInput as exc:
                     raise HeliuError(f"a checked line no longer parses: {exc.message}") from exc
                 status = 499 if cancelled else 500

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from shared.contracts.base import JobContract, LiveCall, Message
+from shared.contracts.task import TaskRoute
 
 MAX_PROMPTS = 128
 MAX_CHOICES = 128
@@ -175,6 +176,8 @@ class Batch(JobContract):
     endpoint: Endpoint
     completion_window: Literal["24h"] = "24h"
     models: dict[str, ModelRef]
+    # By name, as they stood when the batch was accepted.
+    tasks: dict[str, TaskRoute] = Field(default_factory=dict)
     pool: str = "default"
 
 
@@ -189,6 +192,7 @@ class BatchShard(JobContract):
     artifact: str
     endpoint: Endpoint
     models: dict[str, ModelRef]
+    tasks: dict[str, TaskRoute] = Field(default_factory=dict)
     first: int = Field(ge=0)
     count: int = Field(ge=1)
     start: int = Field(ge=0)

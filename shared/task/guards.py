@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 from shared.contracts.task import MAX_INPUT, Guard, Language
 from shared.errors import HeliuError, InvalidInput
@@ -26,6 +27,8 @@ LANGUAGE_SAMPLE = 200
 _NUMBER_END = re.compile(r"[+(]*[0-9+(][0-9 \-.·()+转extEXT]*\Z")
 _WORD_END = re.compile(r"[A-Za-z0-9._%+\-@]+\Z")
 MOST_HELD = 1_000
+# The reason that a refused answer ends with.
+FILTERED = "content_filter"
 # What a look at a part of a text sees before it: look-behinds and words that announce a number.
 BEFORE = 64
 
@@ -190,3 +193,18 @@ class OutputGuard:
         self._out = limit
         self.shown += (text := "".join(parts))
         return text
+
+
+def guard_choices(
+    guard: Guard, choices: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Whole choices ({"text", "finish_reason", ...}) as they may be shown, and the guards that ended any of them."""
+    shown, refused = [], set()
+    for choice in choices:
+        out = OutputGuard(guard)
+        out.push(str(choice["text"]))
+        out.end()
+        reason = FILTERED if out.refused is not None else choice["finish_reason"]
+        shown.append({**choice, "text": out.shown, "finish_reason": reason})
+        refused |= {out.refused} if out.refused is not None else set()
+    return shown, sorted(refused)

@@ -1,0 +1,69 @@
+"""The tasks that the rows of a batch name, as they stood when the batch was accepted. Knows no SQL."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shared.contracts.inference import CompletionRequest
+from shared.contracts.task import Guard, TaskRoute, TaskSpec
+from shared.errors import InvalidInput
+from shared.task.bind import TaskVersion, bind, task_name
+from shared.task.guards import Refused
+from shared.task.split import choose
+
+Find = Callable[[str, int], Mapping[str, Any] | None]
+
+
+class BatchTasks:
+    """`find` gives the stored spec of (task id, version); it is asked once for each."""
+
+    def __init__(self, batch_id: str, routes: Mapping[str, TaskRoute], find: Find) -> None:
+        self._batch_id = batch_id
+        self._routes = routes
+        self._find = find
+        self._known: dict[tuple[str, int], TaskVersion] = {}
+        self.used: set[str] = set()
+
+    def bound(
+        self, body: Mapping[str, Any], custom_id: str
+    ) -> tuple[CompletionRequest, TaskVersion, Refused | None] | None:
+        """(request, version, what an input guard says against it) of a row for a task; None for a model's.
+
+        A row without a `user` is shared by its custom_id, so that it gets the same version whenever it is read.
+        A refused request is as it came, for its model's name alone: it must not be run.
+        """
+        named = task_name(body.get("model"))
+        if named is None:
+            return None
+        user = body.get("user")
+        key = user if isinstance(user, str) and user else f"{self._batch_id}:{custom_id}"
+        task = self._version(*named, key)
+        try:
+            return bind(task, body), task, None
+        except Refused as exc:
+            guards = task.spec.guards.model_copy(update={"input": Guard()})
+            open_spec = task.spec.model_copy(update={"guards": guards})
+            return bind(TaskVersion(task.id, task.name, task.version, open_spec), body), task, exc
+
+    def _version(self, name: str, number: int | None, key: str) -> TaskVersion:
+        route = self._routes.get(name)
+        if route is None:
+            near = difflib.get_close_matches(name, self._routes, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InvalidInput(
+                f"the task {name!r} did not exist when the batch was accepted{hint}",
+                code="model_not_found",
+                param="model",
+            )
+        self.used.add(name)
+        chosen = number if number is not None else choose(route.id, route.weights, key)
+        if (route.id, chosen) not in self._known:
+            spec = self._find(route.id, chosen)
+            if spec is None:
+                raise InvalidInput(
+                    f"the task {name!r} has no version {chosen}", code="model_not_found", param="model"
+                )
+            self._known[route.id, chosen] = TaskVersion(route.id, name, chosen, TaskSpec.model_validate(spec))
+        return self._known[route.id, chosen]
