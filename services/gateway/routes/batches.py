@@ -18,6 +18,7 @@ from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
 from shared import job_requests, job_store
 from shared.contracts.answers import CHAT
+from shared.contracts.answers import CHAT
 from shared.contracts.inference import Batch, Endpoint
 from shared.db import Connection, retrying
 from shared.errors import InvalidInput, NotFound
@@ -73,6 +74,7 @@ def create(
             endpoint=body.endpoint,
             completion_window=body.completion_window,
             models=resolve.batch_models(connection, tenant),
+            tasks=resolve.batch_tasks(connection, tenant) if body.endpoint == CHAT else {},
             tasks=resolve.batch_tasks(connection, tenant) if body.endpoint == CHAT else {},
             pool=gateway.settings.pool,
         )
