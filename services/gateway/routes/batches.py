@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
@@ -18,7 +17,6 @@ from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
 from shared import job_requests, job_store
 from shared.contracts.answers import CHAT
-from shared.contracts.answers import CHAT
 from shared.contracts.inference import Batch, Endpoint
 from shared.db import Connection, retrying
 from shared.errors import InvalidInput, NotFound
@@ -27,8 +25,6 @@ from shared.jobs import TERMINAL, Job
 router = APIRouter(tags=["batches"])
 
 KINDS = (Batch.kind,)
-# Of "24h", the one completion window there is.
-WINDOW = timedelta(hours=24)
 MAX_INPUT_BYTES = 200 * 1024 * 1024
 
 
@@ -75,11 +71,10 @@ def create(
             completion_window=body.completion_window,
             models=resolve.batch_models(connection, tenant),
             tasks=resolve.batch_tasks(connection, tenant) if body.endpoint == CHAT else {},
-            tasks=resolve.batch_tasks(connection, tenant) if body.endpoint == CHAT else {},
             pool=gateway.settings.pool,
         )
 
-    return shapes.batch(submit(gateway, request, Batch, make, metadata=body.metadata, window=WINDOW))
+    return shapes.batch(submit(gateway, request, Batch, make, metadata=body.metadata))
 
 
 @router.get("/v1/batches", summary="List batches")
