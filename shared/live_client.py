@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
 AT_ONCE = 1024
+# Redis forgets what was read after so many bytes of it: vectors of a thousand texts are megabytes.
+TRIM_BYTES = 1024 * 1024
 # A request that nobody serves looks for a worker so often; its client is told so after a while, and then again.
 LOOK_S = 0.25
 TELL_AFTER_S, TELL_EVERY_S = 1.0, 5.0
@@ -267,9 +269,13 @@ class LiveClient:
         stream, last = streams.reply_stream(self._gateway), b"0"
         # Often enough to notice a silence soon after it has lasted.
         block_ms = max(1, min(streams.BLOCK_MS, int(self._silence_s * 100)))
+        read = 0
         while True:
             asked_at = time.monotonic()
             try:
+                if read > TRIM_BYTES:
+                    await self._redis.xtrim(stream, minid=last, approximate=True)
+                    read = 0
                 answer: Any = await self._redis.xread({stream: last}, block=block_ms, count=AT_ONCE)
             except Exception as exc:  # noqa: BLE001 - this task reads everybody's answers: nothing may end it
                 log.warning("reply_stream_lost", extra={"error": f"{type(exc).__name__}: {exc}"})
@@ -279,6 +285,7 @@ class LiveClient:
             entries = streams.entries_of(answer)
             for entry_id, fields in entries:
                 last = entry_id
+                read += sum(map(len, fields.values()))
                 try:
                     self._hand_out(Entry.unpack(fields))
                 except Exception as exc:  # noqa: BLE001 - the same

@@ -116,6 +116,27 @@ def test_an_answer_comes_in_its_order_and_ends_with_done(redis_url: str) -> None
     with_fake(redis_url, scene)
 
 
+def test_redis_forgets_what_was_read_of_long_answers(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        with redis.Redis.from_url(redis_url) as server:
+            for number in range(1, 5):
+                answer = asyncio.create_task(texts(call(client)))
+                await fake.asked(number)
+                fake.accept(1)
+                for seq in range(1, 41):
+                    fake.say(1, seq, "token", {"text": "x" * 100_000})
+                fake.say(1, 41, "done", {"text": ""})
+                assert len(await answer) == 41
+            reply = fake.sent[-1]["reply"]
+            # Sixteen megabytes went through.
+            async with asyncio.timeout(20):
+                while server.memory_usage(reply) > 8 * 1024 * 1024:
+                    fake.beat(1)
+                    await asyncio.sleep(0.01)
+
+    with_fake(redis_url, scene)
+
+
 def test_an_entry_written_twice_is_passed_over(redis_url: str) -> None:
     async def scene(client: LiveClient, fake: FakeWorker) -> None:
         answer = asyncio.create_task(texts(call(client)))
