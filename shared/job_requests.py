@@ -12,8 +12,23 @@ SELECT id FROM core.job
 WHERE parent_id = %s AND state IN ('queued', 'leased', 'paused') AND cancel_requested_at IS NULL ORDER BY id"""
 
 
-def request_cancel(connection: Connection, job_id: str) -> Job:
-    """Cancel a waiting job at once, or ask a running one to stop. Raises Conflict for one that has ended."""
+OVERDUE = """
+SELECT id FROM core.job WHERE state IN ('queued', 'leased') AND expires_at < now() AND progress ? 'finalize_on_cancel'
+AND cancel_requested_at IS NULL ORDER BY expires_at LIMIT %s"""
+
+
+def expire_overdue(connection: Connection, limit: int = 100) -> None:
+    """Ask jobs past their `expires_at` that put together what their parts have done to do so: they end as expired."""
+    for row in connection.execute(OVERDUE, (limit,)).fetchall():
+        job = request_cancel(connection, row["id"], expired=True)
+        job_store.set_progress(connection, job, {"expired": True})
+
+
+def request_cancel(connection: Connection, job_id: str, *, expired: bool = False) -> Job:
+    """Cancel a waiting job at once, or ask a running one to stop. Raises Conflict for one that has ended.
+
+    `expired` tells it in the job's events: nobody asked for it.
+    """
     # Parts first, as their ends do it, so that the two never wait for each other.
     _cancel_parts(connection, job_id)
     job = job_store.get(connection, job_id, lock=True)
@@ -22,7 +37,7 @@ def request_cancel(connection: Connection, job_id: str) -> Job:
     if job.state is Status.CANCELLED:
         return job
     check_transition(job.state, Status.CANCELLED)
-    return _cancel_one(connection, job_id)
+    return _cancel_one(connection, job_id, "its time is over" if expired else "asked to stop")
 
 
 def _cancel_parts(connection: Connection, job_id: str) -> None:
@@ -30,7 +45,7 @@ def _cancel_parts(connection: Connection, job_id: str) -> None:
         _cancel_one(connection, row["id"])
 
 
-def _cancel_one(connection: Connection, job_id: str) -> Job:
+def _cancel_one(connection: Connection, job_id: str, why: str = "asked to stop") -> Job:
     job = job_store.get(connection, job_id, lock=True)
     if job.state in TERMINAL:
         return job
@@ -41,7 +56,7 @@ def _cancel_one(connection: Connection, job_id: str) -> Job:
         ).fetchone()
         assert row is not None
         if job.cancel_requested_at is None:
-            job_store.add_event(connection, job, "cancel_requested", "asked to stop")
+            job_store.add_event(connection, job, "cancel_requested", why)
         return Job.from_row(row)
     connection.execute("UPDATE core.job SET cancel_requested_at = now() WHERE id = %s", (job_id,))
     ended = job_store.end_unclaimed(connection, job_id, Status.CANCELLED, None)

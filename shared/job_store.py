@@ -107,8 +107,8 @@ SELECT j.* FROM core.job j JOIN core.worker w ON w.id = j.worker_id
 WHERE j.state = 'leased' AND w.name = %s AND w.id <> %s FOR UPDATE OF j SKIP LOCKED"""
 
 OVERDUE = """
-SELECT id FROM core.job WHERE state = 'queued' AND expires_at < now() ORDER BY expires_at LIMIT %s
-FOR UPDATE SKIP LOCKED"""
+SELECT id FROM core.job WHERE state = 'queued' AND expires_at < now() AND NOT progress ? 'finalize_on_cancel'
+ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED"""
 
 READY = """
 SELECT l.queue, sum(ready.n)::int AS jobs FROM core.lane l CROSS JOIN LATERAL (

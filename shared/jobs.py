@@ -97,7 +97,7 @@ def batch_status(job: Job) -> str:
     if job.state in TERMINAL:
         return BATCH_STATUS[job.state]
     if job.cancel_requested_at is not None:
-        return "cancelling"
+        return "finalizing" if job.progress.get("expired") else "cancelling"
     phases = {"validating": "validating", "rows": "in_progress", "finalizing": "finalizing"}
     return phases[str(job.progress.get("phase", "validating"))]
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from services.dispatcher import repository
 from services.dispatcher.deliver import Deliverer
 from services.dispatcher.relay import ring_where_needed
-from shared import job_store
+from shared import job_requests, job_store
 from shared.errors import HeliuError, Unavailable
 from shared.metrics import announce
 from shared.outbound import OutboundClient
@@ -62,6 +62,7 @@ class Dispatcher:
             log.warning("lease_expired", extra={"job": reaped[0].id, "state": reaped[0].state.value})
         with self._platform.db.core() as connection:
             job_store.expire_overdue(connection)
+            job_requests.expire_overdue(connection)
             repository.forget_workers(connection, KEEP_WORKERS)
         return ended
 

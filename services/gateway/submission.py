@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from services.gateway.bodies import Incoming
@@ -21,11 +22,13 @@ def submit(
     make: Callable[[Connection], JobContract],
     *,
     metadata: dict[str, str] | None = None,
+    window: timedelta | None = None,
 ) -> Job:
     """The accepted job, or the one that stands for the same request.
 
-    `make` resolves names and builds the contract inside the transaction, as the caller's tenant; it may run
-    again. Raises what `make` raises, and InvalidInput for an idempotency key with another body.
+    `make` resolves names and builds the contract inside the transaction, as the caller's tenant; it may run again.
+    The job expires when `window` has passed. Raises what `make` raises, and InvalidInput for an idempotency key with
+    another body.
     """
     caller = incoming.caller
     job_id = new_id(kind.id_prefix)
@@ -58,6 +61,7 @@ def submit(
                 max_attempts=contract.max_attempts,
                 max_crashes=contract.max_crashes,
                 time_limit_s=contract.time_limit_s,
+                expires_at=datetime.now(UTC) + window if window is not None else None,
                 metadata=metadata,
                 idempotency_key=incoming.idempotency_key,
                 body_hash=incoming.digest,

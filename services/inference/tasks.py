@@ -32,6 +32,11 @@ from shared.outbound import OutboundClient
 from shared.worker import Platform
 
 SHARDS_IN_ONE_TRACE = 80
+# Why a row has no answer, where it is not its shard's fault.
+UNANSWERED = {
+    Status.CANCELLED: ("batch_cancelled", "the batch was cancelled before this row"),
+    Status.EXPIRED: ("batch_expired", "the batch's completion window ended before this row"),
+}
 HUB_SILENCE_S = 30.0
 
 
@@ -339,9 +344,11 @@ def _tasks(platform: Platform, ctx: JobContext, batch_id: str, routes: Mapping[s
 def _finalize(platform: Platform, ctx: JobContext, job: Batch) -> Outcome:
     """Error rows for what no shard answered, then output and error file, and the end, in one transaction."""
     ctx.progress(phase="finalizing", finalizing_at=int(time.time()))
-    cancelled = ctx.job.cancel_requested_at is not None
+    ended_as = Status.SUCCEEDED
+    if ctx.job.cancel_requested_at is not None:
+        ended_as = Status.EXPIRED if ctx.job.progress.get("expired") else Status.CANCELLED
     total = int(ctx.job.progress["request_counts"]["total"])
-    _fill_gaps(platform, ctx, job, cancelled)
+    _fill_gaps(platform, ctx, job, ended_as)
     work = platform.settings.home / "work"
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=ctx.job.id, dir=work) as scratch:
@@ -375,7 +382,7 @@ def _finalize(platform: Platform, ctx: JobContext, job: Batch) -> Outcome:
             )
 
     return Outcome(
-        status=Status.CANCELLED if cancelled else Status.SUCCEEDED,
+        status=ended_as,
         result={
             "request_counts": {"total": total, "completed": counts["completed"], "failed": counts["failed"]},
             "usage": {
@@ -391,14 +398,15 @@ def _finalize(platform: Platform, ctx: JobContext, job: Batch) -> Outcome:
     )
 
 
-def _fill_gaps(platform: Platform, ctx: JobContext, job: Batch, cancelled: bool) -> None:
+def _fill_gaps(platform: Platform, ctx: JobContext, job: Batch, ended_as: Status) -> None:
     with ctx.transaction() as connection:
         unfinished = list(repository.unfinished_shards(connection, ctx.job.id))
     named = _tasks(platform, ctx, ctx.job.id, job.tasks)
     for payload, error, state in unfinished:
         part = BatchShard.model_validate(payload)
-        code = "batch_cancelled" if cancelled else str(error.get("code", f"shard_{state}"))
-        message = "the batch was cancelled before this row" if cancelled else str(error.get("message", state))
+        code, message = UNANSWERED.get(
+            ended_as, (str(error.get("code", f"shard_{state}")), str(error.get("message", state)))
+        )
         with ctx.transaction() as connection, platform.artifacts.open(job.artifact) as source:
             done = repository.done_rows(connection, ctx.job.id, part.first, part.count)
             rows = []
@@ -409,7 +417,7 @@ def _fill_gaps(platform: Platform, ctx: JobContext, job: Batch, cancelled: bool)
                     custom_id = parse_row(line.content, job.endpoint, named).custom_id
                 except InvalidInput as exc:
                     raise HeliuError(f"a checked line no longer parses: {exc.message}") from exc
-                status = 499 if cancelled else 500
+                status = 499 if ended_as in UNANSWERED else 500
                 rows.append(StoredRow(part.first + offset, custom_id, status, row_error(code, message)))
             repository.add_rows(
                 connection,

@@ -141,3 +141,29 @@ def test_the_ledger_has_one_row_for_every_answered_row(broken: Broken, stage: St
     }
     tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in ledger)
     assert broken.batch.usage.total_tokens == tokens
+
+
+def test_a_batch_whose_window_ends_expires_with_what_was_answered(stage: Stage) -> None:
+    client = stage.openai()
+    file = stage.batch_file([(f"r{n}", {**body(stage, 0), "max_tokens": 200}) for n in range(2000)])
+    batch = client.batches.create(
+        input_file_id=file, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    assert batch.expires_at is not None
+    assert batch.expires_at - batch.created_at in (86_399, 86_400, 86_401)
+    wait_for(lambda: completed(stage, batch.id) > 0, PATIENCE_S, "the first rows")
+    with stage.harness.db.core() as connection:
+        connection.execute("UPDATE core.job SET expires_at = now() WHERE id = %s", (batch.id,))
+    ended = stage.ended(batch.id)
+    assert ended["status"] == "expired"
+    shown = client.batches.retrieve(batch.id)
+    assert shown.status == "expired"
+    assert shown.request_counts is not None
+    assert 0 < shown.request_counts.completed < 2000
+    assert shown.request_counts.completed + shown.request_counts.failed == 2000
+    assert shown.output_file_id is not None
+    assert shown.error_file_id is not None
+    answered = client.files.content(shown.output_file_id).text.splitlines()
+    unanswered = [json.loads(line) for line in client.files.content(shown.error_file_id).text.splitlines()]
+    assert len(answered) == shown.request_counts.completed
+    assert {row["response"]["body"]["error"]["code"] for row in unanswered} == {"batch_expired"}

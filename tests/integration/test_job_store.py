@@ -330,6 +330,25 @@ def test_a_cancel_that_meets_a_job_handing_out_its_parts_cancels_them_too(core: 
     assert whole.cancel_requested_at is not None
 
 
+def test_a_job_past_its_time_puts_together_what_its_parts_have_done(core: Core) -> None:
+    job = core.held()
+    parts = parts_of(core, job)
+    with core.db.core() as c:
+        job_store.wait_for_children(c, job, parts, {"finalize_on_cancel": True})
+        c.execute("UPDATE core.job SET expires_at = now() - interval '1 second' WHERE id = %s", (job.id,))
+    with core.db.core() as c:
+        assert job_store.expire_overdue(c) == []
+        job_requests.expire_overdue(c)
+        job_requests.expire_overdue(c)
+        assert {job_store.get(c, part.id).state for part in parts} == {Status.CANCELLED}
+        asked = [e["message"] for e in job_store.list_events(c, job.id) if e["type"] == "cancel_requested"]
+    assert asked == ["its time is over"]
+    whole = core.claim()
+    assert whole is not None
+    assert (whole.id, whole.progress["expired"]) == (job.id, True)
+    assert core.leave(whole, Status.EXPIRED).state is Status.EXPIRED
+
+
 def test_a_waiting_job_is_cancelled_and_paused_at_once(core: Core) -> None:
     cancelled, paused = core.submit(), core.submit()
     with core.db.core() as c:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
@@ -25,6 +26,8 @@ from shared.jobs import TERMINAL, Job
 router = APIRouter(tags=["batches"])
 
 KINDS = (Batch.kind,)
+# Of "24h", the one completion window there is.
+WINDOW = timedelta(hours=24)
 MAX_INPUT_BYTES = 200 * 1024 * 1024
 
 
@@ -74,7 +77,7 @@ def create(
             pool=gateway.settings.pool,
         )
 
-    return shapes.batch(submit(gateway, request, Batch, make, metadata=body.metadata))
+    return shapes.batch(submit(gateway, request, Batch, make, metadata=body.metadata, window=WINDOW))
 
 
 @router.get("/v1/batches", summary="List batches")
