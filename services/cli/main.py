@@ -17,6 +17,7 @@ from services.cli import (
     keys,
     lifecycle,
     models,
+    tasks,
     traces,
     train,
 )
@@ -36,6 +37,7 @@ app.add_typer(chat.app)
 app.add_typer(datasets.app, name="data")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(files.app, name="files")

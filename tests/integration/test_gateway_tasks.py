@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,11 @@ def gateway(
     servers.drop_database(postgres.url, "tasks")
 
 
-@pytest.fixture(scope="module")
-def _worker(gateway: RunningGateway) -> Iterator[None]:
-    home = gateway.platform.settings.home
+@contextmanager
+def echo_worker(gateway: RunningGateway) -> Iterator[None]:
+    """A worker process that says back what it is asked, ready."""
     settings = gateway.platform.settings
+    home = settings.home
     given = {
         "HELIU_HOME": str(home),
         "HELIU_DATABASE_URL": settings.database_url,
@@ -75,6 +76,12 @@ def _worker(gateway: RunningGateway) -> Iterator[None]:
         finally:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="module")
+def _worker(gateway: RunningGateway) -> Iterator[None]:
+    with echo_worker(gateway):
+        yield
 
 
 @pytest.fixture
