@@ -26,6 +26,9 @@ from shared.task.bind import TaskVersion
 
 log = logging.getLogger(__name__)
 
+# On an answer that waited because no living worker served its model.
+WAITED = "x-heliu-waited"
+
 
 async def complete(
     request: Request,
@@ -55,7 +58,9 @@ async def complete(
     headers = {"x-heliu-task-version": task.label} if task else {}
     try:
         # Until the first token everything that goes wrong can still be a proper status.
-        first = await sse.unless_gone(request, _first(entries) if asked.stream else _all(entries, answer))
+        first = await sse.unless_gone(
+            request, _first(entries) if asked.stream else _all(entries, answer, headers)
+        )
     except BaseException as exc:
         gone = isinstance(exc, HeliuError) and exc.code == "client_closed_request"
         ledger.close("error" if isinstance(exc, Exception) and not gone else "cancelled")
@@ -128,16 +133,19 @@ def _resolve(gateway: Gateway, caller: Caller, model: str, endpoint: str) -> Mod
 
 
 async def _first(entries: AsyncIterator[Entry]) -> Entry | None:
+    """The first token; or word that nobody serves the model yet, so that the stream can say so."""
     async for entry in entries:
-        if entry.type in ("token", "done"):
+        if entry.type in ("token", "done", "waiting"):
             return entry
     raise internal_error()
 
 
-async def _all(entries: AsyncIterator[Entry], answer: Answer) -> Entry | None:
+async def _all(entries: AsyncIterator[Entry], answer: Answer, headers: dict[str, str]) -> Entry | None:
     async for entry in entries:
         if entry.type == "token":
             answer.token(entry.data)
+        elif entry.type == "waiting":
+            headers[WAITED] = str(entry.data["message"]).encode("ascii", "backslashreplace").decode()
         elif entry.type == "done":
             deque(answer.done(entry.data), maxlen=0)
     return None
@@ -178,7 +186,9 @@ class _Chunks:
             for chunk in answer.opening():
                 yield sse.event(chunk)
             async for entry in _chain(self._first, self._entries):
-                if entry.type == "token":
+                if entry.type == "waiting":
+                    yield sse.comment(entry.data["message"])
+                elif entry.type == "token":
                     yield sse.event(answer.token(entry.data))
                 elif entry.type == "done":
                     for chunk in answer.done(entry.data):

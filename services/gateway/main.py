@@ -29,6 +29,7 @@ from services.gateway.docs import describe
 from services.gateway.errors import error_response, http_error
 from services.gateway.gate import GateMiddleware
 from services.gateway.limits import RateLimiter
+from services.gateway.placement import Placement
 from services.gateway.protocol import protocol_for
 from services.gateway.routes import (
     batches,
@@ -92,7 +93,12 @@ def wire(platform: Platform) -> Gateway:
         platform=platform,
         publisher=publisher,
         bell=Bell(publisher),
-        live=LiveClient(publisher, settings.redis_url, silence_s=settings.live_silence_seconds),
+        live=LiveClient(
+            publisher,
+            settings.redis_url,
+            silence_s=settings.live_silence_seconds,
+            serving=Placement(platform.db).serving,
+        ),
         authenticator=Authenticator(
             platform.db,
             pepper=pepper,

@@ -43,7 +43,11 @@ def model_ref(row: Row) -> ModelRef:
     """A served model by content: an adapter on its base, or a base."""
     base, adapter = _parts(row)
     return ModelRef(
-        name=row["id"], base_artifact=base, adapter_artifact=adapter, encoder=row["kind"] == "encoder"
+        name=row["id"],
+        base_artifact=base,
+        adapter_artifact=adapter,
+        encoder=row["kind"] == "encoder",
+        base=(row["base_id"] or "") if adapter is not None else "",
     )
 
 

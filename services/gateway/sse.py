@@ -20,6 +20,11 @@ DONE = b"data: [DONE]\n\n"
 COMMENT = b": still here\n\n"
 
 
+def comment(text: str) -> bytes:
+    """What a person who watches the stream may read, and no client takes for an answer."""
+    return f": {' '.join(text.split())}\n\n".encode("utf-8", "replace")
+
+
 def event(data: Any, *, id_: str | None = None, name: str | None = None) -> bytes:
     """One event; `data` is JSON on one line."""
     lines = []

@@ -10,7 +10,7 @@ from functools import partial
 from services.inference import tasks
 from services.inference.engine_process import EngineProcess
 from shared.contracts.base import JobContract
-from shared.contracts.inference import Batch, BatchShard, Detokenize, Embed, Generate, Tokenize
+from shared.contracts.inference import Batch, BatchShard, Detokenize, Embed, Generate, Tokenize, live_queue
 from shared.contracts.models import ImportModel
 from shared.errors import HeliuError
 from shared.job_context import Handler
@@ -42,10 +42,12 @@ def main() -> int:
         BatchShard: partial(tasks.shard, platform, engine),
         ImportModel: partial(tasks.import_model, platform),
     }
+    served = settings.served_models
     spec = WorkerSpec(
         "inference",
         {Batch.queue_for(settings.pool): SHARDS, ImportModel.queue_for(settings.pool): 1},
-        live_queue=Generate.queue_for(settings.pool),
+        live_queue=None if served else Generate.queue_for(settings.pool),
+        live_queues=tuple(live_queue(settings.pool, base) for base in served),
         live_slots=settings.slots or settings.engine_slots,
     )
     worker = Worker(
@@ -59,7 +61,7 @@ def main() -> int:
             Detokenize: partial(tasks.detokenize, platform, engine),
         },
         on_stop=[engine.close],
-        info=lambda: {"models": dict(engine.models)},
+        info=partial(tasks.holdings, platform, engine),
     )
     # Loading torch takes seconds: begin now, so that the first request does not wait for it.
     threading.Thread(target=engine.start, name="engine-start", daemon=True).start()

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from services.inference import importing, repository, vectors
+from services.inference import importing, placement, repository, vectors
 from services.inference.answers import StoredRow, refusal, row_error
 from services.inference.batch_input import lines, parse_row, plan
 from services.inference.choices import Choices, calls, index_of
@@ -40,8 +40,23 @@ UNANSWERED = {
 HUB_SILENCE_S = 30.0
 
 
-def models_for_engine(platform: Platform, model: ModelRef) -> dict[str, Any]:
-    """The engine's `base` and `adapter` of a request, fetched into the local cache at first use."""
+def holdings(platform: Platform, engine: EngineProcess) -> dict[str, Any]:
+    """What this worker may serve and what it holds, for its heartbeat; as the engine said a heartbeat ago."""
+    engine.ask_stats()
+    return placement.holdings(
+        platform.settings.served_models, engine.stats, dict(engine.loaded_at), dict(engine.names)
+    )
+
+
+def models_for_engine(platform: Platform, engine: EngineProcess, model: ModelRef) -> dict[str, Any]:
+    """The engine's `base` and `adapter` of a request, fetched into the local cache at first use.
+
+    Raises HeliuError for a base that this worker does not serve.
+    """
+    placement.check_served(platform.settings.served_models, model.base_name)
+    engine.names[model.base_artifact] = model.base_name
+    if model.adapter_artifact:
+        engine.names[model.adapter_artifact] = model.name
     cache = platform.settings.home / "cache"
 
     def local(artifact: str) -> dict[str, str]:
@@ -65,7 +80,7 @@ def generate(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: 
         },
     ) as span:
         answers = Choices(call)
-        common = {"tenant": ctx.tenant, "priority": "live", **models_for_engine(platform, call.model)}
+        common = {"tenant": ctx.tenant, "priority": "live", **models_for_engine(platform, engine, call.model)}
         asked = engine.submit(calls(f"{ctx.request}.{ctx.attempt}", call, common))
         try:
             for frame in asked.frames():
@@ -117,7 +132,7 @@ def embed(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Emb
         },
     ) as span:
         made = vectors.Vectors(call)
-        common = {"tenant": ctx.tenant, "priority": "live", **models_for_engine(platform, call.model)}
+        common = {"tenant": ctx.tenant, "priority": "live", **models_for_engine(platform, engine, call.model)}
         asked = engine.submit(vectors.calls(f"{ctx.request}.{ctx.attempt}", call, call.model.encoder, common))
         for frame in asked.frames():
             if ctx.cancelled.is_set():
@@ -177,7 +192,7 @@ def _beside(
         attributes={semconv.GEN_AI_REQUEST_MODEL: model.name, semconv.TENANT: ctx.tenant},
     ):
         name = f"{ctx.request}.{ctx.attempt}.0"
-        known = models_for_engine(platform, model)
+        known = models_for_engine(platform, engine, model)
         asked = engine.submit([{"id": name, **known, "encoder": model.encoder, **frame}])
         (answer,) = [told for told in asked.frames() if told is not None]
         if answer["type"] == "error":
@@ -328,7 +343,7 @@ def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: Batch
     if refused:
         store(refused)
     run = ShardRun(engine, job.endpoint, job.batch_id, str(ctx.job.tenant_id), ctx.job.epoch, store)
-    run.answer(pending, ctx, lambda model: models_for_engine(platform, model))
+    run.answer(pending, ctx, lambda model: models_for_engine(platform, engine, model))
     return Outcome(result={"rows": job.count, "answered_before": len(done)})
 
 

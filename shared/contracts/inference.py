@@ -27,6 +27,13 @@ class ModelRef(Message):
     base_artifact: str
     adapter_artifact: str | None = None
     encoder: bool = False
+    # The name of an adapter's base.
+    base: str = ""
+
+    @property
+    def base_name(self) -> str:
+        """What a worker must serve: an adapter's base, or the model itself."""
+        return self.base or self.name
 
 
 class ToolCall(Message):
@@ -100,13 +107,35 @@ class CompletionRequest(Completion):
     include_usage: bool
 
 
-class Generate(LiveCall, Completion):
-    """Answers, streamed back as they are made."""
+def live_queue(pool: str, base: str) -> str:
+    """Where workers that name this base in HELIU_MODELS wait for it."""
+    return f"inference.{pool}.{base}.live"
 
-    name: ClassVar[str] = "inference.generate"
+
+class ModelCall(LiveCall):
+    """A live call of a model: for workers that serve its base by name, or those that serve any."""
+
     queue: ClassVar[str] = "inference.{pool}.live"
 
     model: ModelRef
+
+    def queues_for(self, pool: str) -> tuple[str, ...]:
+        return live_queue(pool, self.model.base_name), self.queue_for(pool)
+
+    @property
+    def needs(self) -> str:
+        base = self.model.base_name
+        return f"the model {self.model.name!r}" + (f" (base {base!r})" if base != self.model.name else "")
+
+    @property
+    def served_by(self) -> str:
+        return f"an inference worker whose HELIU_MODELS is empty or names {self.model.base_name!r}"
+
+
+class Generate(ModelCall, Completion):
+    """Answers, streamed back as they are made."""
+
+    name: ClassVar[str] = "inference.generate"
 
 
 class Embedding(Message):
@@ -124,22 +153,17 @@ class EmbeddingRequest(Embedding):
     stream: Literal[False] = False
 
 
-class Embed(LiveCall, Embedding):
+class Embed(ModelCall, Embedding):
     """Vectors of texts: entries of a few, float32 little endian in base64, in the order of the texts."""
 
     name: ClassVar[str] = "inference.embed"
-    queue: ClassVar[str] = "inference.{pool}.live"
-
-    model: ModelRef
 
 
-class Tokenize(LiveCall):
+class Tokenize(ModelCall):
     """Tokens of a text or of a chat, as `model` is given them."""
 
     name: ClassVar[str] = "inference.tokenize"
-    queue: ClassVar[str] = "inference.{pool}.live"
 
-    model: ModelRef
     prompt: str | None = None
     messages: tuple[ChatMessage, ...] = ()
     tools: tuple[Tool, ...] = ()
@@ -154,13 +178,11 @@ class Tokenize(LiveCall):
         return self
 
 
-class Detokenize(LiveCall):
+class Detokenize(ModelCall):
     """The text of tokens."""
 
     name: ClassVar[str] = "inference.detokenize"
-    queue: ClassVar[str] = "inference.{pool}.live"
 
-    model: ModelRef
     tokens: tuple[int, ...]
 
 

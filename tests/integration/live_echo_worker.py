@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from shared.contracts.core import Noop
-from shared.contracts.inference import Generate
+from shared.contracts.inference import Generate, live_queue
 from shared.errors import HeliuError
 from shared.job_context import JobContext, Outcome
 from shared.live_server import LiveContext
@@ -47,7 +47,14 @@ def main() -> int:
             context.event("step", f"step {step}")
         return Outcome(result={"steps": job.steps})
 
-    spec = WorkerSpec("inference", {"monitoring": 2}, live_queue="inference.default.live", live_slots=4)
+    served = settings.served_models
+    spec = WorkerSpec(
+        "inference",
+        {"monitoring": 2},
+        live_queue=None if served else "inference.default.live",
+        live_slots=4,
+        live_queues=tuple(live_queue("default", base) for base in served),
+    )
     platform = open_platform(settings, "inference")
     return Worker(platform, spec, {Noop: noop}, {Generate: answer}).run()
 
