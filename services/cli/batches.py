@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -14,12 +15,15 @@ from services.cli.client import Client, connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.listing import field, show, show_one, when
 from services.cli.output import err
+from shared.contracts.answers import CHAT
+from shared.contracts.inference import Endpoint
 from shared.errors import HeliuError, InvalidInput
 
 app = typer.Typer(help="Run batches of requests.", no_args_is_help=True)
 
 BatchId = Annotated[str, typer.Argument(metavar="ID")]
 POLL_S = 1.0
+LONGEST_LINE = 1024 * 1024
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
 
@@ -32,11 +36,23 @@ def run(
     """Upload requests and answer them all."""
     if not path.is_file():
         raise InvalidInput(f"{path} is not a file", param="FILE")
+    endpoint = _endpoint(path)
     with closing(connect()) as client:
         file = client.upload(path, "batch")
-        body = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        body = {"input_file_id": file["id"], "endpoint": endpoint, "completion_window": "24h"}
         batch = client.post("/v1/batches", body)
         show_one(_finish(client, batch) if wait else batch, as_json=as_json)
+
+
+def _endpoint(path: Path) -> str:
+    """Where the first line wants to go; the platform says what is wrong with a line that wants to go nowhere."""
+    with path.open("rb") as source:
+        try:
+            first = json.loads(source.readline(LONGEST_LINE))
+        except ValueError:
+            return CHAT
+    url = first.get("url") if isinstance(first, dict) else None
+    return str(url) if url in get_args(Endpoint) else CHAT
 
 
 def _finish(client: Client, batch: dict[str, Any]) -> dict[str, Any]:

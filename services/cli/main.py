@@ -12,6 +12,7 @@ from services.cli import (
     chat,
     datasets,
     demo,
+    embed,
     files,
     jobs,
     keys,
@@ -34,6 +35,7 @@ app.add_typer(demo.app)
 app.add_typer(traces.app, name="traces")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(chat.app)
+app.add_typer(embed.app)
 app.add_typer(datasets.app, name="data")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
