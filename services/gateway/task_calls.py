@@ -20,6 +20,7 @@ from shared.contracts.chat import parse_chat
 from shared.contracts.inference import CompletionRequest
 from shared.errors import InvalidInput
 from shared.task.bind import TaskVersion, bind, task_name
+from shared.task.guards import patterns_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def _prepare(request: Request, gateway: Gateway, call: TaskCall) -> tuple[TaskVe
     with gateway.platform.tracing.span(
         "guard.input", parent=request.state.span.traceparent, attributes=attributes
     ):
+        # Compiled here in a thread, and not at the first token, which the loop of all streams would wait for.
+        patterns_of(tuple(task.spec.guards.output.blocked))
         return task, bind(task, call.body)
 
 

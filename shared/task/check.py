@@ -8,7 +8,7 @@ from shared.contracts.task import Guard, TaskSpec
 from shared.errors import InvalidInput
 from shared.task.template import check_template
 from shared.task.variables import checked
-from shared.text.patterns import check_pattern
+from shared.text.patterns import check_patterns
 
 # Of a request, and not of a task.
 NOT_DECODING = frozenset({"model", "n", "response_format", "structured_outputs", "stream", "stream_options"})
@@ -67,5 +67,4 @@ def _check_decoding(spec: TaskSpec) -> None:
 
 
 def _check_guard(guard: Guard, place: str) -> None:
-    for index, pattern in enumerate(guard.blocked):
-        check_pattern(pattern, f"{place}.blocked[{index}]")
+    check_patterns(guard.blocked, f"{place}.blocked")

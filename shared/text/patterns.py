@@ -16,8 +16,11 @@ from pydantic_core import SchemaError, SchemaValidator, ValidationError, core_sc
 from shared.errors import InvalidInput
 
 MAX_WIDTH = 256
-# Characters and classes, with every repeat written out: it bounds time and memory for each character of a text.
+# Characters and classes, with every repeat written out, and a class like \w as many: it bounds time and memory for
+# each character of a text.
 MAX_SIZE = 512
+MAX_SIZE_TOGETHER = 1024
+CATEGORY = 8
 
 
 class Patterns:
@@ -37,6 +40,19 @@ class Patterns:
         return None
 
 
+def check_patterns(patterns: Sequence[str], place: str) -> None:
+    """Raise InvalidInput for patterns that are wrong, or too much together."""
+    for index, pattern in enumerate(patterns):
+        check_pattern(pattern, f"{place}[{index}]")
+    together = sum(_size(_parser.parse(pattern)) for pattern in patterns)
+    if together > MAX_SIZE_TOGETHER:
+        raise _refused(
+            f"come to {together} characters together with their repeats written out (\\w, \\d and \\s as "
+            f"{CATEGORY}); {MAX_SIZE_TOGETHER} are the most",
+            place,
+        )
+
+
 def check_pattern(pattern: str, place: str) -> None:
     """Raise InvalidInput for what is no pattern, or none that is safe and bounded."""
     try:
@@ -53,7 +69,10 @@ def check_pattern(pattern: str, place: str) -> None:
     if any(_anchors(tree)):
         raise _refused("may not hold ^, $, \\A or \\Z: it is looked for anywhere in a text", place)
     if _size(tree) > MAX_SIZE:
-        raise _refused(f"comes to more than {MAX_SIZE} characters with its repeats written out", place)
+        raise _refused(
+            f"comes to more than {MAX_SIZE} characters with its repeats written out (\\w, \\d and \\s as {CATEGORY})",
+            place,
+        )
     try:
         _compile(pattern)
         _compile(f"(?:{pattern})(?s:.)")
@@ -106,6 +125,8 @@ def _size(tree: Any) -> int:
     for kind, arguments in tree:
         times = int(arguments[1]) if str(kind).endswith("REPEAT") else 1
         inner = sum(_size(part) for part in _parts(arguments))
+        if str(kind) == "IN" and any(str(item) == "CATEGORY" for item, _ in arguments):
+            inner = CATEGORY
         total += times * max(1, inner)
         if total > MAX_SIZE:
             return total

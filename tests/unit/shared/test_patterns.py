@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import InvalidInput
-from shared.text.patterns import Patterns, check_pattern
+from shared.text.patterns import Patterns, check_pattern, check_patterns
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,20 @@ from shared.text.patterns import Patterns, check_pattern
         (r"(a)\1", "back references"),
         ("(", "no regular expression"),
         ("(?:a?b?c?d?e?){0,50}" * 3 + "x", "more than"),
+        (r"\w{100}", r"\\w, \\d and \\s as 8"),
     ],
 )
 def test_what_is_unsafe_or_unbounded_is_refused_with_its_place(pattern: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said) as caught:
         check_pattern(pattern, "spec.guards.input.blocked[0]")
     assert (caught.value.param, caught.value.code) == ("spec.guards.input.blocked[0]", "invalid_pattern")
+
+
+def test_patterns_have_a_bound_together_too() -> None:
+    check_patterns([r"\w{40}"] * 3, "blocked")
+    with pytest.raises(InvalidInput, match="together") as caught:
+        check_patterns([r"\w{40}"] * 4, "blocked")
+    assert caught.value.param == "blocked"
 
 
 def test_a_pattern_that_backtracks_for_ever_elsewhere_answers_here() -> None:
