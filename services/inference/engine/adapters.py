@@ -101,14 +101,13 @@ def _scaling(config: dict[str, Any], module: str, rank: int) -> float:
 class Groups:
     """A step's tokens for one stack of adapters.
 
-    `gather` is (adapters, most decodes) with any token where an adapter has fewer, None without decodes; `tokens` are
-    the decodes that have an adapter, and `places` where each lies in the gathered ones laid out flat. `runs` are
-    (adapter, start, end) of prefill chunks.
+    `gather` is (adapters, most decodes), None without decodes; where an adapter has fewer it holds token 0, and `keep`
+    (adapters, most decodes, 1) is 0 there, None where nothing is padded. `runs` are (adapter, start, end) of prefill
+    chunks.
     """
 
     gather: torch.Tensor | None
-    tokens: torch.Tensor
-    places: torch.Tensor
+    keep: torch.Tensor | None
     runs: tuple[tuple[int, int, int], ...]
 
 
@@ -125,10 +124,12 @@ class StepAdapters:
     _decodes: dict[str, list[int]] = field(default_factory=dict)
     _runs: list[tuple[str, int, int]] = field(default_factory=list)
     _groups: dict[tuple[str, ...], Groups] = field(default_factory=dict)
+    _last: tuple[torch.Tensor, tuple[str, ...], torch.Tensor] | None = None
 
     def set(self, names: list[str | None], counts: list[int], device: torch.device) -> None:
         """One name a row, and how many tokens the row has."""
         self._groups.clear()
+        self._last = None
         self._decodes, self._runs, self._device = {}, [], device
         start = 0
         for name, count in zip(names, counts, strict=True):
@@ -153,17 +154,27 @@ class StepAdapters:
         rows = [self._decodes.get(name, []) for name in layout]
         width = max(map(len, rows))
         padded = [row + [0] * (width - len(row)) for row in rows]
-        places = [n * width + place for n, row in enumerate(rows) for place in range(len(row))]
+        keep = [[1.0] * len(row) + [0.0] * (width - len(row)) for row in rows]
         number = {name: n for n, name in enumerate(layout)}
         return Groups(
-            self._tensor(padded) if width else None,
-            self._tensor([token for row in rows for token in row]),
-            self._tensor(places),
+            torch.tensor(padded, device=self._device) if width else None,
+            torch.tensor(keep, device=self._device).unsqueeze(2) if any(0.0 in row for row in keep) else None,
             tuple((number[name], start, end) for name, start, end in self._runs if name in number),
         )
 
-    def _tensor(self, values: list[Any]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._device)
+    def gathered(self, x: torch.Tensor, layout: tuple[str, ...], gather: torch.Tensor) -> torch.Tensor:
+        """(adapters, most decodes, features) of `x` (tokens, features), zeros where padded.
+
+        Layers that read the same input (query, key and value; gate and up) share what is gathered of it.
+        """
+        if self._last is not None and self._last[0] is x and self._last[1] == layout:
+            return self._last[2]
+        found = x.flatten(0, -2)[gather]
+        keep = self.groups(layout).keep
+        if keep is not None:
+            found *= keep.to(found.dtype)
+        self._last = (x, layout, found)
+        return found
 
 
 @dataclass(frozen=True)
@@ -207,8 +218,9 @@ class LoraLayer(nn.Module):
         for number, start, end in groups.runs:
             added[start:end].addmm_(flat[start:end] @ stack.a[number], stack.b[number])
         if groups.gather is not None:
-            products = torch.bmm(torch.bmm(flat[groups.gather], stack.a), stack.b).flatten(0, 1)
-            added.index_add_(0, groups.tokens, products[groups.places])
+            gathered = self.step.gathered(x, stack.layout, groups.gather)
+            products = torch.bmm(torch.bmm(gathered, stack.a), stack.b)
+            added.index_add_(0, groups.gather.flatten(), products.flatten(0, 1))
         return added.view_as(out)
 
     def _stacked(self, wanted: list[str]) -> _Stack:
