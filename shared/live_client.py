@@ -91,12 +91,14 @@ class LiveClient:
         max_in_flight: int,
         accept_s: float,
         parent: str | None,
+        enough: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[Entry]:
         """Yield the entries of the answer, the last of type `done`; before them `waiting` ones while nobody serves it.
 
         Raises LimitExceeded over the tenant's cap, Unavailable (`no_worker`) when nobody accepts within
         `accept_s`, the worker's own error as HeliuError with its code, and Unavailable (`worker_lost`).
-        Closing the iterator early cancels the request.
+        Closing the iterator early cancels the request. When `enough` says so after an entry, the worker is asked to
+        stop, and its `done` still comes, with what was spent.
         """
         if self._in_flight.get(tenant, 0) >= max_in_flight:
             raise LimitExceeded(
@@ -106,11 +108,14 @@ class LiveClient:
         request = secrets.token_hex(12)
         pending = self._pending[request] = _Pending()
         self._in_flight[tenant] = self._in_flight.get(tenant, 0) + 1
-        finished = False
+        finished = stopped = False
         try:
             async for entry in self._attempts(request, pending, contract, pool, tenant, accept_s, parent):
                 finished = finished or entry.type == "done"
                 yield entry
+                if not (stopped or finished) and enough():
+                    stopped = True
+                    await self._cancel(request, pending.worker)
         except HeliuError as exc:
             finished = exc.code not in ("no_worker", "worker_lost")
             raise

@@ -41,7 +41,9 @@ async def complete(
     caller: Caller = request.state.caller
     ref = await to_thread.run_sync(_resolve, gateway, caller, asked.model, endpoint)
     answer = Answer(endpoint, f"task:{task.label}" if task else asked.model, asked.include_usage)
-    guarded = Guarded(task.spec.guards.output) if task and not task.spec.guards.output.empty else None
+    guarded = (
+        Guarded(task.spec.guards.output, asked.n) if task and not task.spec.guards.output.empty else None
+    )
     ledger = _Ledger(gateway, request, answer, ref, task, guarded)
     entries: AsyncIterator[Entry] = gateway.live.call(
         Generate(
@@ -52,6 +54,7 @@ async def complete(
         max_in_flight=caller.max_live,
         accept_s=gateway.settings.live_deadline_seconds,
         parent=request.state.span.traceparent,
+        enough=guarded.enough if guarded else lambda: False,
     )
     if guarded is not None:
         entries = guarded.entries(entries)

@@ -16,14 +16,19 @@ from shared.telemetry import Tracing
 class Guarded:
     """Guards each choice by itself. A choice that is refused ends at once with the reason `content_filter`.
 
-    What the worker still makes of it is not shown, but read: the ledger counts what was spent.
+    When all `count` of them have ended so, the worker has made enough; its last word is still read, for the ledger.
     """
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, count: int) -> None:
         self._guard = guard
+        self._count = count
         self._choices: dict[int, OutputGuard] = {}
         self._tokens: dict[int, int] = {}
         self._began_ns = 0
+
+    def enough(self) -> bool:
+        """Whether nothing more of the answer will be shown."""
+        return sum(choice.refused is not None for choice in self._choices.values()) == self._count
 
     @property
     def refused(self) -> list[str]:

@@ -367,6 +367,21 @@ def test_a_refused_answer_ends_with_content_filter_and_is_counted(
 
 
 @pytest.mark.usefixtures("_worker")
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_worker_stops_when_nothing_more_of_its_answer_will_be_shown(
+    gateway: RunningGateway, http: httpx.Client, stream: bool
+) -> None:
+    name = f"enough-{int(stream)}"
+    make(http, name, guards={"output": {"max_chars": 10}})
+    # It would go on for ever.
+    answer = call(http, name, variables={"text": "endless"}, stream=stream)
+    assert _said(answer, stream) == ("on on on o", "content_filter")
+    assert (gateway.platform.settings.home / "cancelled").exists()
+    row = usage(gateway, answer.headers["x-request-id"])
+    assert (row["status"], row["prompt_tokens"]) == ("ok", 7)
+
+
+@pytest.mark.usefixtures("_worker")
 def test_an_error_of_the_worker_and_a_client_that_leaves_are_as_for_a_model(
     gateway: RunningGateway, http: httpx.Client
 ) -> None:
