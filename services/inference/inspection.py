@@ -7,7 +7,7 @@ reading the weights. A template is tried in transformers' sandbox, with a time l
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,23 @@ from typing import Any
 import torch
 from jinja2 import TemplateSyntaxError
 from jinja2.exceptions import SecurityError
-from transformers.models.auto.configuration_auto import AutoConfig
-from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from services.inference.engine.adapters import AdapterStore, StepAdapters, UnsupportedAdapter, read_adapter
 from services.inference.engine.attention import IMPLEMENTATION, UnsupportedModel
+from services.inference.engine.encoder import Encoder
 from services.inference.engine.loading import (
     BrokenModel,
     _read_config,
     check_folder,
     load_tokenizer,
     read_json,
+    refuse_pickles,
 )
 from services.inference.engine.request import EngineConfig
 from services.inference.engine.runner import ModelRunner
+from services.inference.engine.sentence_folder import read_sentence_folder
 from services.inference.weights import Weights, read_weights
 
 # Weights up to here are really loaded; in float32 they may take twice as much memory as on the disk.
@@ -53,9 +55,13 @@ def inspect(
 ) -> dict[str, Any]:
     """{"kind", "info", "warnings"}. Raises a HeliuError with the reason for what cannot be served."""
     disable_progress_bar()
-    path = check_folder(folder)
+    path = Path(folder)
+    refuse_pickles(path)
     weights = read_weights(path)
     kind = kind or infer_kind(path)
+    if kind != "encoder":
+        # An encoder's own way in checks each of its folders.
+        check_folder(folder)
     warnings: list[str] = []
     if kind == "adapter":
         info = _adapter(path, base)
@@ -85,7 +91,7 @@ def _base(folder: Path, weights: Weights, real_bytes: int, warnings: list[str]) 
     if (folder / "adapter_config.json").exists():
         raise BrokenModel("the folder is an adapter; add it as one, with the name of its base", param="kind")
     config = _read_config(folder)
-    _check_numbers(config)
+    _check_numbers(config.get_text_config().to_dict())
     model = _on_meta(config)
     embeddings = model.get_input_embeddings().weight.shape[0]
     if weights.bytes <= real_bytes:
@@ -145,44 +151,25 @@ def _adapter(folder: Path, base: str | None) -> dict[str, Any]:
 
 
 def _encoder(folder: Path) -> dict[str, Any]:
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as exc:
-        raise UnsupportedModel(f"config.json is not understood: {exc}", param="path") from exc
+    config = read_json(read_sentence_folder(folder).transformer / "config.json")
     _check_numbers(config)
-    try:
-        model, found = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            output_loading_info=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except Exception as exc:
-        raise BrokenModel(f"the encoder cannot be loaded: {type(exc).__name__}: {exc}", param="path") from exc
-    missing = [name for name in found["missing_keys"] if "pooler" not in name]
-    if missing:
-        raise BrokenModel(f"the folder lacks {len(missing)} weights, {min(missing)!r} for one", param="path")
-    tokenizer = load_tokenizer(str(folder))
-    if tokenizer is None:
-        raise BrokenModel("an encoder needs a tokenizer, and the folder has none", param="path")
+    # The engine's own way in: a text must get the same vector alone and beside a longer one.
+    encoder = Encoder.load(str(folder), dtype="float32", device="cpu")
     return {
-        "architecture": type(model).__name__,
-        "family": config.model_type,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "context_length": getattr(config, "max_position_embeddings", None),
-        "vocabulary": len(tokenizer),
-        "dimensions": config.hidden_size,
+        "architecture": encoder.architecture,
+        "family": config.get("model_type"),
+        "parameters": encoder.parameters,
+        "context_length": encoder.context,
+        "vocabulary": encoder.known_tokens,
+        "dimensions": encoder.width,
         "tokenizer": True,
         "chat_template": False,
     }
 
 
-def _check_numbers(config: Any) -> None:
-    text = config.get_text_config()
+def _check_numbers(config: Mapping[str, Any]) -> None:
     for name, most in MOST.items():
-        value = getattr(text, name, None)
+        value = config.get(name)
         if value is not None and not (isinstance(value, int) and 0 < value <= most):
             raise UnsupportedModel(
                 f"config.json has {name}={value!r}; from 1 to {most} is believed", param=name

@@ -31,16 +31,29 @@ _WORD = 100
 
 
 class Encoder:
-    """`width` numbers a vector, `context` tokens a text at most. Not thread-safe."""
+    """`width` numbers a vector, `context` tokens a text at most; `vocabulary` tokens have a vector of their own, and
+    the tokenizer knows `known_tokens`. Not thread-safe.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, folder: SentenceFolder) -> None:
-        """Take over `model`. Raises UnsupportedModel when padding changes what it says of a text."""
+        """Take over `model`. Raises BrokenModel when the tokenizer is of another one, UnsupportedModel when padding
+        changes what it says of a text.
+        """
         self._model = model
         self._tokenizer = tokenizer
         self._folder = folder
         self._device = next(model.parameters()).device
         config = model.config.get_text_config()
+        self.architecture = type(model).__name__
+        # Counted before they are packed.
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.known_tokens = len(tokenizer)
         self.vocabulary: int = model.get_input_embeddings().weight.shape[0]
+        if self.known_tokens > self.vocabulary:
+            raise BrokenModel(
+                f"the tokenizer has {self.known_tokens} tokens, but the model embeds {self.vocabulary}",
+                param="path",
+            )
         self.context = _context(model, tokenizer, folder)
         longest = max(map(len, tokenizer.get_vocab()), default=1)
         self._most_characters = self.context * max(longest, _WORD)

@@ -18,6 +18,7 @@ from services.inference.importing import check
 from services.inference.inspection import inspect
 from shared.errors import HeliuError
 from shared.stop import ChildCrashed, Stop, Stopped
+from tests.unit.inference.tiny_encoders import save_encoder
 from tests.unit.inference.tiny_models import build_tokenizer, save_adapter, save_model
 
 
@@ -203,6 +204,15 @@ def test_an_encoder_is_known_by_its_architecture(tmp_path: Path) -> None:
     build_tokenizer(chat=False).save_pretrained(tmp_path)
     found = inspect(str(tmp_path), kind=None, base=None)
     assert (found["kind"], found["info"]["dimensions"]) == ("encoder", 16)
+
+
+def test_an_encoder_is_tried_as_the_engine_will_run_it(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "good", "roberta", longest=40)
+    info = inspect(str(folder), kind=None, base=None)["info"]
+    assert (info["dimensions"], info["context_length"], info["architecture"]) == (32, 40, "RobertaModel")
+    wrong = save_encoder(tmp_path / "wrong", pooling="max_tokens")
+    with pytest.raises(HeliuError, match="max_tokens"):
+        inspect(str(wrong), kind=None, base=None)
 
 
 class Watched:
