@@ -7,7 +7,7 @@ reading the weights. A template is tried in transformers' sandbox, with a time l
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jinja2 import TemplateSyntaxError
 from jinja2.exceptions import SecurityError
+from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -91,7 +92,7 @@ def _base(folder: Path, weights: Weights, real_bytes: int, warnings: list[str]) 
     if (folder / "adapter_config.json").exists():
         raise BrokenModel("the folder is an adapter; add it as one, with the name of its base", param="kind")
     config = _read_config(folder)
-    _check_numbers(config.get_text_config().to_dict())
+    _check_numbers(config)
     model = _on_meta(config)
     embeddings = model.get_input_embeddings().weight.shape[0]
     if weights.bytes <= real_bytes:
@@ -151,13 +152,17 @@ def _adapter(folder: Path, base: str | None) -> dict[str, Any]:
 
 
 def _encoder(folder: Path) -> dict[str, Any]:
-    config = read_json(read_sentence_folder(folder).transformer / "config.json")
+    inner = read_sentence_folder(folder).transformer
+    try:
+        config = AutoConfig.from_pretrained(inner, local_files_only=True, trust_remote_code=False)
+    except Exception as exc:
+        raise UnsupportedModel(f"config.json is not understood: {exc}", param="path") from exc
     _check_numbers(config)
     # The engine's own way in: a text must get the same vector alone and beside a longer one.
     encoder = Encoder.load(str(folder), dtype="float32", device="cpu")
     return {
         "architecture": encoder.architecture,
-        "family": config.get("model_type"),
+        "family": config.model_type,
         "parameters": encoder.parameters,
         "context_length": encoder.context,
         "vocabulary": encoder.known_tokens,
@@ -167,9 +172,10 @@ def _encoder(folder: Path) -> dict[str, Any]:
     }
 
 
-def _check_numbers(config: Mapping[str, Any]) -> None:
+def _check_numbers(config: Any) -> None:
+    text = config.get_text_config()
     for name, most in MOST.items():
-        value = config.get(name)
+        value = getattr(text, name, None)
         if value is not None and not (isinstance(value, int) and 0 < value <= most):
             raise UnsupportedModel(
                 f"config.json has {name}={value!r}; from 1 to {most} is believed", param=name

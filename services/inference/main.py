@@ -10,7 +10,16 @@ from functools import partial
 from services.inference import tasks
 from services.inference.engine_process import EngineProcess
 from shared.contracts.base import JobContract
-from shared.contracts.inference import Batch, BatchShard, Detokenize, Embed, Generate, Tokenize, live_queue
+from shared.contracts.inference import (
+    Batch,
+    BatchShard,
+    Detokenize,
+    Embed,
+    Generate,
+    Tokenize,
+    live_queue,
+    rows_queue,
+)
 from shared.contracts.models import ImportModel
 from shared.errors import HeliuError
 from shared.job_context import Handler
@@ -43,11 +52,17 @@ def main() -> int:
         ImportModel: partial(tasks.import_model, platform),
     }
     served = settings.served_models
+    pool = settings.pool
+    rows = [rows_queue(pool, base) for base in served] or [BatchShard.queue_for(pool)]
     spec = WorkerSpec(
         "inference",
-        {Batch.queue_for(settings.pool): SHARDS, ImportModel.queue_for(settings.pool): 1},
-        live_queue=None if served else Generate.queue_for(settings.pool),
-        live_queues=tuple(live_queue(settings.pool, base) for base in served),
+        {
+            Batch.queue_for(pool): SHARDS,
+            ImportModel.queue_for(pool): 1,
+            **dict.fromkeys(rows, SHARDS),
+        },
+        live_queue=None if served else Generate.queue_for(pool),
+        live_queues=tuple(live_queue(pool, base) for base in served),
         live_slots=settings.slots or settings.engine_slots,
     )
     worker = Worker(

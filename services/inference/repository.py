@@ -49,6 +49,10 @@ SELECT artifact FROM training.model WHERE tenant_id = %s AND id = %s AND deleted
 
 TASK_SPEC = "SELECT spec FROM gateway.task_version WHERE task_id = %s AND version = %s"
 
+LIVING = """
+SELECT 1 FROM core.worker WHERE state = 'running' AND heartbeat_at > now() - interval '30 seconds' AND %s = ANY(queues)
+LIMIT 1"""
+
 PAGE_ROWS = 500
 
 
@@ -137,6 +141,11 @@ def add_output_file(
     connection: Connection, file_id: str, tenant: UUID, filename: str, size: int, artifact: str, job_id: str
 ) -> None:
     connection.execute(ADD_FILE, (file_id, tenant, filename, size, artifact, job_id))
+
+
+def is_heard(connection: Connection, queue: str) -> bool:
+    """Whether a living worker takes from this queue."""
+    return connection.execute(LIVING, (queue,)).fetchone() is not None
 
 
 def add_model(

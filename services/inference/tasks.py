@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,16 @@ from services.inference.output_files import OutputFiles
 from services.inference.shard import Pending, ShardRun
 from services.inference.task_rows import BatchTasks
 from shared import semconv
-from shared.contracts.inference import Batch, BatchShard, Detokenize, Embed, Generate, ModelRef, Tokenize
+from shared.contracts.inference import (
+    Batch,
+    BatchShard,
+    Detokenize,
+    Embed,
+    Generate,
+    ModelRef,
+    Tokenize,
+    rows_queue,
+)
 from shared.contracts.models import ImportModel, ModelFile
 from shared.contracts.task import TaskRoute
 from shared.db import Connection, retrying
@@ -255,6 +264,7 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
         )
     models = {name: job.models[name] for name in planned.models}
     own_traces = len(planned.shards) > SHARDS_IN_ONE_TRACE
+    queue = _rows_queue(platform, job.pool, models.values())
     children = []
     for shard in planned.shards:
         payload = BatchShard(
@@ -278,7 +288,7 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
                 id=new_id(BatchShard.id_prefix),
                 tenant_id=ctx.job.tenant_id,
                 kind=BatchShard.kind,
-                queue=BatchShard.queue_for(job.pool),
+                queue=queue,
                 payload=payload.dump(),
                 priority=ctx.job.priority,
                 max_attempts=BatchShard.max_attempts,
@@ -299,6 +309,17 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
             "finalize_on_cancel": True,
         },
     )
+
+
+def _rows_queue(platform: Platform, pool: str, models: Iterable[ModelRef]) -> str:
+    """Where a batch's shards go: to workers that name its one base, where such live, else to those of any."""
+    bases = {model.base_name for model in models}
+    if len(bases) == 1:
+        named = rows_queue(pool, bases.pop())
+        with platform.db.core() as connection:
+            if repository.is_heard(connection, named):
+                return named
+    return BatchShard.queue_for(pool)
 
 
 def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: BatchShard) -> Outcome:

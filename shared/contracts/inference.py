@@ -112,6 +112,11 @@ def live_queue(pool: str, base: str) -> str:
     return f"inference.{pool}.{base}.live"
 
 
+def rows_queue(pool: str, base: str) -> str:
+    """Where the same workers wait for shards of batches that ask for this base alone."""
+    return f"inference.{pool}.{base}.rows.batch"
+
+
 class ModelCall(LiveCall):
     """A live call of a model: for workers that serve its base by name, or those that serve any."""
 
@@ -207,7 +212,7 @@ class BatchShard(JobContract):
     """Rows `first` .. `first + count - 1` of a batch, at bytes `start` .. `end` of its input."""
 
     kind: ClassVar[str] = "inference.batch_shard"
-    queue: ClassVar[str] = "inference.{pool}.batch"
+    queue: ClassVar[str] = "inference.{pool}.rows.batch"
     id_prefix: ClassVar[str] = "shard_"
 
     batch_id: str

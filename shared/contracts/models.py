@@ -27,7 +27,7 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib
 # repository hold the same model for other programs, as do `consolidated` weights.
 _FILE = re.compile(
     r"(?!consolidated)[\w.+-]+\.(safetensors|json|model|jinja|txt|tiktoken)"
-    r"|\d+_[A-Za-z]+/[\w.+-]+\.(safetensors|json)"
+    r"|\d+_[A-Za-z]+/[\w.+-]+\.(safetensors|json|model|txt)"
     r"|additional_chat_templates/[\w.+-]+\.jinja",
     re.ASCII,
 )

@@ -15,13 +15,13 @@ import redis
 from kombu.exceptions import OperationalError
 
 from shared.contracts.core import Noop
-from shared.contracts.inference import Batch
+from shared.contracts.inference import Batch, BatchShard
 from shared.queue import RING, make_app
 from shared.streams import PREFIX
 from tests.harness import Process
 from tests.servers import RunningServer
 
-QUEUES = (Noop.queue_for(), Batch.queue_for())
+QUEUES = (Noop.queue_for(), Batch.queue_for(), BatchShard.queue_for())
 WORKERS = ("monitoring", "inference")
 RINGS = 100
 

@@ -23,7 +23,7 @@ def main() -> int:
     engine = EngineProcess({}, module="tests.chaos.echo_engine")
     spec = WorkerSpec(
         "inference",
-        {Batch.queue_for(settings.pool): SHARDS},
+        {Batch.queue_for(settings.pool): SHARDS, BatchShard.queue_for(settings.pool): SHARDS},
         live_queue=Generate.queue_for(settings.pool),
         live_slots=4,
     )

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stage import TUNING, Stage
-from tests.harness import ROOT
+from tests.e2e.stage import PATIENCE_S, TUNING, Stage
+from tests.harness import ROOT, wait_for
 from tests.unit.inference.tiny_models import save_adapter, save_model
 
 pytestmark = pytest.mark.timeout(900)
@@ -43,6 +43,23 @@ def told(stage: Stage, *words: str, key: str = "") -> Any:
     return json.loads(ran.stdout)
 
 
+def workers(stage: Stage, *, holding: str) -> list[dict[str, Any]]:
+    """What `heliu workers list` says of the workers that hold this base, as soon as one does."""
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        page = told(stage, "workers", "list", key=stage.harness.key("operator"))
+        found[:] = [
+            worker
+            for worker in page["data"]
+            if any(base["name"] == holding for base in worker["info"].get("bases", ()))
+        ]
+        return bool(found)
+
+    wait_for(look, PATIENCE_S, f"a worker to hold {holding}")
+    return found
+
+
 def test_a_folder_becomes_a_model_that_is_chatted_with_tuned_and_removed(
     stage: Stage, tmp_path: Path
 ) -> None:
@@ -56,6 +73,12 @@ def test_a_folder_becomes_a_model_that_is_chatted_with_tuned_and_removed(
     answer = client.chat.completions.create(model="tiny-qwen", messages=QUESTION, max_tokens=8)  # type: ignore[arg-type]
     assert answer.usage is not None
     assert answer.usage.completion_tokens > 0
+
+    holds = [
+        base["name"] for worker in workers(stage, holding="tiny-qwen") for base in worker["info"]["bases"]
+    ]
+    assert "tiny-qwen" in holds
+    assert "tiny-qwen (" in heliu(stage, "workers", "list", key=stage.harness.key("operator")).stdout
 
     adapter = save_adapter(tmp_path / "tiny-lora", base, "qwen2")
     (adapter / "README.md").unlink(missing_ok=True)
@@ -95,6 +118,33 @@ def test_a_folder_becomes_a_model_that_is_chatted_with_tuned_and_removed(
         assert told(stage, "models", "remove", name)["deleted"] is True
     assert client.models.retrieve(stage.base).id == stage.base
     assert heliu(stage, "models", "show", "tiny-qwen").returncode == 5
+
+
+def test_a_worker_of_named_bases_answers_for_these_alone_live_and_in_batches(
+    stage: Stage, tmp_path: Path
+) -> None:
+    for name in ("named", "other"):
+        told(stage, "models", "add", str(save_model(tmp_path / name, "llama")))
+    worker = stage.harness.start("inference", 1, HELIU_MODELS="named")
+    client = stage.openai()
+    try:
+        for name in ("named", "other"):
+            answer = client.chat.completions.create(model=name, messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
+            assert answer.choices
+        body = {"model": "named", "messages": QUESTION, "max_tokens": 4}
+        rows = stage.batch_file([(str(number), body) for number in range(3)])
+        window = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = stage.succeeded(stage.post("/v1/batches", {"input_file_id": rows, **window})["id"])
+        assert batch["result"]["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+        parts = [
+            job for job in stage.get("/v1/jobs", parts="true")["data"] if job["parent_id"] == batch["id"]
+        ]
+        assert [part["queue"] for part in parts] == ["inference.default.named.rows.batch"]
+        (holder,) = workers(stage, holding="named")
+        assert (holder["pid"], holder["info"]["serves"]) == (worker.pid, ["named"])
+        assert [w["info"]["serves"] for w in workers(stage, holding="other")] == [None]
+    finally:
+        worker.stop()
 
 
 def test_a_folder_that_is_no_model_ends_as_a_job_with_the_reason(stage: Stage, tmp_path: Path) -> None:

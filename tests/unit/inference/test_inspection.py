@@ -155,6 +155,12 @@ def test_absurd_numbers_are_refused_before_a_model_is_made_of_them(
     assert error.code == "model_unsupported", error.message
 
 
+def test_absurd_numbers_under_an_architectures_own_names_are_refused_too(tmp_path: Path) -> None:
+    gpt2 = save_model(tmp_path / "gpt2", "gpt2")
+    edit(gpt2 / "config.json", n_layer=10**9)
+    assert refusal(gpt2).code == "model_unsupported"
+
+
 def test_code_of_its_own_and_unknown_architectures_are_refused(folder: Path, tmp_path: Path) -> None:
     bloom = tmp_path / "bloom"
     BloomForCausalLM(BloomConfig(vocab_size=320, hidden_size=32, n_layer=1, n_head=2)).save_pretrained(bloom)
