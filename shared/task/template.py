@@ -58,7 +58,7 @@ ARGUMENTS = {
     "round": 1,
     "sort": 1,
     "trim": 1,
-    "truncate": 3,
+    "truncate": 2,
 }
 TESTS = frozenset(
     {
@@ -127,6 +127,14 @@ def _round(value: float, digits: int = 0) -> float:
     return round(value, digits) if digits else round(value)
 
 
+def _truncate(value: Any, length: int = 255, end: str = "...") -> str:
+    """At most `length` characters, with `end` as the last of them where some were left out."""
+    text, end = str(value), str(end)
+    if length < len(end):
+        raise InvalidInput(f"truncate takes {len(end)} or more, got {length}", code=CODE)
+    return text if len(text) <= length else text[: length - len(end)] + end
+
+
 def _tojson(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
@@ -138,7 +146,7 @@ def _fits(length: int) -> None:
 
 def _environment() -> _Environment:
     made = _Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
-    own = {"join": _join, "replace": _replace, "round": _round, "tojson": _tojson}
+    own = {"join": _join, "replace": _replace, "round": _round, "tojson": _tojson, "truncate": _truncate}
     made.filters = {name: own.get(name, made.filters[name]) for name in FILTERS} | {"_counted": _counted}
     made.tests = {name: made.tests[name] for name in TESTS}
     made.globals = {"range": _range}
@@ -180,6 +188,18 @@ def check_template(source: str, declared: Sequence[str], place: str) -> None:
         raise _refused("is nested too deeply", None, place) from exc
 
 
+# What a template may meet in values that do not fit it.
+FAILURES = (
+    TemplateError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+)
+
+
 def render(source: str, values: Mapping[str, Any], place: str) -> str:
     """The text of a checked template. Raises InvalidInput where its values make no prompt, PromptTooLarge for size."""
     parts, size = [], 0
@@ -190,7 +210,7 @@ def render(source: str, values: Mapping[str, Any], place: str) -> str:
             parts.append(part)
     except InvalidInput as exc:
         raise type(exc)(f"{place}: {exc.message}", code=exc.code, param=place) from exc
-    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, RecursionError) as exc:
+    except FAILURES as exc:
         raise InvalidInput(
             f"{place} does not go with these variables: {exc}", code=CODE, param=place
         ) from exc

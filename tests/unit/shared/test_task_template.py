@@ -24,6 +24,10 @@ def test_conditions_loops_and_filters_make_the_text() -> None:
     assert run(source, text="你好吗", items=["甲 ", "乙"]) == "1. 甲; 2. 乙 (8) 你好甲 /乙"
 
 
+def test_a_text_is_cut_to_a_length() -> None:
+    assert run("{{ text|truncate(5) }} {{ text|truncate(3, '') }}", text="你好你好你好") == "你好... 你好你"
+
+
 def test_what_a_caller_sends_is_text_and_never_a_template() -> None:
     assert run("{{ text }}", text="{{ 7 * 7 }}{% for") == "{{ 7 * 7 }}{% for"
 
@@ -70,6 +74,8 @@ def test_what_could_run_away_or_look_behind_is_refused_when_it_is_made(source: s
         ("{{ count|round(999999999) }}", "template_error"),
         ("{{ 999999999 * 999999999 }}", "template_error"),
         ("{{ count / 0 }}", "template_error"),
+        ("{{ text|truncate(1) }}", "template_error"),
+        ("{{ items|truncate(9)|sum }}", "template_error"),
         ("{{ text['__class__'] }}", "template_error"),
         ("{% for i in text %}{% endfor %}", "template_error"),
         ("{% for i in items %}{{ text }}{% endfor %}", "template_too_large"),
