@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,15 @@ def test_versions_are_listed_compared_and_never_changed(gateway: RunningGateway,
     for statement in ("UPDATE gateway.task_version SET note = 'x'", "DELETE FROM gateway.task_version"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege), gateway.as_tenant() as c:
             c.execute(statement)
+
+
+def test_versions_made_at_once_have_numbers_of_their_own(http: httpx.Client) -> None:
+    make(http, "race")
+    with ThreadPoolExecutor(6) as pool:
+        made = pool.map(lambda seed: add_version(http, "race", decoding={"seed": seed}), range(6))
+    found = {version["version"]: version["spec"]["decoding"]["seed"] for version in made}
+    assert sorted(found) == [2, 3, 4, 5, 6, 7]
+    assert sorted(found.values()) == list(range(6))
 
 
 def test_routes_are_changed_and_rolled_back_step_by_step(http: httpx.Client) -> None:
