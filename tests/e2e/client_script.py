@@ -232,6 +232,57 @@ def chat(client: openai.OpenAI, given: Seen) -> Seen:
     }
 
 
+def vectors(client: openai.OpenAI, given: Seen) -> Seen:
+    """Both formats, what is refused, a base's own vectors, tokens, and a batch."""
+    texts = [
+        "How long does delivery take?",
+        "When will my parcel be delivered?",
+        "The colour of the sofa is green.",
+        "Please correct the sum on my invoice.",
+    ]
+
+    def embed(**more: Any) -> Any:
+        return client.embeddings.create(**{"model": given["encoder"], "input": texts, **more})
+
+    tokens: Any = [
+        client.post("/tokenize", body={"model": given["encoder"], "prompt": text}, cast_to=object)
+        for text in texts
+    ]
+    rows = [
+        {"custom_id": f"row {i}", "method": "POST", "url": "/v1/embeddings", "body": body}
+        for i, body in enumerate({"model": given["encoder"], "input": text} for text in texts[:2])
+    ]
+    content = "\n".join(map(json.dumps, rows)).encode()
+    file = client.files.create(file=("vectors.jsonl", content), purpose="batch")
+    made = client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
+    batch = wait_until(
+        lambda: client.batches.retrieve(made.id),
+        lambda b: b.status in ("completed", "failed", "cancelled", "expired"),
+    )
+    raw = client.embeddings.with_raw_response.create(model=given["encoder"], input=texts)
+    output = client.files.content(batch.output_file_id).text if batch.output_file_id else ""
+    return {
+        "coded": embed(user="somebody").model_dump(),
+        "plain": embed(encoding_format="float").model_dump(),
+        "cut": embed(dimensions=64).model_dump(),
+        "trace": raw.headers.get("x-trace-id"),
+        "tokens": {"count": sum(told["count"] for told in tokens)},
+        "causal": embed(model=given["tuned"], input="快递几天到？").model_dump(),
+        "causal_asked": given["tuned"],
+        "refused": {
+            "long": client_error(lambda: embed(input=["x", "word " * 300])),
+            "empty": client_error(lambda: embed(input="")),
+            "many": client_error(lambda: embed(input=["x"] * 2049)),
+            "dimensions": client_error(lambda: embed(dimensions=385)),
+            "chat": client_error(
+                lambda: client.chat.completions.create(model=given["encoder"], messages=QUESTION)
+            ),
+        },
+        "batch": batch.model_dump(),
+        "output": [json.loads(line) for line in output.splitlines()],
+    }
+
+
 class Verdict(BaseModel):
     """What the answer of `shaped` must be."""
 
@@ -327,7 +378,7 @@ def main() -> None:
     given = json.load(sys.stdin)
     client = openai.OpenAI(base_url=given["base_url"], api_key=given["api_key"], timeout=120)
     seen: Seen = {"version": openai.__version__}
-    for part in (files, file_content, models, chat, shaped, errors, batches, fine_tuning):
+    for part in (files, file_content, models, chat, shaped, vectors, errors, batches, fine_tuning):
         seen[part.__name__] = part(client, given)
     json.dump(seen, sys.stdout)
 

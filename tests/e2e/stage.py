@@ -6,11 +6,15 @@ Knows the gateway's HTTP and the processes that it may kill; nothing of what is 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -118,6 +122,23 @@ class Stage:
         job = self.ended(job_id)
         assert job["status"] == "succeeded", f"{job_id}: {job['error']}\n{self.harness.logs()}"
         return job
+
+    def add_model(self, folder: Path, name: str) -> None:
+        """Bring in a model from a folder, by the command line."""
+        ran = subprocess.run(
+            [sys.executable, "-m", "services.cli.main", "models", "add", str(folder), "--name", name],
+            env={
+                **{k: v for k, v in os.environ.items() if not k.startswith("HELIU_")},
+                "HELIU_GATEWAY_URL": self.url,
+                "HELIU_API_KEY": self.key,
+                "PYTHONPATH": str(ROOT),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+        assert ran.returncode == 0, ran.stderr
 
     def govern(self, name: str, content: bytes, recipe: dict[str, Any] | None = None) -> dict[str, Any]:
         """The ended job that made a version of `content`."""

