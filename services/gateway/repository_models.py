@@ -31,6 +31,13 @@ SELECT id, kind FROM core.job WHERE tenant_id = %(tenant)s AND state IN ('queued
     OR (payload -> 'models' ? %(name)s AND NOT (kind = 'inference.batch' AND progress ? 'phase')))
 ORDER BY created_at LIMIT %(limit)s"""
 
+# In the versions that their callers get now; earlier ones may be gone back to, and then fail by name.
+TASKS_WITH = """
+SELECT DISTINCT t.name FROM gateway.task t JOIN gateway.task_route r ON r.id = t.route_id
+    CROSS JOIN LATERAL jsonb_array_elements(r.weights) AS routed
+    JOIN gateway.task_version v ON v.task_id = t.id AND v.version = (routed ->> 0)::int
+WHERE t.tenant_id = %s AND t.deleted_at IS NULL AND v.spec ->> 'model' = %s ORDER BY t.name LIMIT %s"""
+
 CHECKPOINTS = """
 SELECT * FROM training.checkpoint WHERE job_id = %(job)s
   AND (%(after)s::text IS NULL OR step < (SELECT step FROM training.checkpoint WHERE id = %(after)s))
@@ -73,6 +80,11 @@ def adapters_of(connection: Connection, tenant: UUID, name: str, limit: int) -> 
 def jobs_with(connection: Connection, tenant: UUID, name: str, limit: int) -> list[Row]:
     """`id` and `kind` of the jobs that have not ended and were given this model, oldest first."""
     return connection.execute(JOBS_WITH, {"tenant": tenant, "name": name, "limit": limit}).fetchall()
+
+
+def tasks_with(connection: Connection, tenant: UUID, name: str, limit: int) -> list[str]:
+    """Names of the tasks that are answered by this model now."""
+    return [row["name"] for row in connection.execute(TASKS_WITH, (tenant, name, limit)).fetchall()]
 
 
 def list_checkpoints(connection: Connection, job_id: str, after: str | None, limit: int) -> list[Row]:

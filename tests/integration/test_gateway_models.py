@@ -217,6 +217,11 @@ def test_a_model_that_is_needed_is_not_removed(gateway: RunningGateway) -> None:
         batch = http.post("/v1/batches", json={"input_file_id": rows, **window}).json()["id"]
         assert batch in http.delete("/v1/models/tuned").json()["error"]["message"]
         http.post(f"/v1/batches/{batch}/cancel")
+        spec = {"model": "tuned", "prompt": "{{ input }}", "variables": {"input": {"type": "string"}}}
+        task = http.post("/v1/tasks", json={"name": "reply", "spec": spec})
+        assert task.status_code == 200, task.text
+        assert "tasks reply" in http.delete("/v1/models/tuned").json()["error"]["message"]
+        assert http.delete("/v1/tasks/reply").status_code == 200
         assert http.delete("/v1/models/tuned").json()["deleted"] is True
         assert http.delete("/v1/models/base").json()["deleted"] is True
 

@@ -150,7 +150,7 @@ def retrieve(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, An
 
 @router.delete("/v1/models/{model}", summary="Delete a model")
 def delete(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """Refused while adapters or unfinished jobs need it. Else the name is gone; answers being made end as they
+    """Refused while adapters, tasks or unfinished jobs need it. Else the name is gone; answers being made end as they
     began."""
     with gateway.db.transaction(caller.tenant) as connection:
         model_row(connection, caller.tenant, model)
@@ -162,7 +162,12 @@ def delete(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]
 def _check_unused(connection: Connection, caller: CallerDep, model: str) -> None:
     adapters = repository_models.adapters_of(connection, caller.tenant, model, NAMED + 1)
     jobs = repository_models.jobs_with(connection, caller.tenant, model, NAMED + 1)
-    users = [_few("adapters", adapters), _few("jobs", [f"{job['id']} ({job['kind']})" for job in jobs])]
+    tasks = repository_models.tasks_with(connection, caller.tenant, model, NAMED + 1)
+    users = [
+        _few("adapters", adapters),
+        _few("tasks", tasks),
+        _few("jobs", [f"{job['id']} ({job['kind']})" for job in jobs]),
+    ]
     if any(users):
         raise Conflict(
             f"the model {model!r} is needed by {' and by '.join(filter(None, users))}; delete or end those first",
