@@ -1,0 +1,70 @@
+"""Many streams at once on the running platform, and streams whose worker is killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.e2e.stage import PATIENCE_S, Stage
+
+pytestmark = pytest.mark.timeout(600)
+
+STREAMS = 200
+
+
+def stream(
+    stage: Stage, number: int, tokens: int, begun: threading.Event | None = None
+) -> list[dict[str, Any]]:
+    """The events of one streamed chat, without the last mark; fails when that is missing."""
+    body = {
+        "model": stage.tuned,
+        "messages": [{"role": "user", "content": f"order {number}"}],
+        "max_tokens": tokens,
+        "temperature": 1,
+        "seed": number,
+        "stream": True,
+    }
+    with (
+        stage.http() as http,
+        http.stream("POST", "/v1/chat/completions", json=body, timeout=PATIENCE_S) as answer,
+    ):
+        lines = []
+        for line in filter(None, answer.iter_lines()):
+            lines.append(line.removeprefix("data: "))
+            if begun is not None:
+                begun.set()
+        assert answer.status_code == 200, lines
+    events = [json.loads(line) for line in lines if line != "[DONE]"]
+    assert lines[-1] == "[DONE]" or "error" in events[-1], lines
+    return events
+
+
+def test_two_hundred_streams_at_once_all_end(stage: Stage) -> None:
+    with stage.harness.db.core() as connection:
+        connection.execute("UPDATE core.tenant SET max_live = %s WHERE name = 'default'", (STREAMS,))
+    with ThreadPoolExecutor(STREAMS) as pool:
+        answers = list(pool.map(lambda number: stream(stage, number, 8), range(STREAMS)))
+    assert all("error" not in event for events in answers for event in events)
+    reasons = {events[-1]["choices"][0]["finish_reason"] for events in answers}
+    assert reasons <= {"stop", "length"}
+
+
+def test_a_stream_whose_engine_is_killed_ends_with_an_answer_or_an_error(stage: Stage) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        begun = threading.Event()
+        asked = [pool.submit(stream, stage, number, 200, begun) for number in range(8)]
+        assert begun.wait(PATIENCE_S)
+        stage.child_of("inference").kill()
+        answers = [future.result(PATIENCE_S) for future in asked]
+    for events in answers:
+        last = events[-1]
+        if "error" in last:
+            assert last["error"]["code"]
+        else:
+            assert last["choices"][0]["finish_reason"] in ("stop", "length")
+    # The next one is answered by a new engine.
+    assert "error" not in stream(stage, 99, 4)[-1]
