@@ -39,7 +39,8 @@ class Guarded:
         """The worker's entries with the texts that may be shown; entries of tokens without one are kept back."""
         try:
             async for entry in source:
-                self._began_ns = self._began_ns or time.time_ns()
+                if entry.type in ("token", "done"):
+                    self._began_ns = self._began_ns or time.time_ns()
                 if entry.type == "done":
                     yield _with(entry, self._done(entry.data))
                 elif entry.type != "token":

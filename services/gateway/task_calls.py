@@ -18,7 +18,7 @@ from shared import semconv
 from shared.contracts import answers
 from shared.contracts.chat import parse_chat
 from shared.contracts.inference import CompletionRequest
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, NotFound
 from shared.task.bind import TaskVersion, bind, task_name
 from shared.task.guards import patterns_of
 
@@ -41,7 +41,16 @@ def parse_call(body: Mapping[str, Any]) -> TaskCall | CompletionRequest:
 async def complete_task(request: Request, gateway: Gateway, call: TaskCall) -> Response:
     """Answer with the version that this caller gets; refused by an input guard, no model hears of it."""
     task, asked = await to_thread.run_sync(_prepare, request, gateway, call)
-    return await complete(request, gateway, answers.CHAT, asked, task)
+    try:
+        return await complete(request, gateway, answers.CHAT, asked, task)
+    except NotFound as exc:
+        if exc.code != "model_not_found":
+            raise
+        raise NotFound(
+            f"{task.label} runs on the model {task.spec.model!r}, which is there no more; add a version on another",
+            code=exc.code,
+            param="model",
+        ) from exc
 
 
 def _prepare(request: Request, gateway: Gateway, call: TaskCall) -> tuple[TaskVersion, CompletionRequest]:

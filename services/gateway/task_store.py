@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from services.gateway import repository_models, resolve
 from services.gateway import repository_tasks as repository
-from services.gateway import resolve
+from shared.contracts.answers import CHAT
 from shared.contracts.task import TaskSpec
 from shared.db import Connection, Row
 from shared.errors import Conflict, InvalidInput, NotFound
@@ -32,7 +33,7 @@ def create(
     note: str | None,
 ) -> Row:
     """A task whose version 1 all its callers get. Raises Conflict for a name that is taken."""
-    resolve.model_row(connection, tenant, spec.model, "spec.model")
+    _check_model(connection, tenant, spec)
     if repository.count_tasks(connection, tenant) >= MOST_TASKS:
         raise InvalidInput(f"a tenant may have {MOST_TASKS} tasks; delete one first", param="name")
     task_id = new_id("task-")
@@ -59,7 +60,7 @@ def add_version(
 ) -> tuple[Row, Row]:
     """(task, version). What the latest version says already is not made again: a retried request adds nothing."""
     found = task(connection, tenant, name, lock=True)
-    resolve.model_row(connection, tenant, spec.model, "spec.model")
+    _check_model(connection, tenant, spec)
     latest = version(connection, found, found["latest"])
     if latest["spec"] != _dump(spec) or latest["note"] != note:
         if found["latest"] >= MOST_VERSIONS:
@@ -75,7 +76,7 @@ def route(connection: Connection, tenant: UUID, key: str | None, name: str, weig
     """Send the task's callers to these versions by weight; a weight of 0 is as good as none."""
     found = task(connection, tenant, name, lock=True)
     for number, _ in weights:
-        version(connection, found, number)
+        _check_runs(connection, tenant, found, number)
     _route(connection, tenant, key, found, sorted(pair for pair in weights if pair[1] > 0))
     return task(connection, tenant, name)
 
@@ -86,6 +87,8 @@ def roll_back(connection: Connection, tenant: UUID, key: str | None, name: str) 
     before = repository.get_route(connection, found["back_id"]) if found["back_id"] is not None else None
     if before is None:
         raise Conflict(f"the task {name!r} has nothing to roll back to: it was never routed otherwise")
+    for number, _ in pairs(before["weights"]):
+        _check_runs(connection, tenant, found, number)
     repository.add_route(connection, tenant, found["id"], before["weights"], before["back_id"], key)
     return task(connection, tenant, name)
 
@@ -139,6 +142,25 @@ def for_call(connection: Connection, tenant: UUID, name: str, number: int | None
 def pairs(weights: Sequence[Sequence[int]]) -> Weights:
     """As stored -> [(version, weight), ...]."""
     return [(int(number), int(weight)) for number, weight in weights]
+
+
+def _check_model(connection: Connection, tenant: UUID, spec: TaskSpec) -> None:
+    row = resolve.model_row(connection, tenant, spec.model, "spec.model")
+    try:
+        resolve.served(row, CHAT)
+    except InvalidInput as exc:
+        raise InvalidInput(exc.message, code=exc.code, param="spec.model") from exc
+
+
+def _check_runs(connection: Connection, tenant: UUID, found: Row, number: int) -> None:
+    """A version that nobody gets does not keep its model from being deleted."""
+    model = version(connection, found, number)["spec"]["model"]
+    if repository_models.get_model(connection, tenant, model) is None:
+        raise Conflict(
+            f"version {number} of {found['name']!r} runs on the model {model!r}, which is there no more; add a version "
+            "on another",
+            param="version",
+        )
 
 
 def _route(connection: Connection, tenant: UUID, key: str | None, found: Row, weights: Weights) -> None:

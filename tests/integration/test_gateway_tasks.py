@@ -45,6 +45,7 @@ def gateway(
     with running_gateway(url, valkey.url, tmp_path_factory.mktemp("gateway")) as running:
         running.add_model("echo")
         running.add_model("theirs", tenant="rival")
+        running.add_model("vectors", kind="encoder")
         yield running
     servers.drop_database(postgres.url, "tasks")
 
@@ -147,6 +148,7 @@ def test_a_task_is_made_shown_listed_across_pages_and_deleted(http: httpx.Client
         ({"name": "x"}, 400, "missing_required_parameter", "spec"),
         ({"name": "x", "spec": {**SPEC, "model": "ecko"}}, 404, "model_not_found", "spec.model"),
         ({"name": "x", "spec": {**SPEC, "model": "theirs"}}, 404, "model_not_found", "spec.model"),
+        ({"name": "x", "spec": {**SPEC, "model": "vectors"}}, 400, "unsupported_model", "spec.model"),
         ({"name": "x", "spec": {**SPEC, "model": "task:y"}}, 400, "invalid_value", "spec.model"),
         ({"name": "x", "spec": {**SPEC, "prompt": "{{ txt }}"}}, 400, "undeclared_variable", "spec.prompt"),
         ({"name": "x", "spec": {**SPEC, "promt": "a"}}, 400, "unknown_parameter", "spec.promt"),
@@ -424,6 +426,24 @@ def test_what_a_task_refuses_of_a_request_is_told_by_its_place(http: httpx.Clien
     assert "/v1/chat/completions" in elsewhere.json()["error"]["message"]
     plain = http.post("/v1/chat/completions", json={"model": "echo", "messages": [], "variables": {}})
     assert plain.status_code == 400
+
+
+def test_a_version_whose_model_was_deleted_says_so_and_gets_no_callers(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    gateway.add_model("short-lived")
+    make(http, "orphan", model="short-lived")
+    add_version(http, "orphan", activate=True)
+    assert http.delete("/v1/models/short-lived").status_code == 200
+    refused = call(http, "orphan@1")
+    assert error(refused) == (404, "model_not_found", "model")
+    assert "orphan@1 runs on the model 'short-lived'" in refused.json()["error"]["message"]
+    for path, body in (
+        ("rollback", {}),
+        ("activate", {"version": 1}),
+        ("split", {"weights": {"1": 1, "2": 1}}),
+    ):
+        assert error(http.post(f"/v1/tasks/orphan/{path}", json=body)) == (409, "conflict", "version")
 
 
 def test_the_ready_tasks_can_be_installed_as_they_are(http: httpx.Client) -> None:

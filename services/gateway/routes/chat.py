@@ -27,7 +27,8 @@ TEXT_EXAMPLE = {"model": "base-1m", "prompt": "Refunds take", "max_tokens": 24}
     **json_body(ChatBody, CHAT_EXAMPLE, streams=True),
 )
 async def create_chat(request: Request, gateway: GatewayDep) -> Response:
-    """What is not served (images, audio, ...) is refused by name, never ignored. `task:NAME` is a model too."""
+    """What is not served (images, audio, ...) is refused by name, never ignored. `task:NAME` is a model too, its
+    variables an object in the further field `variables`, or else the last user message."""
     asked = await read_as(request, parse_call)
     if isinstance(asked, TaskCall):
         return await complete_task(request, gateway, asked)
