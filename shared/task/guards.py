@@ -124,8 +124,6 @@ class OutputGuard:
 
     def _release(self, *, final: bool) -> str:
         guard, size = self._guard, len(self._text)
-        self._check_blocked(final)
-        found = self._find()
         if not self._language_known and (final or size >= LANGUAGE_SAMPLE):
             self._language_known = _in_language(self._text, guard.languages or ())
             if not self._language_known:
@@ -133,8 +131,13 @@ class OutputGuard:
         held = not self._language_known or (guard.min_chars is not None and size < guard.min_chars)
         if final and held and self.refused is None:
             self.refused = "output.min_chars"
-        if self.refused is not None or held:
+        if held and self.refused is None:
+            # Not looked through again with each token while it is held whatever it says.
             return ""
+        self._check_blocked(final)
+        if self.refused is not None:
+            return ""
+        found = self._find()
         limit = size if final else self._sure()
         if guard.pii is not None and guard.pii.action == "refuse":
             known = [item for item in found if final or item.end <= limit]

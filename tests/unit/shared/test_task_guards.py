@@ -109,6 +109,17 @@ def test_the_output_guards_show_what_came_before_and_name_themselves(
         assert ("".join(pieces_shown), refused) == (shown, named)
 
 
+def test_what_is_held_for_its_length_is_still_looked_through() -> None:
+    size = 300
+    guard = Guard.model_validate({"min_chars": size, "blocked": ["secret"], "pii": MASK})
+    clean = "a@b.co " + "word " * 80
+    shown, refused = streamed(guard, clean)
+    assert ("".join(shown), refused) == (clean.replace("a@b.co", "[EMAIL]"), None)
+    assert set(shown[: size - 1]) == {""}
+    shown, refused = streamed(guard, "a secret " + "word " * 80)
+    assert ("".join(shown), refused) == ("", "output.blocked")
+
+
 def test_a_language_is_known_from_its_first_two_hundred_characters() -> None:
     out = OutputGuard(Guard.model_validate({"languages": ["en"]}))
     assert out.push("word " * 39) == ""
