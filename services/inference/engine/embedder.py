@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -38,7 +38,7 @@ from shared.errors import HeliuError, NotFound
 
 log = logging.getLogger(__name__)
 
-# Tokens of a slice, padding included: little enough that those who decode hardly notice it.
+# Tokens of a slice, padding included, where no live answer grows beside it: more of them are not faster.
 SLICE_TOKENS = 512
 # A round is what is sorted by length together: enough for little padding, and no longer than a new one may wait.
 ROUND_TEXTS = 64
@@ -69,7 +69,8 @@ class _Line:
         self.ref = ref
         self.encoder: Encoder | None = None
         self.waiting: dict[Priority, FairQueue[Item]] = {priority: FairQueue() for priority in Priority}
-        self.rounds: dict[Priority, deque[list[Item]]] = {priority: deque() for priority in Priority}
+        # The next texts, tokenized, longest first.
+        self.rounds: dict[Priority, deque[Item]] = {priority: deque() for priority in Priority}
         self.last_used = 0.0
         self.slices = 0
 
@@ -139,9 +140,7 @@ class Embedder:
         item = self._items.pop(request_id)
         line = self._lines[item.request.base.id]
         if not line.waiting[item.request.priority].remove(item):
-            for texts in line.rounds[item.request.priority]:
-                if item in texts:
-                    texts.remove(item)
+            line.rounds[item.request.priority].remove(item)
         loading = any(line is other for other, _ in self.loads.values())
         if line.encoder is None and line.idle and not loading:
             del self._lines[line.ref.id]
@@ -152,15 +151,15 @@ class Embedder:
         item = self._items.get(request_id)
         return None if item is None else item.order
 
-    def step(self) -> list[Event]:
-        """Take in what was loaded, ask for what is needed, and compute one slice."""
+    def step(self, tokens: int = SLICE_TOKENS) -> list[Event]:
+        """Take in what was loaded, ask for what is needed, and compute one slice of about `tokens`."""
         events: list[Event] = []
         self._collect(events)
         for priority in Priority:
             for line in list(self._lines.values()):
                 if line.encoder is None and line.wants(priority):
                     self._want(line)
-        self._slice(events)
+        self._slice(tokens, events)
         for event in events:
             if isinstance(event, (Embedded, Failed)):
                 self._items.pop(event.request_id, None)
@@ -253,12 +252,12 @@ class Embedder:
     def _fail_line(self, line: _Line, error: HeliuError, events: list[Event]) -> None:
         self._lines.pop(line.ref.id, None)
         for priority in Priority:
-            rounds = [item for texts in line.rounds[priority] for item in texts]
-            events.extend(_failed(item, error) for item in [*rounds, *line.waiting[priority]])
+            waiting = [*line.rounds[priority], *line.waiting[priority]]
+            events.extend(_failed(item, error) for item in waiting)
 
     # --- slices
 
-    def _slice(self, events: list[Event]) -> None:
+    def _slice(self, tokens: int, events: list[Event]) -> None:
         """One slice of the encoder that waits longest for its turn, live before batch."""
         for priority in Priority:
             for line in sorted(self._held(), key=lambda line: line.last_used):
@@ -269,12 +268,12 @@ class Embedder:
                     line.rounds[priority].extend(self._round(line.encoder, line.waiting[priority], events))
                 line.last_used = self._clock()
                 line.slices += 1
-                if line.rounds[priority]:
-                    self._compute(line.encoder, line.rounds[priority].popleft(), self._clock(), events)
+                items = take_slice(line.rounds[priority], tokens)
+                self._compute(line.encoder, items, self._clock(), events)
                 return
 
-    def _round(self, encoder: Encoder, waiting: FairQueue[Item], events: list[Event]) -> list[list[Item]]:
-        """The next texts, tokenized, in slices of like length."""
+    def _round(self, encoder: Encoder, waiting: FairQueue[Item], events: list[Event]) -> list[Item]:
+        """The next texts, tokenized, longest first."""
         texts: list[Item] = []
         characters = tried = 0
         while len(waiting) and tried < ROUND_TEXTS and characters < ROUND_CHARACTERS:
@@ -296,7 +295,7 @@ class Embedder:
             except Exception as exc:  # whatever a tokenizer raises, it is this text's alone
                 log.exception("tokenize_failed")
                 events.append(_failed(item, HeliuError(f"the text cannot be prepared: {type(exc).__name__}")))
-        return list(slices(texts))
+        return sorted(texts, key=lambda item: -len(item.tokens))
 
     def _compute(self, encoder: Encoder, items: list[Item], started: float, events: list[Event]) -> None:
         """A slice that fails is repeated in halves until the text at fault stands alone."""
@@ -316,16 +315,12 @@ class Embedder:
             events.append(finished(item, vector, started, now, normalize=encoder.normalizes))
 
 
-def slices(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Items by length, longest first, in runs of at most SLICE_TOKENS with their padding; one alone may have more."""
-    run: list[Item] = []
-    for item in sorted(items, key=lambda item: -len(item.tokens)):
-        if run and (len(run) + 1) * len(run[0].tokens) > SLICE_TOKENS:
-            yield run
-            run = []
-        run.append(item)
-    if run:
-        yield run
+def take_slice(texts: deque[Item], tokens: int) -> list[Item]:
+    """The first of texts sorted by length that have at most `tokens` with their padding; one alone may have more."""
+    taken: list[Item] = []
+    while texts and (not taken or (len(taken) + 1) * len(taken[0].tokens) <= tokens):
+        taken.append(texts.popleft())
+    return taken
 
 
 def finished(item: Item, vector: torch.Tensor, started: float, now: float, *, normalize: bool) -> Event:

@@ -28,7 +28,7 @@ import torch
 
 from services.inference.engine.adapters import AdapterWeights, read_adapter
 from services.inference.engine.codec import Codec
-from services.inference.engine.embedder import Embedder, EncoderStats, Item
+from services.inference.engine.embedder import SLICE_TOKENS, Embedder, EncoderStats, Item
 from services.inference.engine.grammar import Vocabulary
 from services.inference.engine.loading import weight_bytes
 from services.inference.engine.request import (
@@ -219,7 +219,8 @@ class Engine:
         for event in computed:
             if isinstance(event, (Finished, Embedded, Failed)):
                 del self._entries[event.request_id]
-        computed.extend(self._embedder.step())
+        live = any(self._serves_live(runtime) for runtime in self._runtimes.values())
+        computed.extend(self._embedder.step(self._config.live_step_tokens if live else SLICE_TOKENS))
         self._finish_closing()
         events, self._outbox = self._outbox + computed, []
         return events
