@@ -37,7 +37,9 @@ def stream(
             lines.append(line.removeprefix("data: "))
             if begun is not None:
                 begun.set()
-        assert answer.status_code == 200, lines
+    if answer.status_code == 503:  # before its first token: the client may ask again
+        return [json.loads("".join(lines))]
+    assert answer.status_code == 200, lines
     events = [json.loads(line) for line in lines if line != "[DONE]"]
     assert lines[-1] == "[DONE]" or "error" in events[-1], lines
     return events
