@@ -52,4 +52,6 @@ def _line(job: dict[str, Any]) -> str:
     if "step" in progress:
         return f"step {progress['step']} of {progress.get('total_steps', '?')}"
     phase = progress.get("phase")
+    if phase == "fetching" and progress.get("total_bytes"):
+        return f"fetching: {progress.get('bytes', 0)} of {progress['total_bytes']} bytes"
     return f"{job['status']}: {text(phase)}" if phase else str(job["status"])

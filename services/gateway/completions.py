@@ -26,9 +26,6 @@ from shared.task.bind import TaskVersion
 
 log = logging.getLogger(__name__)
 
-# On an answer that waited because no living worker served its model.
-WAITED = "x-heliu-waited"
-
 
 async def complete(
     request: Request,
@@ -148,7 +145,7 @@ async def _all(entries: AsyncIterator[Entry], answer: Answer, headers: dict[str,
         if entry.type == "token":
             answer.token(entry.data)
         elif entry.type == "waiting":
-            headers[WAITED] = str(entry.data["message"]).encode("ascii", "backslashreplace").decode()
+            headers |= sse.waited(entry)
         elif entry.type == "done":
             deque(answer.done(entry.data), maxlen=0)
     return None

@@ -30,8 +30,11 @@ async def embed(request: Request, gateway: Gateway, asked: EmbeddingRequest) -> 
     ref = await to_thread.run_sync(_resolve, gateway, caller, asked.model, EMBEDDINGS)
     began, prompt_tokens, status = time.monotonic(), 0, "error"
     call = Embed(model=ref, inputs=asked.inputs, dimensions=asked.dimensions)
+    headers: dict[str, str] = {}
     try:
-        vectors, prompt_tokens = await sse.unless_gone(request, _vectors(_ask(request, gateway, call)))
+        vectors, prompt_tokens = await sse.unless_gone(
+            request, _vectors(_ask(request, gateway, call), headers)
+        )
         status = "ok"
     except BaseException as exc:
         gone = isinstance(exc, HeliuError) and exc.code == "client_closed_request"
@@ -41,7 +44,8 @@ async def embed(request: Request, gateway: Gateway, asked: EmbeddingRequest) -> 
         _leave_usage(request, gateway, asked.model, ref, status, prompt_tokens, time.monotonic() - began)
 
     def answer() -> Response:
-        return JSONResponse(embeddings(asked.model, vectors, prompt_tokens, asked.encoding_format))
+        body = embeddings(asked.model, vectors, prompt_tokens, asked.encoding_format)
+        return JSONResponse(body, headers=headers)
 
     # Some hundred thousand numbers would hold up every stream that this loop serves.
     return await to_thread.run_sync(answer)
@@ -80,12 +84,14 @@ def _ask(request: Request, gateway: Gateway, call: LiveCall) -> AsyncIterator[En
     )
 
 
-async def _vectors(entries: AsyncIterator[Entry]) -> tuple[list[str], int]:
-    """(vectors in order, tokens of all texts)."""
+async def _vectors(entries: AsyncIterator[Entry], headers: dict[str, str]) -> tuple[list[str], int]:
+    """(vectors in order, tokens of all texts); tells in `headers` when nobody served the model at first."""
     vectors: list[str] = []
     counted = 0
     async for entry in entries:
-        if entry.type == "vectors":
+        if entry.type == "waiting":
+            headers |= sse.waited(entry)
+        elif entry.type == "vectors":
             vectors += entry.data["vectors"]
         elif entry.type == "done":
             counted = int(entry.data["usage"]["prompt_tokens"])

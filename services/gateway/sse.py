@@ -13,11 +13,17 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from shared.errors import HeliuError
+from shared.streams import Entry
 
 T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": still here\n\n"
+
+
+def waited(entry: Entry) -> dict[str, str]:
+    """The header of an answer that waited because no living worker served its model."""
+    return {"x-heliu-waited": str(entry.data["message"]).encode("ascii", "backslashreplace").decode()}
 
 
 def comment(text: str) -> bytes:

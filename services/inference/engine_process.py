@@ -111,11 +111,6 @@ class EngineProcess:
                 except ChildGone as exc:
                     log.debug("cancel_too_late", extra={"request": request_id, "error": str(exc)})
 
-    @property
-    def models(self) -> dict[str, float]:
-        """What it has loaded, by artifact, since when."""
-        return dict(self.loaded_at)
-
     def ask_stats(self) -> None:
         """Have `stats` renewed soon, if an engine runs and is not just starting; never waits."""
         if self._asked_stats or not self._lock.acquire(blocking=False):

@@ -77,8 +77,8 @@ class Hub:
         self._check(hub_id, files, [str(one["rfilename"]) for one in siblings])
         return Repository(commit, tuple(files))
 
-    def fetch(self, file: HubFile, store: ArtifactStore, *, tick: Callable[[], object]) -> str:
-        """The file as an object of the store; `tick` is called as it comes, and may raise to end it.
+    def fetch(self, file: HubFile, store: ArtifactStore, *, tick: Callable[[int], object]) -> str:
+        """The file as an object of the store; `tick` hears of its bytes as they come, and may raise to end it.
 
         Raises HubError when size or hash are not those that the hub told.
         """
@@ -153,15 +153,15 @@ class Hub:
 class _Hashing:
     """Passes bytes on and keeps git's hash of them: sha1 over "blob SIZE\\0" and the content."""
 
-    def __init__(self, source: Reader, file: HubFile, tick: Callable[[], object]) -> None:
+    def __init__(self, source: Reader, file: HubFile, tick: Callable[[int], object]) -> None:
         self._source = source
         self._file = file
         self._tick = tick
         self._sha1 = hashlib.sha1(f"blob {file.bytes}\0".encode(), usedforsecurity=False)
 
     def read(self, size: int = -1, /) -> bytes:
-        self._tick()
         chunk = self._source.read(size)
+        self._tick(len(chunk))
         if self._file.sha1:
             self._sha1.update(chunk)
         return chunk

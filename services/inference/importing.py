@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from shared.contracts.models import ModelFile
 from shared.errors import HeliuError
 from shared.frames import Frame
 from shared.stop import ChildCrashed, Stop, Stopped
+
+TELL_S = 2.0
 
 
 class Job(Protocol):
@@ -33,14 +36,21 @@ def fetch(
     files: Sequence[HubFile],
     known: Mapping[str, str],
     job: Job,
+    moved: Callable[[int], None],
     fetched: Callable[[HubFile, str], None],
 ) -> tuple[ModelFile, ...]:
-    """The hub's files in the store. `known` has the objects of those that an earlier attempt brought; `fetched` hears
-    of each as it is whole."""
+    """The hub's files in the store. `known` has the objects of those that an earlier attempt brought; `moved` hears
+    now and then how many bytes of all are here, `fetched` of each file as it is whole."""
+    done, told = 0, time.monotonic()
 
-    def tick() -> None:
+    def tick(count: int) -> None:
+        nonlocal done, told
         job.check()
         job.touch()
+        done += count
+        if time.monotonic() - told > TELL_S:
+            told = time.monotonic()
+            moved(done)
 
     found = []
     for file in files:
@@ -49,6 +59,8 @@ def fetch(
         if held is None:
             held = hub.fetch(file, store, tick=tick)
             fetched(file, held)
+        else:
+            done += file.bytes
         found.append(ModelFile(path=file.path, object=held, bytes=file.bytes))
     return tuple(found)
 

@@ -24,9 +24,9 @@ from services.inference.engine.attention import IMPLEMENTATION, UnsupportedModel
 from services.inference.engine.encoder import Encoder
 from services.inference.engine.loading import (
     BrokenModel,
-    _read_config,
     check_folder,
     load_tokenizer,
+    read_config,
     read_json,
     refuse_pickles,
 )
@@ -91,7 +91,7 @@ def infer_kind(folder: Path) -> str:
 def _base(folder: Path, weights: Weights, real_bytes: int, warnings: list[str]) -> dict[str, Any]:
     if (folder / "adapter_config.json").exists():
         raise BrokenModel("the folder is an adapter; add it as one, with the name of its base", param="kind")
-    config = _read_config(folder)
+    config = read_config(folder)
     _check_numbers(config)
     model = _on_meta(config)
     embeddings = model.get_input_embeddings().weight.shape[0]
@@ -126,7 +126,7 @@ def _adapter(folder: Path, base: str | None) -> dict[str, Any]:
     if base is None:
         raise UnsupportedAdapter("an adapter needs the name of the base that it was trained on", param="base")
     adapter = read_adapter(str(folder), dtype="float32", device="cpu")
-    config = _read_config(check_folder(base))
+    config = read_config(check_folder(base))
     model = _on_meta(config)
     AdapterStore(model, StepAdapters(), 1).install("checked", adapter)
     tokenizer = load_tokenizer(str(folder))

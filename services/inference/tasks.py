@@ -538,12 +538,15 @@ def _from_hub(
         total = sum(file.bytes for file in repository_.files)
         ctx.progress(phase="fetching", commit=repository_.commit, total_bytes=total)
 
+        def moved(count: int) -> None:
+            ctx.progress(bytes=count)
+
         def tell(file: HubFile, artifact: str) -> None:
             fetched[file.path] = artifact
             done = sum(one.bytes for one in repository_.files if one.path in fetched)
             ctx.progress(fetched=fetched, bytes=done)
             ctx.event("message", f"{file.path} is here, {done} of {total} bytes", {"path": file.path})
 
-        files = importing.fetch(hub, platform.artifacts, repository_.files, fetched, ctx, tell)
+        files = importing.fetch(hub, platform.artifacts, repository_.files, fetched, ctx, moved, tell)
         span.set(files=len(files), bytes=total)
     return files, repository_.commit

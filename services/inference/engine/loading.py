@@ -87,7 +87,7 @@ def load_model(path: str, *, dtype: str, device: str) -> Any:
     folder = check_folder(path)
     if (folder / "adapter_config.json").exists():
         raise BrokenModel(f"{path!r} is an adapter; give the folder of its base", param="path")
-    config = _read_config(folder)
+    config = read_config(folder)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -138,7 +138,8 @@ def weight_bytes(path: str) -> int:
     return sum(file.stat().st_size for file in Path(path).rglob("*.safetensors"))
 
 
-def _read_config(folder: Path) -> Any:
+def read_config(folder: Path) -> Any:
+    """The configuration of a causal language model. Raises BrokenModel, or UnsupportedModel for any other."""
     if not (folder / "config.json").exists():
         raise BrokenModel(f"{str(folder)!r} has no config.json", param="path")
     try:

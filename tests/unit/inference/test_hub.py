@@ -58,7 +58,7 @@ def hub_of(server: LocalHub, certificate: Path, *, max_bytes: int = 10**9, token
     return Hub(server.url, client(certificate), token=token, max_bytes=max_bytes)
 
 
-def nothing() -> None:
+def nothing(_: int) -> None:
     return
 
 
@@ -163,7 +163,7 @@ def test_a_cancelled_import_ends_in_the_middle_of_a_file(
     class Cancelled(Exception):
         pass
 
-    def cancel() -> None:
+    def cancel(_: int) -> None:
         raise Cancelled
 
     hub = hub_of(server, certificate)
