@@ -19,7 +19,7 @@ from services.gateway.errors import error_object, internal_error
 from services.gateway.guarded import Guarded
 from services.gateway.usage import UsageRow
 from shared import semconv
-from shared.contracts.inference import CompletionRequest, Generate, ModelRef
+from shared.contracts.inference import Completion, CompletionRequest, Generate, ModelRef
 from shared.errors import HeliuError
 from shared.streams import Entry
 from shared.task.bind import TaskVersion
@@ -43,9 +43,7 @@ async def complete(
     )
     ledger = _Ledger(gateway, request, answer, ref, task, guarded)
     entries: AsyncIterator[Entry] = gateway.live.call(
-        Generate(
-            model=ref, messages=asked.messages, prompts=asked.prompts, n=asked.n, sampling=asked.sampling
-        ),
+        call_of(asked, ref),
         pool=gateway.settings.pool,
         tenant=str(caller.tenant),
         max_in_flight=caller.max_live,
@@ -69,6 +67,11 @@ async def complete(
         ledger.close("ok")
         return JSONResponse(answer.whole(), headers=headers)
     return sse.EventStream(_Chunks(request, entries, first, answer, ledger), headers)
+
+
+def call_of(asked: CompletionRequest, ref: ModelRef) -> Generate:
+    """All that is to be completed, whatever the contract comes to hold, as a call of the model."""
+    return Generate(model=ref, **{name: getattr(asked, name) for name in Completion.model_fields})
 
 
 class _Ledger:
