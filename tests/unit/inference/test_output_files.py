@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from services.inference.answers import completion, row_error, row_request_id
+from services.inference.answers import row_error, row_request_id
 from services.inference.output_files import OutputFiles
+from shared.contracts.answers import CHAT, answer_id, completion
 
-DONE = {"text": "好", "finish_reason": "stop", "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+CHOICE = {"text": "好", "finish_reason": "stop"}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 1}
 
 
 def test_answers_and_errors_go_to_their_own_files(tmp_path: Path) -> None:
     files = OutputFiles(tmp_path, "batch_1")
-    answer = completion(row_request_id("batch_1", 0), "m", 1, DONE)
+    answer = completion(CHAT, answer_id(CHAT, row_request_id("batch_1", 0)), "m", 1, [CHOICE], USAGE)
     files.add(
         [
             {"row_no": 0, "custom_id": "a", "status_code": 200, "body": answer},
