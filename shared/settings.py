@@ -80,7 +80,10 @@ class Settings:
     engine_kv_tokens: int = setting(65536, doc="tokens of KV cache of one engine")
     engine_max_models: int = setting(2, doc="base models that an engine holds at once")
     engine_max_model_bytes: int = setting(
-        0, doc="bytes of base models that an engine holds at once; 0 is no limit beside their number"
+        0, doc="bytes of bases and encoders that an engine holds at once; 0 is no limit beside their number"
+    )
+    engine_max_encoders: int = setting(
+        2, doc="sentence encoders that an engine holds at once beside the bases"
     )
     models: str = setting(
         "", doc="names of the bases that this worker serves, with commas between; empty serves any"

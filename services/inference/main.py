@@ -43,6 +43,7 @@ def main() -> int:
             "kv_tokens": settings.engine_kv_tokens,
             "max_models": settings.engine_max_models,
             "max_model_bytes": settings.engine_max_model_bytes,
+            "max_encoders": settings.engine_max_encoders,
             **({"threads": settings.threads} if settings.threads else {}),
         }
     )
