@@ -7,8 +7,8 @@ import sys
 import threading
 from functools import partial
 
-from services.inference import tasks
 from services.inference.engine_process import EngineProcess
+from services.inference.tasks import batches, live, models, placed
 from shared.contracts.base import JobContract
 from shared.contracts.inference import (
     Batch,
@@ -48,9 +48,9 @@ def main() -> int:
         }
     )
     jobs: dict[type[JobContract], Handler] = {
-        Batch: partial(tasks.batch, platform),
-        BatchShard: partial(tasks.shard, platform, engine),
-        ImportModel: partial(tasks.import_model, platform),
+        Batch: partial(batches.batch, platform),
+        BatchShard: partial(batches.shard, platform, engine),
+        ImportModel: partial(models.import_model, platform),
     }
     served = settings.served_models
     pool = settings.pool
@@ -71,13 +71,13 @@ def main() -> int:
         spec,
         jobs,
         {
-            Generate: partial(tasks.generate, platform, engine),
-            Embed: partial(tasks.embed, platform, engine),
-            Tokenize: partial(tasks.tokenize, platform, engine),
-            Detokenize: partial(tasks.detokenize, platform, engine),
+            Generate: partial(live.generate, platform, engine),
+            Embed: partial(live.embed, platform, engine),
+            Tokenize: partial(live.tokenize, platform, engine),
+            Detokenize: partial(live.detokenize, platform, engine),
         },
         on_stop=[engine.close],
-        info=partial(tasks.holdings, platform, engine),
+        info=partial(placed.holdings, platform, engine),
     )
     # Loading torch takes seconds: begin now, so that the first request does not wait for it.
     threading.Thread(target=engine.start, name="engine-start", daemon=True).start()

@@ -9,9 +9,9 @@ import os
 import sys
 from functools import partial
 
-from services.inference import tasks
 from services.inference.engine_process import EngineProcess
 from services.inference.main import SHARDS
+from services.inference.tasks import batches
 from shared.contracts.inference import Batch, BatchShard, Generate
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
@@ -30,7 +30,7 @@ def main() -> int:
     return Worker(
         platform,
         spec,
-        {Batch: partial(tasks.batch, platform), BatchShard: partial(tasks.shard, platform, engine)},
+        {Batch: partial(batches.batch, platform), BatchShard: partial(batches.shard, platform, engine)},
         {Generate: partial(tasks.generate, platform, engine)},
         on_stop=[engine.close],
     ).run()

@@ -1,0 +1,187 @@
+"""Queue entries of live requests: answers, vectors, tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.inference import vectors
+from services.inference.choices import Choices, calls, index_of
+from services.inference.engine_process import EngineProcess
+from services.inference.tasks.placed import models_for_engine
+from shared import semconv
+from shared.contracts.inference import (
+    Detokenize,
+    Embed,
+    Generate,
+    ModelRef,
+    Tokenize,
+)
+from shared.errors import HeliuError
+from shared.frames import Frame
+from shared.live_server import LiveContext
+from shared.worker import Platform
+
+
+def generate(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Generate) -> dict[str, Any]:
+    """Live answers: tokens as they come, then the whole with its usage."""
+    with platform.tracing.span(
+        f"chat {call.model.name}" if call.messages else f"text_completion {call.model.name}",
+        parent=ctx.span.traceparent,
+        attributes={
+            semconv.GEN_AI_OPERATION: "chat" if call.messages else "text_completion",
+            semconv.GEN_AI_REQUEST_MODEL: call.model.name,
+            semconv.TENANT: ctx.tenant,
+        },
+    ) as span:
+        answers = Choices(call)
+        common = {"tenant": ctx.tenant, "priority": "live", **models_for_engine(platform, engine, call.model)}
+        asked = engine.submit(calls(f"{ctx.request}.{ctx.attempt}", call, common))
+        try:
+            for frame in asked.frames():
+                if ctx.cancelled.is_set():
+                    asked.cancel()
+                if frame is None:
+                    continue
+                if frame["type"] == "error":
+                    raise HeliuError(
+                        frame["message"],
+                        code=frame["code"],
+                        param=frame.get("param"),
+                        retryable=frame["retryable"],
+                    )
+                if frame["type"] == "token":
+                    ctx.send("token", _token_entry(frame))
+                else:
+                    _record(platform, span.traceparent, frame)
+                    if not answers.take(frame) and len(answers) > 1:
+                        # One of several has ended: its client need not wait for the others to know.
+                        ended = {"choice": index_of(frame["id"]), "text": "", "tokens": 0}
+                        ctx.send("token", {**ended, "finish_reason": frame["finish_reason"]})
+        except HeliuError:
+            # What one choice fails of, the others would; nobody waits for them any more.
+            asked.cancel()
+            raise
+        result = answers.result()
+        usage = result["usage"]
+        span.set_all(
+            {
+                semconv.GEN_AI_INPUT_TOKENS: usage["prompt_tokens"],
+                semconv.GEN_AI_OUTPUT_TOKENS: usage["completion_tokens"],
+                semconv.GEN_AI_FINISH_REASONS: [choice["finish_reason"] for choice in result["choices"]],
+            }
+        )
+        _count(platform, call.model.name, usage, result["timings"])
+        return result
+
+
+def embed(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Embed) -> dict[str, Any]:
+    """Vectors of texts, in entries of a few, then how many tokens they had."""
+    with platform.tracing.span(
+        f"embeddings {call.model.name}",
+        parent=ctx.span.traceparent,
+        attributes={
+            semconv.GEN_AI_OPERATION: "embeddings",
+            semconv.GEN_AI_REQUEST_MODEL: call.model.name,
+            semconv.TENANT: ctx.tenant,
+        },
+    ) as span:
+        made = vectors.Vectors(call)
+        common = {"tenant": ctx.tenant, "priority": "live", **models_for_engine(platform, engine, call.model)}
+        asked = engine.submit(vectors.calls(f"{ctx.request}.{ctx.attempt}", call, call.model.encoder, common))
+        for frame in asked.frames():
+            if ctx.cancelled.is_set():
+                asked.cancel()
+                raise HeliuError("whoever asked has gone", code="client_closed_request")
+            if frame is None:
+                continue
+            if frame["type"] == "error":
+                # Nobody waits for the others any more.
+                asked.cancel()
+                raise vectors.failure(call, frame)
+            made.take(frame)
+        for part in made.spans():
+            platform.tracing.record(
+                part["name"],
+                part["start_ns"],
+                part["end_ns"],
+                parent=span.traceparent,
+                attributes=part["attributes"],
+            )
+        result = made.result()
+        tokens = result["usage"]["prompt_tokens"]
+        span.set_all({semconv.GEN_AI_INPUT_TOKENS: tokens})
+        platform.metrics.tokens.labels(call.model.name, "input").inc(tokens)
+        for piece in vectors.pieces(result.pop("vectors")):
+            ctx.send("vectors", {"vectors": piece})
+        return result
+
+
+def tokenize(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Tokenize) -> dict[str, Any]:
+    """Tokens of a text or of a chat."""
+    given: dict[str, Any] = {"prompt": call.prompt, "add_special_tokens": call.add_special_tokens}
+    if call.messages:
+        given = {
+            "messages": [message.model_dump(mode="json") for message in call.messages],
+            "tools": [tool.model_dump(mode="json") for tool in call.tools],
+            "add_generation_prompt": call.add_generation_prompt,
+        }
+    return _beside(platform, engine, ctx, call.model, {"op": "tokenize", "texts": call.token_strs, **given})
+
+
+def detokenize(
+    platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Detokenize
+) -> dict[str, Any]:
+    """The text of tokens."""
+    frame = {"op": "detokenize", "tokens": list(call.tokens)}
+    return _beside(platform, engine, ctx, call.model, frame)
+
+
+def _beside(
+    platform: Platform, engine: EngineProcess, ctx: LiveContext, model: ModelRef, frame: Frame
+) -> dict[str, Any]:
+    """One frame and its answer, with a span."""
+    with platform.tracing.span(
+        f"{frame['op']} {model.name}",
+        parent=ctx.span.traceparent,
+        attributes={semconv.GEN_AI_REQUEST_MODEL: model.name, semconv.TENANT: ctx.tenant},
+    ):
+        name = f"{ctx.request}.{ctx.attempt}.0"
+        known = models_for_engine(platform, engine, model)
+        asked = engine.submit([{"id": name, **known, "encoder": model.encoder, **frame}])
+        (answer,) = [told for told in asked.frames() if told is not None]
+        if answer["type"] == "error":
+            raise HeliuError(
+                answer["message"],
+                code=answer["code"],
+                param=answer.get("param"),
+                retryable=answer["retryable"],
+            )
+        return {key: value for key, value in answer.items() if key not in ("type", "id")}
+
+
+def _token_entry(frame: Frame) -> dict[str, Any]:
+    entry = {"choice": index_of(frame["id"]), "text": frame["text"], "tokens": frame["tokens"]}
+    return entry | {name: value for name, value in frame.items() if name in ("logprobs", "tool_calls")}
+
+
+def _record(platform: Platform, parent: str | None, done: Frame) -> None:
+    for part in done.get("spans", ()):
+        platform.tracing.record(
+            part["name"],
+            part["start_ns"],
+            part["end_ns"],
+            parent=parent,
+            attributes=part.get("attributes"),
+            # Decoding begins with the first token, which the prefill gave.
+            events=[("first_token", part["start_ns"])] if part["name"] == "engine.decode" else (),
+        )
+
+
+def _count(platform: Platform, model: str, usage: dict[str, int], timings: dict[str, float]) -> None:
+    metrics = platform.metrics
+    metrics.tokens.labels(model, "input").inc(usage["prompt_tokens"])
+    metrics.tokens.labels(model, "output").inc(usage["completion_tokens"])
+    if timings.get("first_token_s") is not None:
+        metrics.first_token.labels(model).observe(timings["first_token_s"])
+    if usage["completion_tokens"] > 1:
+        metrics.per_token.labels(model).observe(timings["decode_s"] / (usage["completion_tokens"] - 1))
