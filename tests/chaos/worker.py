@@ -11,7 +11,7 @@ from functools import partial
 
 from services.inference.engine_process import EngineProcess
 from services.inference.main import SHARDS
-from services.inference.tasks import batches
+from services.inference.tasks import batches, live
 from shared.contracts.inference import Batch, BatchShard, Generate
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
@@ -31,7 +31,7 @@ def main() -> int:
         platform,
         spec,
         {Batch: partial(batches.batch, platform), BatchShard: partial(batches.shard, platform, engine)},
-        {Generate: partial(tasks.generate, platform, engine)},
+        {Generate: partial(live.generate, platform, engine)},
         on_stop=[engine.close],
     ).run()
 
