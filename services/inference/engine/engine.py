@@ -29,6 +29,7 @@ import torch
 from services.inference.engine.adapters import AdapterWeights, read_adapter
 from services.inference.engine.codec import Codec
 from services.inference.engine.embedder import SLICE_TOKENS, Embedder, EncoderStats, Item
+from services.inference.engine.generation import Generation, conclude, failure
 from services.inference.engine.grammar import Vocabulary
 from services.inference.engine.loading import weight_bytes
 from services.inference.engine.request import (
@@ -46,7 +47,7 @@ from services.inference.engine.request import (
     Usage,
 )
 from services.inference.engine.runner import ModelRunner
-from services.inference.engine.runtime import Generation, Runtime, conclude, failure
+from services.inference.engine.runtime import Runtime
 from shared.errors import Conflict, HeliuError, NotFound, Unavailable
 
 log = logging.getLogger(__name__)

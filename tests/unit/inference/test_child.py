@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from services.inference.child import _OPERATION as OPERATION
-from services.inference.child import Child, Generate, parse, read_into, to_request
+from services.inference.child import Child, read_into
 from services.inference.engine.engine import Engine
 from services.inference.engine.request import EngineConfig, Priority, TokenDelta
+from services.inference.wire import OPERATION, Generate, parse, to_request
 from shared.errors import InvalidInput
 from shared.frames import Frame, read_frames, write_frame
 from tests.unit.inference.tiny_encoders import save_encoder
