@@ -41,10 +41,15 @@ def make_home(home: Path) -> None:
 
     Raises ConfigurationError where that cannot be.
     """
+    mode = 0o711 if os.geteuid() == 0 else 0o700
     try:
-        if not home.exists():
-            home.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
-            home.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        try:
+            home.mkdir(parents=True, mode=mode)
+        except FileExistsError:
+            if not home.is_dir():
+                raise
+        else:
+            home.chmod(mode)  # whatever the umask takes away; a folder that was there stays as it is
         for name in ("run", "logs", "keys", "artifacts"):
             make_private(home / name)
     except OSError as exc:
