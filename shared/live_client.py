@@ -210,7 +210,10 @@ class LiveClient:
         waiting_at = time.monotonic()
         while True:
             try:
-                entry = await asyncio.wait_for(pending.entries.get(), 0.5)
+                # Not wait_for: until Python 3.12 it takes an entry and forgets that it was cancelled
+                # (https://github.com/python/cpython/issues/86296).
+                async with asyncio.timeout(0.5):
+                    entry = await pending.entries.get()
             except TimeoutError:
                 if pending.worker is None and time.time() > deadline:
                     what = f"the request for {contract.needs}" if contract.needs else "the request"

@@ -116,6 +116,24 @@ def test_an_answer_comes_in_its_order_and_ends_with_done(redis_url: str) -> None
     with_fake(redis_url, scene)
 
 
+def test_a_caller_that_leaves_as_an_entry_comes_has_left(redis_url: str) -> None:
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        answer = asyncio.create_task(texts(call(client)))
+        await fake.asked(1)
+        fake.accept(1)
+        (pending,) = client._pending.values()
+        while pending.worker is None:
+            await asyncio.sleep(0)
+        # Both in one turn of the loop: the entry that would be taken next must not undo the cancelling.
+        client._hand_out(Entry(fake.sent[0]["request"], 1, 1, "token", {"text": "a"}))
+        answer.cancel()
+        await asyncio.wait([answer], timeout=20)
+        assert answer.cancelled()
+        assert client.in_flight == 0
+
+    with_fake(redis_url, scene)
+
+
 def test_redis_forgets_what_was_read_of_long_answers(redis_url: str) -> None:
     async def scene(client: LiveClient, fake: FakeWorker) -> None:
         with redis.Redis.from_url(redis_url) as server:
