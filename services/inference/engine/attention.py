@@ -7,7 +7,7 @@ chunks. `StepBatch` travels as the forward keyword `step`. Knows no request and 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -44,12 +44,16 @@ class PagedCache:
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor, step: StepBatch) -> None:
         """Store (tokens, kv heads, head size) at the step's slots."""
-        if layer not in self.keys:
-            self.keys[layer] = self._allocate(key)
-            self.values[layer] = self._allocate(value)
+        self.reserve(layer, key, value)
         index = step.write_index(key.shape[1])
         for store, new in ((self.keys[layer], key), (self.values[layer], value)):
             store.view(-1, new.shape[2]).index_copy_(0, index, new.reshape(-1, new.shape[2]))
+
+    def reserve(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Allocate a layer, for keys and values like these, if it is not yet."""
+        if layer not in self.keys:
+            self.keys[layer] = self._allocate(key)
+            self.values[layer] = self._allocate(value)
 
     def gather(self, layer: int, index: torch.Tensor, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, (sequences, kv heads, length, head size), of the blocks in `index`.
@@ -151,14 +155,35 @@ class DecodeGroup:
         return self._masks[key]
 
 
+class Attend(Protocol):
+    """A step's attention on a device that has kernels for it; see `gpu_attention`."""
+
+    def __call__(
+        self,
+        cache: PagedCache,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Write the new keys and values and attend; tensors as in `paged_attention`, returns (T, heads, size)."""
+        ...
+
+
 @dataclass
 class StepBatch:
-    """Where each of a step's T tokens goes and what it looks at. `slots` is (T): block x block size + offset."""
+    """Where each of a step's T tokens goes and what it looks at. `slots` is (T): block x block size + offset.
+
+    With `attend`, a device's own kernels know the rest, and groups and segments are empty.
+    """
 
     cache: PagedCache
     slots: torch.Tensor
     groups: list[DecodeGroup]
     segments: list[Segment]
+    attend: Attend | None = None
     layers_seen: set[int] = field(default_factory=set)
     _write: dict[int, torch.Tensor] = field(default_factory=dict)
 
@@ -196,12 +221,14 @@ def paged_attention(
             )
     layer: int = module.layer_idx  # type: ignore[assignment]
     step.layers_seen.add(layer)
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    if step.attend is not None:
+        return step.attend(step.cache, layer, query, key, value, scale, sliding_window).unsqueeze(0), None
     queries = query[0].transpose(0, 1)
     step.cache.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), step)
-    scale = queries.shape[2] ** -0.5 if scaling is None else scaling
     parts = [_decode(step.cache, layer, group, queries, scale, sliding_window) for group in step.groups]
     for segment in step.segments:
-        parts.append(_prefill(step.cache, layer, segment, query, key, value, scale, sliding_window))
+        parts.append(prefill(step.cache, layer, segment, query, key, value, scale, sliding_window))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.unsqueeze(0), None
 
@@ -225,7 +252,7 @@ def _decode(
     return torch.bmm(scores.softmax(-1), v).view(sequences, -1, v.shape[2])
 
 
-def _prefill(
+def prefill(
     cache: PagedCache,
     layer: int,
     segment: Segment,
