@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from shared import streams
 from shared.contracts.base import LiveCall
 from shared.errors import HeliuError, LimitExceeded, Unavailable
+from shared.kept import Keep
 from shared.queue import Publisher
 from shared.streams import Entry
 
@@ -63,6 +64,7 @@ class LiveClient:
         self._gateway = secrets.token_hex(8)
         self._pending: dict[str, _Pending] = {}
         self._in_flight: dict[str, int] = {}
+        self._leaving = False
         self._reader: asyncio.Task[None] | None = None
         # Up to when everything that was said has been read: silence is counted to here, so that a loop that stood
         # still for a while takes no worker for dead whose beats it has not looked at yet.
@@ -70,6 +72,10 @@ class LiveClient:
 
     async def start(self) -> None:
         self._reader = asyncio.create_task(self._read(), name="live-replies")
+
+    def leave(self) -> None:
+        """This process stops: calls that are kept and closed from here on go on without it."""
+        self._leaving = True
 
     async def close(self) -> None:
         while self._reader is not None and not self._reader.done():
@@ -92,13 +98,15 @@ class LiveClient:
         accept_s: float,
         parent: str | None,
         enough: Callable[[], bool] = lambda: False,
+        keep: Keep | None = None,
     ) -> AsyncIterator[Entry]:
         """Yield the entries of the answer, the last of type `done`; before them `waiting` ones while nobody serves it.
 
         Raises LimitExceeded over the tenant's cap, Unavailable (`no_worker`) when nobody accepts within
         `accept_s`, the worker's own error as HeliuError with its code, and Unavailable (`worker_lost`).
         Closing the iterator early cancels the request. When `enough` says so after an entry, the worker is asked to
-        stop, and its `done` still comes, with what was spent.
+        stop, and its `done` still comes, with what was spent. With `keep` the worker also keeps the entries where
+        whoever takes the answer up again reads them; it stops by itself when nobody watches them.
         """
         if self._in_flight.get(tenant, 0) >= max_in_flight:
             raise LimitExceeded(
@@ -110,7 +118,9 @@ class LiveClient:
         self._in_flight[tenant] = self._in_flight.get(tenant, 0) + 1
         finished = stopped = False
         try:
-            async for entry in self._attempts(request, pending, contract, pool, tenant, accept_s, parent):
+            async for entry in self._attempts(
+                request, pending, contract, pool, tenant, accept_s, parent, keep
+            ):
                 finished = finished or entry.type == "done"
                 yield entry
                 if not (stopped or finished) and enough():
@@ -118,13 +128,16 @@ class LiveClient:
                     await self._cancel(request, pending.worker)
         except HeliuError as exc:
             finished = exc.code not in ("no_worker", "worker_lost")
+            if keep is not None and not finished:
+                told = {"code": exc.code, "message": exc.message, "param": None, "retryable": exc.retryable}
+                await self._tell(keep, Entry(request, pending.attempt, -1, "error", told))
             raise
         finally:
             del self._pending[request]
             self._in_flight[tenant] -= 1
             if not self._in_flight[tenant]:
                 del self._in_flight[tenant]
-            if not finished:
+            if not finished and not (keep is not None and self._leaving):
                 await asyncio.shield(self._cancel(request, pending.worker))
 
     async def _attempts(
@@ -136,6 +149,7 @@ class LiveClient:
         tenant: str,
         accept_s: float,
         parent: str | None,
+        keep: Keep | None,
     ) -> AsyncIterator[Entry]:
         deadline = time.time() + accept_s
         queues = contract.queues_for(pool)
@@ -146,12 +160,16 @@ class LiveClient:
             "reply": streams.reply_stream(self._gateway),
             "deadline": deadline,
             "tenant": tenant,
+            **({"keep": keep.dump()} if keep is not None else {}),
         }
         for attempt in range(1, MAX_ATTEMPTS + 1):
             pending.attempt, pending.worker, pending.heard_at = attempt, None, time.monotonic()
             async for waiting in self._find(request, pending, contract, queues, deadline):
                 yield waiting
             queue = pending.queue
+            if keep is not None and attempt > 1:
+                # Before the worker hears of it: what an earlier one may still say is passed over from here on.
+                await self._tell(keep, Entry(request, attempt, -1, "attempt", {}))
             await asyncio.to_thread(
                 self._publisher.send_live,
                 queue,
@@ -261,6 +279,15 @@ class LiveClient:
             return await asyncio.to_thread(self._publisher.backlog, queue) > 0
         except Unavailable:
             return True
+
+    async def _tell(self, keep: Keep, entry: Entry) -> None:
+        """Add to what is kept of an answer what its worker cannot say."""
+        stream = streams.kept_stream(keep.answer)
+        try:
+            await self._redis.xadd(stream, entry.pack())  # type: ignore[arg-type]
+            await self._redis.pexpire(stream, keep.ttl_ms)
+        except RedisError as exc:
+            log.warning("answer_not_kept", extra={"answer": keep.answer, "error": str(exc)})
 
     async def _cancel(self, request: str, worker: str | None) -> None:
         try:

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,8 +15,9 @@ from redis.exceptions import RedisError
 from shared import semconv, streams
 from shared.contracts.base import LiveCall
 from shared.errors import HeliuError
+from shared.kept import Keep, Keeping, beat_for
 from shared.metrics import Metrics
-from shared.streams import Entry
+from shared.streams import Entry, Write
 from shared.telemetry import Span, Tracing
 
 log = logging.getLogger(__name__)
@@ -27,20 +28,25 @@ BEAT_S = 1.0
 class LiveContext:
     """One request in work. `send` numbers its entries; `cancelled` is set when the client has gone."""
 
-    def __init__(self, envelope: Mapping[str, Any], send: Callable[[str, Entry], None], span: Span) -> None:
+    def __init__(self, envelope: Mapping[str, Any], send: Callable[[Write], None], span: Span) -> None:
         self.request: str = envelope["request"]
         self.attempt: int = envelope["attempt"]
         self.tenant: str = envelope["tenant"]
         self.deadline: float = envelope["deadline"]
         self.reply: str = envelope["reply"]
+        self.kept = Keeping(Keep(**envelope["keep"])) if envelope.get("keep") else None
         self.span = span
         self.cancelled = threading.Event()
         self._send = send
         self._seq = 0
 
     def send(self, type_: str, data: dict[str, Any]) -> None:
-        """Send one entry to the caller. Call it from one thread at a time."""
-        self._send(self.reply, Entry(self.request, self.attempt, self._seq, type_, data))
+        """Send one entry to the caller. Call it from one thread at a time. Raises ValueError for what is no JSON."""
+        entry = Entry(self.request, self.attempt, self._seq, type_, data)
+        packed = entry.pack()
+        self._send(Write(self.reply, packed))
+        if self.kept is not None and (kept := self.kept.take(entry, packed)) is not None:
+            self._send(kept)
         self._seq += 1
 
 
@@ -67,7 +73,7 @@ class LiveServer:
         # By attempt too: the second one of a request may come to the worker that still has the first.
         self._open: dict[tuple[str, int], LiveContext] = {}
         self._lock = threading.Lock()
-        self._outgoing: queue.SimpleQueue[tuple[str, dict[str, bytes]] | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=work, name=work.__name__, daemon=True)
@@ -103,7 +109,7 @@ class LiveServer:
                 semconv.WORKER: self._worker_id,
             },
         ) as span:
-            context = LiveContext(envelope, self._put, span)
+            context = LiveContext(envelope, self._outgoing.put, span)
             with self._lock:
                 for earlier in self._attempts_of(request):
                     earlier.cancelled.set()  # whoever asked does not listen to that one any more
@@ -154,10 +160,6 @@ class LiveServer:
             ) from exc
         return handler(context, call)
 
-    def _put(self, stream: str, entry: Entry) -> None:
-        # Packed here and not by the writer: what is no JSON fails the request that sent it, and nobody else's.
-        self._outgoing.put((stream, entry.pack()))
-
     def _given_up(self, request: str) -> bool:
         try:
             return bool(self._redis.exists(streams.cancelled_key(request)))
@@ -176,12 +178,7 @@ class LiveServer:
                     break
                 entries.append(following)
             try:
-                with self._redis.pipeline(transaction=False) as pipe:
-                    for stream, packed in entries:
-                        pipe.xadd(stream, packed, maxlen=streams.STREAM_LENGTH, approximate=True)  # type: ignore[arg-type]
-                    for stream in {stream for stream, _ in entries}:
-                        pipe.expire(stream, streams.STREAM_TTL_S)
-                    pipe.execute()
+                streams.write(self._redis, entries)
             except Exception as exc:  # noqa: BLE001 - everybody's answers leave here: nothing may end this thread
                 # The gateway sees the gap in `seq`, or silence, and answers its client so.
                 log.warning("replies_lost", extra={"entries": len(entries), "error": str(exc)})
@@ -192,7 +189,21 @@ class LiveServer:
                 contexts = list(self._open.values())
             for reply in {c.reply for c in contexts}:
                 alive = {c.request: c.attempt for c in contexts if c.reply == reply}
-                self._put(reply, Entry("", 0, -1, "beat", alive))
+                self._outgoing.put(Write(reply, Entry("", 0, -1, "beat", alive).pack()))
+            self._look_after([c for c in contexts if c.kept is not None])
+
+    def _look_after(self, kept: Sequence[LiveContext]) -> None:
+        """Say that these are being made, and give up those that no client reads any more, nor will."""
+        if not kept:
+            return
+        try:
+            watched = beat_for(self._redis, [c.kept.keep for c in kept if c.kept is not None])
+        except RedisError as exc:
+            log.warning("watch_unknown", extra={"error": str(exc)})
+            return
+        for context, still in zip(kept, watched, strict=True):
+            if not still:
+                context.cancelled.set()
 
     def _listen(self) -> None:
         # The stream belongs to this incarnation alone, so its first entry is news too.

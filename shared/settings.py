@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
 from shared.errors import ConfigurationError
 
 PREFIX = "HELIU_"
+_HOST = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*\.?")
 
 
 def setting(default: Any = MISSING, *, doc: str) -> Any:
@@ -64,6 +67,9 @@ class Settings:
     live_silence_seconds: float = setting(
         5.0, doc="silence of a worker before the first token that means one retry"
     )
+    resume_seconds: float = setting(
+        60.0, doc="how long a resumable stream whose client has gone is still made, and kept for it"
+    )
     otlp_endpoint: str = setting(
         "", doc="OTLP/HTTP collector, e.g. http://jaeger:4318; the built-in receiver otherwise"
     )
@@ -95,6 +101,15 @@ class Settings:
     )
     hub_token: str = setting("", doc="access token for hub_url, sent to no other host")
     hub_allow_private: bool = setting(False, doc="let hub_url and what it points to have private addresses")
+    upstream_hosts: str = setting(
+        "",
+        doc="hosts of your own cluster that upstream models may stand on though their addresses are private or they "
+        "speak plain http: HOST or HOST:PORT, with commas between",
+    )
+    upstream_slots: int = setting(32, doc="requests that a worker has in one upstream at once; batches take 3/4")
+    upstream_silence_seconds: float = setting(
+        120.0, doc="silence of an upstream after which its answer counts as lost"
+    )
     shard_rows: int = setting(64, doc="rows of a batch shard")
     webhook_allow_private: bool = setting(False, doc="let webhooks go to private and loopback addresses")
     webhook_timeout_seconds: float = setting(10.0, doc="time limit of one webhook delivery")
@@ -104,6 +119,12 @@ class Settings:
     def served_models(self) -> tuple[str, ...]:
         """The bases that HELIU_MODELS names; none means any."""
         return tuple(dict.fromkeys(filter(None, (name.strip() for name in self.models.split(",")))))
+
+    @property
+    def allowed_upstreams(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each entry of HELIU_UPSTREAM_HOSTS; port 0 is any. Raises ConfigurationError."""
+        entries = filter(None, (entry.strip() for entry in self.upstream_hosts.split(",")))
+        return tuple(_host_and_port(entry, "HELIU_UPSTREAM_HOSTS") for entry in entries)
 
     @property
     def artifact_folder(self) -> Path:
@@ -161,6 +182,17 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError(
             f"HELIU_HUB_URL must begin with https://, got {settings.hub_url!r}", param="HELIU_HUB_URL"
         )
+    if not 0.5 <= settings.resume_seconds <= 3600:
+        raise ConfigurationError(
+            f"HELIU_RESUME_SECONDS must be from 0.5 to 3600, got {settings.resume_seconds:g}",
+            param="HELIU_RESUME_SECONDS",
+        )
+    _ = settings.allowed_upstreams
+    if settings.upstream_slots < 1 or settings.upstream_silence_seconds <= 0:
+        raise ConfigurationError(
+            "HELIU_UPSTREAM_SLOTS must be 1 or more and HELIU_UPSTREAM_SILENCE_SECONDS over 0",
+            param="HELIU_UPSTREAM_SLOTS",
+        )
     for name in ("gateway_port", "otlp_port", "metrics_port"):
         if not 0 <= getattr(settings, name) <= 65535:
             raise ConfigurationError(
@@ -173,6 +205,24 @@ def _check(settings: Settings) -> None:
             f"HELIU_HEARTBEAT_SECONDS={settings.heartbeat_seconds}",
             param="HELIU_LEASE_SECONDS",
         )
+
+
+def _host_and_port(entry: str, key: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{entry}")
+        host, port = parts.hostname or "", parts.port
+        if "[" in entry:
+            ipaddress.IPv6Address(host)
+        elif not _HOST.fullmatch(host):
+            raise ValueError("not a host")
+    except ValueError:
+        host, port = "", 0
+    if not host or port == 0 or parts.netloc != entry or "@" in entry or len(host) > 253:
+        raise ConfigurationError(
+            f"{key} holds {entry!r}, which is no HOST or HOST:PORT; a host is a name or an address, IPv6 in brackets",
+            param=key,
+        )
+    return host, port or 0
 
 
 def is_loopback(host: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,11 @@ BLOCK_MS = 2000  # under the socket timeout: a longer XREAD BLOCK raises Timeout
 SOCKET_TIMEOUT_S = 5.0
 STREAM_LENGTH = 20_000
 STREAM_TTL_S = 600
+# What is kept of one answer so that its stream can be taken up again; one that outgrows this cannot.
+KEPT_ENTRIES = 20_000
+KEPT_BYTES = 4 * 1024 * 1024
+# A worker says so long of an answer that is kept that it lives; it says it anew with every beat.
+ALIVE_S = 5
 RETRYABLE = (RedisConnectionError, RedisTimeoutError)
 
 
@@ -38,6 +43,26 @@ def cancel_stream(worker: str) -> str:
 def cancelled_key(request: str) -> str:
     """Set for a request that was given up before a worker accepted it."""
     return f"{PREFIX}cancelled:{request}"
+
+
+def kept_stream(answer: str) -> str:
+    """The stream of one answer's own, where its entries are kept for who takes it up again."""
+    return f"{PREFIX}kept:{answer}"
+
+
+def about_key(answer: str) -> str:
+    """Whose a kept answer is, and what its reader must know of the request."""
+    return f"{PREFIX}kept:{answer}:about"
+
+
+def watched_key(answer: str) -> str:
+    """There while a client reads a kept answer, or may still come back to it."""
+    return f"{PREFIX}kept:{answer}:watched"
+
+
+def alive_key(answer: str) -> str:
+    """There while a worker makes a kept answer."""
+    return f"{PREFIX}kept:{answer}:alive"
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,26 @@ class Entry:
         if not isinstance(data, dict) or not isinstance(seq, int) or not isinstance(request, str):
             raise ValueError(f"not an entry: {request!r}, {seq!r}, data of type {type(data).__name__}")
         return cls(request, attempt, seq, type_, data)
+
+
+@dataclass(frozen=True)
+class Write:
+    """An entry on its way to a stream of at most `length` entries, which is forgotten `ttl_ms` after the last one."""
+
+    stream: str
+    packed: dict[str, bytes]
+    length: int = STREAM_LENGTH
+    ttl_ms: int = STREAM_TTL_S * 1000
+
+
+def write(client: redis.Redis, writes: Sequence[Write]) -> None:
+    """All of them in one go, each stream in its order. Raises RedisError."""
+    with client.pipeline(transaction=False) as pipe:
+        for one in writes:
+            pipe.xadd(one.stream, one.packed, maxlen=one.length, approximate=one.length > 1)  # type: ignore[arg-type]
+        for stream, ttl_ms in {one.stream: one.ttl_ms for one in writes}.items():
+            pipe.pexpire(stream, ttl_ms)
+        pipe.execute()
 
 
 def connect(url: str) -> redis.Redis:
