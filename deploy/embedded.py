@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import random
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -27,6 +29,8 @@ from shared.errors import ConfigurationError, Unavailable
 USER = "heliu"
 DATABASE = "heliu"
 INITDB_SECONDS = 120
+# Below those that systems give to outgoing connections: one of these could take a port before its server does.
+SERVER_PORTS = range(20_000, 32_000)
 POSTGRES_SETTINGS = {
     "max_connections": "200",
     "shared_buffers": "128MB",
@@ -116,9 +120,11 @@ def _wheel(module: str, distribution: str) -> Path:
 
 def free_port() -> int:
     """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in (*random.SystemRandom().sample(SERVER_PORTS, 100), 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise ServerFailed("no TCP port of 127.0.0.1 is free")
 
 
 def prepare_postgres(
