@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 
@@ -10,6 +11,11 @@ import redis
 
 from shared.migrate import migrate
 from tests import servers
+
+# Tests are of the CPU, also where there is a GPU (`python -m tests.bench.gpu` checks that one): Triton's kernels run
+# in its interpreter, which must be told before anything imports Triton.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["TRITON_INTERPRET"] = "1"
 
 TEMPLATE = "heliu_template"
 
