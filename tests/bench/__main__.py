@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import batch, dispatch, engine, live, pool
+from tests.bench import batch, dispatch, engine, events, goodput, live, pool
 from tests.bench.figures import Figure, show, write
 from tests.bench.place import Place, open_place
 
@@ -26,8 +26,10 @@ BENCHMARKS: dict[str, Callable[[Place], list[Figure]]] = {
     "engine": engine.generation,
     "chat": live.chat_latency,
     "live": live.live_behind_batch,
+    "events": events.events_a_core,
     "batch": batch.whole_platform,
     "memory": batch.memory,
+    "goodput": goodput.worker_killed,
 }
 
 

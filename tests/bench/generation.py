@@ -105,7 +105,8 @@ def against_peers(bench: Bench) -> list[dict[str, Any]]:
     mixed = prompts(bench.count, shortest=16, longest=63, seed=1)
     uniform = prompts(bench.count, shortest=40, longest=40, seed=2)
     model = peers.load(bench.folder)
-    peer = peers.load(bench.folder)  # continuous batching changes its model
+    # Continuous batching changes its model.
+    peer, by_defaults = peers.load(bench.folder), peers.load(bench.folder)
     shape = f"{bench.count} prompts of 16 to 63 tokens, {bench.answer} tokens each, fp32"
 
     def pair(texts: Prompts, other: Callable[[], float]) -> tuple[float, float]:
@@ -115,10 +116,17 @@ def against_peers(bench: Bench) -> list[dict[str, Any]]:
     return [
         figure(
             "engine_vs_continuous_batching",
-            pair(mixed, partial(peers.continuous, peer, mixed, bench.answer)),
+            pair(mixed, partial(peers.continuous, peer, mixed, bench.answer, peers.ROOM)),
             "tokens/s",
-            "transformers' continuous batching",
+            "transformers' continuous batching, as much room",
             f"{shape}; floor 5, goal 8",
+        ),
+        figure(
+            "engine_vs_continuous_batching_as_it_comes",
+            pair(mixed, partial(peers.continuous, by_defaults, mixed, bench.answer)),
+            "tokens/s",
+            "transformers' continuous batching, its defaults",
+            shape,
         ),
         figure(
             "engine_vs_generate_mixed",

@@ -27,10 +27,18 @@ def load_adapters(folder: Path, adapters: Sequence[Path]) -> Any:
     return model.eval()
 
 
-def continuous(model: Any, prompts: Sequence[Sequence[int]], tokens: int) -> float:
-    """transformers' continuous batching, given as much room as the engine has: by its defaults it is slower."""
+# As much as the engine has.
+ROOM = ContinuousBatchingConfig(num_blocks=256, page_size=32, max_batch_tokens=512)
+
+
+def continuous(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    room: ContinuousBatchingConfig | None = None,
+) -> float:
+    """transformers' continuous batching, with `room` or as it comes."""
     config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=PAD)
-    room = ContinuousBatchingConfig(num_blocks=256, page_size=32, max_batch_tokens=512)
     started = time.perf_counter()
     answers = model.generate_batch(
         [list(prompt) for prompt in prompts],
