@@ -195,7 +195,7 @@ def test_a_body_that_is_exactly_as_large_as_allowed_is_taken() -> None:
 
 @pytest.mark.parametrize(
     ("body", "encoding"),
-    [(b"no gzip", "gzip"), (gzip.compress(b"x" * 99)[:-12], "gzip"), (b"", "gzip"), (b"", "br")],
+    [(b"no gzip", "gzip"), (gzip.compress(b"x" * 99, mtime=0)[:-12], "gzip"), (b"", "gzip"), (b"", "br")],
 )
 def test_a_body_that_is_not_what_its_encoding_says_is_refused(body: bytes, encoding: str) -> None:
     with pytest.raises(InvalidInput):
