@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from services.inference.upstream.messages import forward
 from shared.contracts.inference import Completion
 from shared.frames import Frame
 
@@ -12,9 +13,13 @@ from shared.frames import Frame
 def calls(request_id: str, wanted: Completion, common: Mapping[str, Any]) -> list[Frame]:
     """The engine's `generate` frames, in the order of the choices: all answers to the first prompt first.
 
-    With a seed, each answer to a prompt has a seed of its own, or all of them would be the same.
+    With a seed, each answer to a prompt has a seed of its own, or all of them would be the same. An upstream gets the
+    whole request at once.
     """
-    options = wanted.sampling.model_dump(mode="json")
+    if "upstream" in common:
+        count = wanted.n * max(1, len(wanted.prompts))
+        return [forward(request_id, [f"{request_id}.{index}" for index in range(count)], wanted, common)]
+    options = wanted.sampling.model_dump(mode="json", exclude={"form"})
     inputs: list[dict[str, Any]] = (
         [
             {

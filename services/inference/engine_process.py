@@ -81,11 +81,11 @@ class EngineProcess:
 
     def submit(self, requests: Sequence[Frame], heard: queue.SimpleQueue[Frame] | None = None) -> Call:
         """Hand requests to the engine (`op` generate where none is given); what it says of them goes to `heard`,
-        which several calls may share.
+        which several calls may share. It answers each by its `id`, or one that has `ids` by these.
 
         Raises EngineCrashed when the engine does not take them.
         """
-        ids = [str(request["id"]) for request in requests]
+        ids = [str(name) for request in requests for name in request.get("ids", [request["id"]])]
         call = Call(ids, self, queue.SimpleQueue() if heard is None else heard)
         with self._lock:
             child = self._ensure()

@@ -7,7 +7,7 @@ import sys
 import threading
 from functools import partial
 
-from services.inference.engine_process import EngineProcess
+from services.inference.engines import Engines, has_packages
 from services.inference.tasks import batches, live, models, placed
 from shared.contracts.base import JobContract
 from shared.contracts.inference import (
@@ -37,7 +37,7 @@ def main() -> int:
     except HeliuError as exc:
         sys.stderr.write(f"inference: {exc.message}\n")
         return 78
-    engine = EngineProcess(
+    engine = Engines(
         {
             "max_slots": settings.engine_slots,
             "kv_tokens": settings.engine_kv_tokens,
@@ -45,7 +45,12 @@ def main() -> int:
             "max_model_bytes": settings.engine_max_model_bytes,
             "max_encoders": settings.engine_max_encoders,
             **({"threads": settings.threads} if settings.threads else {}),
-        }
+        },
+        {
+            "hosts": settings.allowed_upstreams,
+            "slots": settings.upstream_slots,
+            "silence_s": settings.upstream_silence_seconds,
+        },
     )
     jobs: dict[type[JobContract], Handler] = {
         Batch: partial(batches.batch, platform),
@@ -59,7 +64,8 @@ def main() -> int:
         "inference",
         {
             Batch.queue_for(pool): SHARDS,
-            ImportModel.queue_for(pool): 1,
+            # What comes in is checked with the packages that an engine needs.
+            **({ImportModel.queue_for(pool): 1} if has_packages() else {}),
             **dict.fromkeys(rows, SHARDS),
         },
         live_queue=None if served else Generate.queue_for(pool),
@@ -80,7 +86,8 @@ def main() -> int:
         info=partial(placed.holdings, platform, engine),
     )
     # Loading torch takes seconds: begin now, so that the first request does not wait for it.
-    threading.Thread(target=engine.start, name="engine-start", daemon=True).start()
+    begin = engine.start if placed.needs_engine(platform) else engine.start_upstream
+    threading.Thread(target=begin, name="engine-start", daemon=True).start()
     return worker.run()
 
 

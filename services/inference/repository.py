@@ -1,4 +1,4 @@
-"""SQL of batch rows, of the files and usage that a batch leaves, and of models brought in."""
+"""SQL of batch rows, of the files and usage that a batch leaves, of models brought in and of upstreams."""
 
 from __future__ import annotations
 
@@ -48,6 +48,12 @@ LIVING_MODEL = """
 SELECT artifact FROM training.model WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL FOR SHARE"""
 
 TASK_SPEC = "SELECT spec FROM gateway.task_version WHERE task_id = %s AND version = %s"
+
+# Read by the platform: a tenant's transactions do not see the key.
+UPSTREAM = """
+SELECT name, url, model, api_key, context_length AS context FROM inference.upstream WHERE id = %s"""
+
+UPSTREAM_NAMES = "SELECT DISTINCT name FROM inference.upstream WHERE name = ANY(%s)"
 
 LIVING = """
 SELECT 1 FROM core.worker WHERE state = 'running' AND heartbeat_at > now() - interval '30 seconds' AND %s = ANY(queues)
@@ -179,6 +185,16 @@ def add_model(
             code="model_exists",
             param="name",
         )
+
+
+def upstream(connection: Connection, upstream_id: str) -> dict[str, Any] | None:
+    """Where a model stands that another server answers for, with its key; None when it was taken away."""
+    return connection.execute(UPSTREAM, (upstream_id,)).fetchone()
+
+
+def upstream_names(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Those of the names that stand for upstreams."""
+    return {row["name"] for row in connection.execute(UPSTREAM_NAMES, (list(names),)).fetchall()}
 
 
 def task_spec(connection: Connection, task_id: str, version: int) -> dict[str, Any] | None:

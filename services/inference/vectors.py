@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from services.inference.choices import index_of
+from services.inference.upstream.messages import forward
 from shared.contracts.embeddings import place_of
 from shared.contracts.inference import Embedding
 from shared.errors import HeliuError
@@ -18,7 +19,10 @@ _OF_THE_TEXT = frozenset({"prompt", "prompt_ids", "messages"})
 
 
 def calls(request_id: str, wanted: Embedding, encoder: bool, common: Mapping[str, Any]) -> list[Frame]:
-    """The engine's `embed` frames, in the order of the texts."""
+    """The engine's `embed` frames, in the order of the texts; for an upstream the whole request."""
+    if "upstream" in common:
+        names = [f"{request_id}.{index}" for index in range(len(wanted.inputs))]
+        return [forward(request_id, names, wanted, common)]
     return [
         {
             "op": "embed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -90,11 +91,12 @@ class DecodingBody(ModelBody):
             raise InvalidInput(
                 "give response_format or structured_outputs, not both", param="structured_outputs"
             )
-        grammar = None
+        grammar, form = None, {}
         if self.response_format is not None:
-            grammar = response_format(self.response_format)
+            grammar, form = response_format(self.response_format), {"response_format": self.response_format}
         elif self.structured_outputs is not None:
             grammar = structured_outputs(self.structured_outputs)
+            form = {"structured_outputs": self.structured_outputs}
         return Sampling(
             max_tokens=max_tokens,
             temperature=_or(self.temperature, 1.0),
@@ -108,6 +110,7 @@ class DecodingBody(ModelBody):
             seed=self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             grammar=grammar,
+            form=json.dumps(form, ensure_ascii=False) if grammar is not None else None,
             logprobs=top_logprobs is not None,
             top_logprobs=top_logprobs or 0,
         )

@@ -29,6 +29,8 @@ class ModelRef(Message):
     encoder: bool = False
     # The name of an adapter's base.
     base: str = ""
+    # The endpoints of a model that another server answers for; its artifact is the id of that. None are of ours.
+    upstream: tuple[Endpoint, ...] = ()
 
     @property
     def base_name(self) -> str:
@@ -62,7 +64,10 @@ class ChatMessage(Message):
 
 
 class Sampling(Message):
-    """Decoding settings of one request; temperature 0 is greedy, `grammar` is of `structured`."""
+    """Decoding settings of one request; temperature 0 is greedy, `grammar` is of `structured`.
+
+    `form` is what `grammar` was made of, `response_format` or `structured_outputs` as JSON, for whoever reads that.
+    """
 
     max_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
     temperature: float = Field(1.0, ge=0, le=2)
@@ -76,6 +81,7 @@ class Sampling(Message):
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: tuple[str, ...] = Field((), max_length=4)
     grammar: str | None = None
+    form: str | None = None
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
 

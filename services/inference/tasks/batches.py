@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from services.inference.engine_process import EngineProcess
 from services.inference.output_files import OutputFiles
 from services.inference.shard import Pending, ShardRun
 from services.inference.task_rows import BatchTasks
-from services.inference.tasks.placed import models_for_engine
+from services.inference.tasks.placed import asking
+from shared.contracts.answers import CHAT, TEXT
+from shared.contracts.embeddings import EMBEDDINGS
 from shared.contracts.inference import (
     Batch,
     BatchShard,
@@ -31,6 +34,7 @@ from shared.jobs import NewJob, Status, new_id
 from shared.worker import Platform
 
 SHARDS_IN_ONE_TRACE = 80
+OPERATIONS = {CHAT: "chat", TEXT: "text_completion", EMBEDDINGS: "embeddings"}
 # Why a row has no answer, where it is not its shard's fault.
 UNANSWERED = {
     Status.CANCELLED: ("batch_cancelled", "the batch was cancelled before this row"),
@@ -160,7 +164,23 @@ def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: Batch
     if refused:
         store(refused)
     run = ShardRun(engine, job.endpoint, job.batch_id, str(ctx.job.tenant_id), ctx.job.epoch, store)
-    run.answer(pending, ctx, lambda model: models_for_engine(platform, engine, model))
+    with ExitStack() as spans:
+        known: dict[str, dict[str, Any]] = {}
+
+        def fetch(model: ModelRef) -> dict[str, Any]:
+            if model.name not in known:
+                # Of the rows that go to an upstream, one span a shard: a batch has thousands.
+                way = asking(
+                    platform,
+                    engine,
+                    model,
+                    OPERATIONS.get(job.endpoint, job.endpoint),
+                    parent=ctx.span.traceparent,
+                )
+                known[model.name], _ = spans.enter_context(way)
+            return known[model.name]
+
+        run.answer(pending, ctx, fetch)
     return Outcome(result={"rows": job.count, "answered_before": len(done)})
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from services.inference import vectors
 from services.inference.choices import Choices, calls, index_of
 from services.inference.engine_process import EngineProcess
-from services.inference.tasks.placed import models_for_engine
+from services.inference.tasks.placed import asking, models_for_engine
 from shared import semconv
 from shared.contracts.inference import (
     Detokenize,
@@ -24,17 +25,24 @@ from shared.worker import Platform
 
 def generate(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Generate) -> dict[str, Any]:
     """Live answers: tokens as they come, then the whole with its usage."""
-    with platform.tracing.span(
-        f"chat {call.model.name}" if call.messages else f"text_completion {call.model.name}",
-        parent=ctx.span.traceparent,
-        attributes={
-            semconv.GEN_AI_OPERATION: "chat" if call.messages else "text_completion",
-            semconv.GEN_AI_REQUEST_MODEL: call.model.name,
-            semconv.TENANT: ctx.tenant,
-        },
-    ) as span:
+    operation = "chat" if call.messages else "text_completion"
+    with (
+        platform.tracing.span(
+            f"{operation} {call.model.name}",
+            parent=ctx.span.traceparent,
+            attributes={
+                semconv.GEN_AI_OPERATION: operation,
+                semconv.GEN_AI_REQUEST_MODEL: call.model.name,
+                semconv.TENANT: ctx.tenant,
+            },
+        ) as span,
+        asking(platform, engine, call.model, operation, parent=span.traceparent, start_s=_time_left(ctx)) as (
+            known,
+            remote,
+        ),
+    ):
         answers = Choices(call)
-        common = {"tenant": ctx.tenant, "priority": "live", **models_for_engine(platform, engine, call.model)}
+        common = {"tenant": ctx.tenant, "priority": "live", **known}
         asked = engine.submit(calls(f"{ctx.request}.{ctx.attempt}", call, common))
         try:
             for frame in asked.frames():
@@ -53,6 +61,7 @@ def generate(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: 
                     ctx.send("token", _token_entry(frame))
                 else:
                     _record(platform, span.traceparent, frame)
+                    remote.heard(frame)
                     if not answers.take(frame) and len(answers) > 1:
                         # One of several has ended: its client need not wait for the others to know.
                         ended = {"choice": index_of(frame["id"]), "text": "", "tokens": 0}
@@ -63,30 +72,35 @@ def generate(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: 
             raise
         result = answers.result()
         usage = result["usage"]
-        span.set_all(
-            {
-                semconv.GEN_AI_INPUT_TOKENS: usage["prompt_tokens"],
-                semconv.GEN_AI_OUTPUT_TOKENS: usage["completion_tokens"],
-                semconv.GEN_AI_FINISH_REASONS: [choice["finish_reason"] for choice in result["choices"]],
-            }
-        )
+        spent = {
+            semconv.GEN_AI_INPUT_TOKENS: usage["prompt_tokens"],
+            semconv.GEN_AI_OUTPUT_TOKENS: usage["completion_tokens"],
+            semconv.GEN_AI_FINISH_REASONS: [choice["finish_reason"] for choice in result["choices"]],
+        }
+        span.set_all(spent)
+        remote.set_all(spent)
         _count(platform, call.model.name, usage, result["timings"])
         return result
 
 
 def embed(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Embed) -> dict[str, Any]:
     """Vectors of texts, in entries of a few, then how many tokens they had."""
-    with platform.tracing.span(
-        f"embeddings {call.model.name}",
-        parent=ctx.span.traceparent,
-        attributes={
-            semconv.GEN_AI_OPERATION: "embeddings",
-            semconv.GEN_AI_REQUEST_MODEL: call.model.name,
-            semconv.TENANT: ctx.tenant,
-        },
-    ) as span:
+    with (
+        platform.tracing.span(
+            f"embeddings {call.model.name}",
+            parent=ctx.span.traceparent,
+            attributes={
+                semconv.GEN_AI_OPERATION: "embeddings",
+                semconv.GEN_AI_REQUEST_MODEL: call.model.name,
+                semconv.TENANT: ctx.tenant,
+            },
+        ) as span,
+        asking(
+            platform, engine, call.model, "embeddings", parent=span.traceparent, start_s=_time_left(ctx)
+        ) as (known, remote),
+    ):
         made = vectors.Vectors(call)
-        common = {"tenant": ctx.tenant, "priority": "live", **models_for_engine(platform, engine, call.model)}
+        common = {"tenant": ctx.tenant, "priority": "live", **known}
         asked = engine.submit(vectors.calls(f"{ctx.request}.{ctx.attempt}", call, call.model.encoder, common))
         for frame in asked.frames():
             if ctx.cancelled.is_set():
@@ -99,6 +113,7 @@ def embed(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Emb
                 asked.cancel()
                 raise vectors.failure(call, frame)
             made.take(frame)
+            remote.heard(frame)
         for part in made.spans():
             platform.tracing.record(
                 part["name"],
@@ -110,6 +125,7 @@ def embed(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Emb
         result = made.result()
         tokens = result["usage"]["prompt_tokens"]
         span.set_all({semconv.GEN_AI_INPUT_TOKENS: tokens})
+        remote.set_all({semconv.GEN_AI_INPUT_TOKENS: tokens})
         platform.metrics.tokens.labels(call.model.name, "input").inc(tokens)
         for piece in vectors.pieces(result.pop("vectors")):
             ctx.send("vectors", {"vectors": piece})
@@ -157,6 +173,11 @@ def _beside(
                 retryable=answer["retryable"],
             )
         return {key: value for key, value in answer.items() if key not in ("type", "id")}
+
+
+def _time_left(ctx: LiveContext) -> float:
+    """Seconds until the request must be in work somewhere."""
+    return max(0.1, ctx.deadline - time.time())
 
 
 def _token_entry(frame: Frame) -> dict[str, Any]:
