@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -15,14 +15,14 @@ from services.cli.client import Client, connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.listing import field, moment, show, show_one, text
 from services.cli.output import err
-from shared.contracts.models import HUB_ID, NAME
+from shared.contracts.models import HUB_ID, NAME, Kind
 from shared.errors import InvalidInput
 
 app = typer.Typer(help="Add, list, show and remove models.", no_args_is_help=True)
 workers = typer.Typer(help="Show workers.", no_args_is_help=True)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL")]
-KINDS = ("base", "adapter", "encoder")
+KINDS = get_args(Kind)
 
 
 @app.command()
@@ -33,7 +33,9 @@ def add(
     name: Annotated[
         str | None, typer.Option(help="Its name here; the source's last part by default.")
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="base, adapter or encoder; told from the files.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="base, adapter, encoder, classifier or ranker; told from the files.")
+    ] = None,
     base: Annotated[str | None, typer.Option(help="The model that an adapter was trained on.")] = None,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit, on the hub.")] = "main",
     wait: Annotated[bool, typer.Option(help="Wait for the end.")] = True,

@@ -7,24 +7,17 @@ from typing import Any
 from uuid import UUID
 
 from services.gateway import repository_datasets, repository_files, repository_models, repository_tasks
-from shared.contracts import answers
-from shared.contracts.embeddings import EMBEDDINGS
-from shared.contracts.inference import ModelRef
+from shared.contracts.inference import Endpoint, ModelRef
+from shared.contracts.serving import check_serves
 from shared.contracts.task import PREFIX, TaskRoute
-from shared.contracts.tokens import DETOKENIZE, TOKENIZE
 from shared.contracts.training import BaseRef, DataRef
+from shared.contracts.upstream import ENDPOINTS
 from shared.db import Connection, Row
 from shared.errors import HeliuError, InvalidInput, NotFound
 
 MAX_BATCH_MODELS = 1000
 MAX_BATCH_TASKS = 1000
-# What the models of a kind serve.
-_TOKENS = frozenset({EMBEDDINGS, TOKENIZE, DETOKENIZE})
-SERVES = {
-    "base": _TOKENS | {answers.CHAT, answers.TEXT},
-    "adapter": _TOKENS | {answers.CHAT, answers.TEXT},
-    "encoder": _TOKENS,
-}
+HEADS = ("classifier", "ranker")
 
 
 def model_row(connection: Connection, tenant: UUID, name: str, param: str = "model") -> Row:
@@ -47,32 +40,45 @@ def model_ref(row: Row) -> ModelRef:
         base_artifact=base,
         adapter_artifact=adapter,
         encoder=row["kind"] == "encoder",
+        head=row["kind"] if row["kind"] in HEADS else None,
+        upstream=_upstream(row),
         base=(row["base_id"] or "") if adapter is not None else "",
     )
 
 
 def served(row: Row, endpoint: str) -> ModelRef:
     """The same, for an endpoint. Raises InvalidInput (`unsupported_model`) for a model that does not serve it."""
-    if endpoint not in SERVES.get(row["kind"], frozenset()):
-        able = ", ".join(sorted(SERVES.get(row["kind"], ()))) or "nothing"
-        raise InvalidInput(
-            f"the model {row['id']!r} is of the kind {row['kind']!r}, which serves {able} and not {endpoint}",
-            code="unsupported_model",
-            param="model",
-        )
+    check_serves(row["id"], row["kind"], endpoint, upstream=_upstream(row))
     return model_ref(row)
 
 
 def base_ref(row: Row) -> BaseRef:
-    """The same for training. Raises InvalidInput (`unsupported_model`) for a sentence encoder."""
-    if row["kind"] == "encoder":
+    """The same for training on conversations. Raises InvalidInput (`unsupported_model`) for what has no answers."""
+    if row["kind"] not in ("base", "adapter"):
         raise InvalidInput(
-            f"the model {row['id']!r} is a sentence encoder, which is not trained or evaluated here; name a base",
+            f"the model {row['id']!r} is of the kind {row['kind']!r}, which has no answers to train or evaluate; "
+            "name a base, or train a head on it",
+            code="unsupported_model",
+            param="model",
+        )
+    return trunk_ref(row)
+
+
+def trunk_ref(row: Row) -> BaseRef:
+    """Any model of ours as what a head may be put on. Raises InvalidInput for one that another server answers for."""
+    if row["kind"] == "upstream":
+        raise InvalidInput(
+            f"the model {row['id']!r} stands on another server; name one whose weights are here",
             code="unsupported_model",
             param="model",
         )
     base, adapter = _parts(row)
     return BaseRef(model=row["id"], base_artifact=base, adapter_artifact=adapter)
+
+
+def _upstream(row: Row) -> tuple[Endpoint, ...]:
+    """What a model serves that another server answers for; nothing for the others."""
+    return tuple(ENDPOINTS[name] for name in row["info"]["endpoints"]) if row["kind"] == "upstream" else ()
 
 
 def _parts(row: Row) -> tuple[str, str | None]:

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from services.inference.task_rows import BatchTasks
 from shared.contracts import answers
 from shared.contracts.chat import parse_chat
+from shared.contracts.classifications import CLASSIFICATIONS, parse_classification
 from shared.contracts.completions import parse_completion
 from shared.contracts.decoding import check_text
 from shared.contracts.embeddings import EMBEDDINGS, parse_embedding
-from shared.contracts.inference import CompletionRequest, EmbeddingRequest
+from shared.contracts.inference import (
+    ClassificationRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ModelRef,
+    RerankRequest,
+)
 from shared.contracts.json_size import MAX_TOKEN_VALUES, MAX_VALUES, too_many_values
+from shared.contracts.rerank import RERANK, parse_rerank
+from shared.contracts.serving import check_serves
 from shared.errors import HeliuError, InvalidInput
 from shared.task.bind import TaskVersion
 from shared.task.guards import Refused
@@ -27,10 +36,13 @@ MAX_LINE_BYTES = 1024 * 1024
 MAX_ROWS = 50_000
 MAX_ERRORS = 100
 KEYS = frozenset({"custom_id", "method", "url", "body"})
-PARSERS: Mapping[str, Callable[[Mapping[str, Any]], CompletionRequest | EmbeddingRequest]] = {
+RowRequest = CompletionRequest | EmbeddingRequest | ClassificationRequest | RerankRequest
+PARSERS: Mapping[str, Callable[[Mapping[str, Any]], RowRequest]] = {
     answers.CHAT: parse_chat,
     answers.TEXT: parse_completion,
     EMBEDDINGS: parse_embedding,
+    CLASSIFICATIONS: parse_classification,
+    RERANK: parse_rerank,
 }
 
 
@@ -49,7 +61,7 @@ class BatchRow:
     """One checked request of a batch; one that is `refused` by its task's input guard is not to be run."""
 
     custom_id: str
-    request: CompletionRequest | EmbeddingRequest
+    request: RowRequest
     task: TaskVersion | None = None
     refused: Refused | None = None
 
@@ -159,15 +171,11 @@ def parse_row(content: bytes, endpoint: str, tasks: BatchTasks | None = None) ->
 def plan(
     source: BinaryIO,
     endpoint: str,
-    known_models: Collection[str],
+    known_models: Mapping[str, ModelRef],
     shard_rows: int,
-    encoders: Collection[str] = (),
     tasks: BatchTasks | None = None,
 ) -> Plan:
-    """Check every line and cut the input into shards. Wrong lines are listed (the first MAX_ERRORS), never raised.
-
-    `encoders` are those of the models that give vectors alone.
-    """
+    """Check every line and cut the input into shards. Wrong lines are listed (the first MAX_ERRORS), never raised."""
     errors: list[LineError] = []
     seen: set[bytes] = set()
     models: set[str] = set()
@@ -187,13 +195,9 @@ def plan(
             try:
                 row = parse_row(line.content, endpoint, tasks)
                 _check_row(row, seen, known_models)
-                if endpoint != EMBEDDINGS and row.request.model in encoders:
-                    raise InvalidInput(
-                        f"the model {row.request.model!r} is a sentence encoder, which serves {EMBEDDINGS} and not "
-                        f"{endpoint}",
-                        code="unsupported_model",
-                        param="body.model",
-                    )
+                name = row.request.model
+                model = known_models[name]
+                check_serves(name, model.kind, endpoint, "body.model", upstream=model.upstream)
                 models.add(row.request.model)
             except InvalidInput as exc:
                 if len(errors) < MAX_ERRORS:
@@ -214,7 +218,7 @@ def plan(
     return Plan(rows, tuple(shards), tuple(sorted(models)), tuple(errors), used)
 
 
-def _check_row(row: BatchRow, seen: set[bytes], known_models: Collection[str]) -> None:
+def _check_row(row: BatchRow, seen: set[bytes], known_models: Container[str]) -> None:
     mark = hashlib.blake2b(row.custom_id.encode(), digest_size=16).digest()
     if mark in seen:
         raise InvalidInput(

@@ -25,6 +25,7 @@ from services.inference.engine.request import (
     Failed,
     Finished,
     Loaded,
+    Scored,
     TokenDelta,
 )
 from services.inference.wire import (
@@ -36,12 +37,15 @@ from services.inference.wire import (
     Embed,
     Generate,
     Operation,
+    Score,
     done_frame,
     error_frame,
     logprobs_frame,
     parse,
     plain,
+    score_frame,
     to_request,
+    to_score_request,
     to_vector_request,
     vector_frame,
 )
@@ -112,6 +116,9 @@ class Child:
         elif isinstance(message, Embed):
             self._engine.add(to_vector_request(message))
             self._active.add(message.id)
+        elif isinstance(message, Score):
+            self._engine.add(to_score_request(message))
+            self._active.add(message.id)
         elif isinstance(message, Tokenize | Detokenize):
             self._aside.take(message)
         elif isinstance(message, Cancel):
@@ -136,6 +143,9 @@ class Child:
         elif isinstance(event, Embedded):
             self._close(event.request_id)
             self._write(vector_frame(event))
+        elif isinstance(event, Scored):
+            self._close(event.request_id)
+            self._write(score_frame(event))
         elif isinstance(event, Failed):
             self._close(event.request_id)
             error = HeliuError(event.message, code=event.code, param=event.param, retryable=event.retryable)

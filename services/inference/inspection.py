@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from jinja2 import TemplateSyntaxError
 from jinja2.exceptions import SecurityError
-from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from services.inference.engine.adapters import AdapterStore, StepAdapters, UnsupportedAdapter, read_adapter
 from services.inference.engine.attention import IMPLEMENTATION, UnsupportedModel
-from services.inference.engine.encoder import Encoder
+from services.inference.engine.encoder import Encoder, read_auto_config
+from services.inference.engine.head import Head
+from services.inference.engine.head_folder import is_head, read_head_folder
 from services.inference.engine.loading import (
     BrokenModel,
     check_folder,
@@ -30,6 +31,7 @@ from services.inference.engine.loading import (
     read_json,
     refuse_pickles,
 )
+from services.inference.engine.lstm import is_lstm
 from services.inference.engine.request import EngineConfig
 from services.inference.engine.runner import ModelRunner
 from services.inference.engine.sentence_folder import read_sentence_folder
@@ -68,6 +70,8 @@ def inspect(
         info = _adapter(path, base)
     elif kind == "encoder":
         info = _encoder(path)
+    elif kind in ("classifier", "ranker"):
+        info = _head(path, kind)
     else:
         info = _base(path, weights, real_bytes, warnings)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -82,6 +86,8 @@ def infer_kind(folder: Path) -> str:
     """By what lies in the folder, and by the architecture that config.json names."""
     if (folder / "adapter_config.json").exists():
         return "adapter"
+    if is_head(folder):
+        return read_head_folder(folder).kind
     if (folder / "modules.json").exists():
         return "encoder"
     named = [str(name) for name in read_json(folder / "config.json").get("architectures") or ()]
@@ -153,20 +159,37 @@ def _adapter(folder: Path, base: str | None) -> dict[str, Any]:
 
 def _encoder(folder: Path) -> dict[str, Any]:
     inner = read_sentence_folder(folder).transformer
-    try:
-        config = AutoConfig.from_pretrained(inner, local_files_only=True, trust_remote_code=False)
-    except Exception as exc:
-        raise UnsupportedModel(f"config.json is not understood: {exc}", param="path") from exc
+    config = read_auto_config(inner)
     _check_numbers(config)
     # The engine's own way in: a text must get the same vector alone and beside a longer one.
     encoder = Encoder.load(str(folder), dtype="float32", device="cpu")
+    return {**_told(encoder), "family": config.model_type, "dimensions": encoder.width}
+
+
+def _head(folder: Path, kind: str) -> dict[str, Any]:
+    if not is_head(folder):
+        raise UnsupportedModel(
+            f"the folder is no {kind}: it has no head.json, and its config.json names no ...ForSequenceClassification",
+            param="kind",
+        )
+    told = read_head_folder(folder)
+    if told.kind != kind:
+        raise UnsupportedModel(
+            f"the folder is a {told.kind} (its head is {told.head}), and no {kind}", param="kind"
+        )
+    if not is_lstm(folder):
+        _check_numbers(read_auto_config(folder))
+    head = Head.load(str(folder), dtype="float32", device="cpu")
+    family = read_json(folder / "config.json").get("model_type")
+    return {**_told(head), "family": family, "head": told.head, "labels": list(told.labels)}
+
+
+def _told(encoder: Encoder) -> dict[str, Any]:
     return {
         "architecture": encoder.architecture,
-        "family": config.model_type,
         "parameters": encoder.parameters,
         "context_length": encoder.context,
         "vocabulary": encoder.known_tokens,
-        "dimensions": encoder.width,
         "tokenizer": True,
         "chat_template": False,
     }

@@ -8,14 +8,16 @@ import threading
 from functools import partial
 
 from services.inference.engines import Engines, has_packages
-from services.inference.tasks import batches, live, models, placed
+from services.inference.tasks import batches, live, models, placed, scored
 from shared.contracts.base import JobContract
 from shared.contracts.inference import (
     Batch,
     BatchShard,
+    Classify,
     Detokenize,
     Embed,
     Generate,
+    Rerank,
     Tokenize,
     live_queue,
     rows_queue,
@@ -79,6 +81,8 @@ def main() -> int:
         {
             Generate: partial(live.generate, platform, engine),
             Embed: partial(live.embed, platform, engine),
+            Classify: partial(scored.classify, platform, engine),
+            Rerank: partial(scored.rerank, platform, engine),
             Tokenize: partial(live.tokenize, platform, engine),
             Detokenize: partial(live.detokenize, platform, engine),
         },

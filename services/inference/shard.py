@@ -5,19 +5,29 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from services.inference import vectors
+from services.inference import scores, vectors
 from services.inference.answers import StoredRow, row_error, row_request_id
 from services.inference.batch_input import BatchRow
 from services.inference.choices import Choices, calls
 from services.inference.engine_process import Call, EngineCrashed, EngineProcess
+from services.inference.gathered import Gathered
+from services.inference.scores import Labelled, Ranked
 from services.inference.vectors import Vectors
 from shared.contracts.answers import answer_id, completion
+from shared.contracts.classifications import classifications
 from shared.contracts.embeddings import embeddings
-from shared.contracts.inference import EmbeddingRequest, ModelRef
+from shared.contracts.inference import (
+    ClassificationRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ModelRef,
+    RerankRequest,
+)
+from shared.contracts.rerank import reranked
 from shared.errors import HeliuError
 from shared.frames import Frame
 from shared.stop import ChildCrashed, Stop, Stopped
@@ -49,7 +59,7 @@ class _Open:
 
     item: Pending
     call: Call
-    answers: Choices | Vectors
+    answers: Choices | Gathered
 
 
 class ShardRun:
@@ -82,12 +92,7 @@ class ShardRun:
         for item in pending:
             common = {"tenant": self._tenant, "priority": "batch", **fetch(item.model)}
             name = f"{self._batch_id}:{item.row_no}:{self._epoch}"
-            wanted = item.row.request
-            answers: Choices | Vectors
-            if isinstance(wanted, EmbeddingRequest):
-                frames, answers = vectors.calls(name, wanted, item.model.encoder, common), Vectors(wanted)
-            else:
-                frames, answers = calls(name, wanted, common), Choices(wanted)
+            frames, answers = _asked(name, item, common)
             try:
                 call = self._engine.submit(frames, heard)
             except EngineCrashed as exc:
@@ -129,12 +134,8 @@ class ShardRun:
         row.call.cancel()
         if frame["retryable"]:
             return HeliuError(frame["message"], code=frame["code"], retryable=True)
-        wanted = row.item.row.request
-        if isinstance(wanted, EmbeddingRequest):
-            told = vectors.failure(wanted, frame)
-            body = row_error(told.code, told.message, told.param)
-        else:
-            body = row_error(frame["code"], frame["message"], frame.get("param"))
+        told = _failure(row.item, frame)
+        body = row_error(told.code, told.message, told.param)
         self._finished.append(StoredRow(row.item.row_no, row.item.row.custom_id, 400, body))
         return None
 
@@ -142,11 +143,9 @@ class ShardRun:
         asked, task = item.row.request, item.row.task
         model, usage, timings = asked.model, result["usage"], result["timings"]
         metadata = task.metadata if task else {}
-        if isinstance(asked, EmbeddingRequest):
-            body = embeddings(model, result["vectors"], usage["prompt_tokens"], asked.encoding_format)
-            seconds = timings["compute_s"]
-        else:
-            answer = answer_id(self._endpoint, row_request_id(self._batch_id, item.row_no))
+        request_id, tokens = row_request_id(self._batch_id, item.row_no), usage["prompt_tokens"]
+        if isinstance(asked, CompletionRequest):
+            answer = answer_id(self._endpoint, request_id)
             shown, choices = model, result["choices"]
             if task is not None:
                 shown = f"task:{task.label}"
@@ -154,6 +153,14 @@ class ShardRun:
                 metadata |= {"refused_by": ", ".join(refused)} if refused else {}
             body = completion(self._endpoint, answer, shown, int(time.time()), choices, usage)
             seconds = timings["prefill_s"] + timings["decode_s"]
+        else:
+            seconds = timings["compute_s"]
+            if isinstance(asked, EmbeddingRequest):
+                body = embeddings(model, result["vectors"], tokens, asked.encoding_format)
+            elif isinstance(asked, RerankRequest):
+                body = reranked(request_id, asked, result["scores"], tokens)
+            else:
+                body = classifications(request_id, model, int(time.time()), result["results"], tokens)
         return StoredRow(
             row_no=item.row_no,
             custom_id=item.row.custom_id,
@@ -177,3 +184,25 @@ class ShardRun:
             rows, self._finished = self._finished, []
             self._store(rows)
         self._since = time.monotonic()
+
+
+def _asked(name: str, item: Pending, common: Mapping[str, Any]) -> tuple[list[Frame], Choices | Gathered]:
+    """The engine's frames of a row, and what puts the answers to them together."""
+    wanted, encoder = item.row.request, item.model.encoder
+    if isinstance(wanted, EmbeddingRequest):
+        return vectors.calls(name, wanted, encoder, common), Vectors(wanted)
+    if isinstance(wanted, ClassificationRequest):
+        return scores.calls(name, wanted, encoder, common), Labelled(wanted)
+    if isinstance(wanted, RerankRequest):
+        return scores.calls(name, wanted, encoder, common), Ranked(wanted, encoder)
+    return calls(name, wanted, common), Choices(wanted)
+
+
+def _failure(item: Pending, frame: Frame) -> HeliuError:
+    """The engine's error, at its place in the row."""
+    wanted = item.row.request
+    if isinstance(wanted, EmbeddingRequest):
+        return vectors.failure(wanted, frame)
+    if isinstance(wanted, ClassificationRequest | RerankRequest):
+        return scores.failure(wanted, item.model.encoder, frame)
+    return HeliuError(frame["message"], code=frame["code"], param=frame.get("param"))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from services.inference.choices import index_of
+from services.inference.gathered import Gathered
 from services.inference.upstream.messages import forward
 from shared.contracts.embeddings import place_of
 from shared.contracts.inference import Embedding
@@ -47,45 +48,15 @@ def failure(wanted: Embedding, frame: Frame) -> HeliuError:
     return HeliuError(message, code=frame["code"], param=param, retryable=frame["retryable"])
 
 
-class Vectors:
-    """Collects the `done` frames of a request's calls."""
+class Vectors(Gathered):
+    """Collects the vectors of a request's texts."""
 
     def __init__(self, wanted: Embedding) -> None:
-        self._count = len(wanted.inputs)
-        self._done: dict[int, Frame] = {}
-
-    def take(self, done: Frame) -> bool:
-        """Add one; True when it was the last."""
-        self._done[index_of(done["id"])] = done
-        return len(self._done) == self._count
+        super().__init__(len(wanted.inputs))
 
     def result(self) -> dict[str, Any]:
         """{"vectors", "usage", "timings"}; vectors are base64, in the order of the texts."""
-        ordered = [self._done[index] for index in range(self._count)]
-        return {
-            "vectors": [done["vector"] for done in ordered],
-            "usage": {
-                "prompt_tokens": sum(done["usage"]["prompt_tokens"] for done in ordered),
-                "completion_tokens": 0,
-            },
-            "timings": {
-                "queue_s": min(done["timings"]["queue_s"] for done in ordered),
-                "compute_s": max(
-                    done["timings"]["queue_s"] + done["timings"]["compute_s"] for done in ordered
-                )
-                - min(done["timings"]["queue_s"] for done in ordered),
-            },
-        }
-
-    def spans(self) -> list[dict[str, Any]]:
-        """What the engine did, one span of each kind from the first text's to the last one's."""
-        whole: dict[str, dict[str, Any]] = {}
-        for done in self._done.values():
-            for part in done["spans"]:
-                span = whole.setdefault(part["name"], {**part, "attributes": {"inputs": self._count}})
-                span["start_ns"] = min(span["start_ns"], part["start_ns"])
-                span["end_ns"] = max(span["end_ns"], part["end_ns"])
-        return list(whole.values())
+        return {"vectors": [done["vector"] for done in self.ordered], **self.costs()}
 
 
 def pieces(vectors: Sequence[str]) -> Iterator[list[str]]:

@@ -16,6 +16,8 @@ from services.inference.engine.request import (
     Priority,
     Request,
     Sampling,
+    Scored,
+    Scores,
     TokenLogprob,
     Tools,
     Vector,
@@ -112,6 +114,19 @@ class Embed(OfModel):
     deadline_s: float | None = None
 
 
+class Score(OfModel):
+    """A head's scores of a text, or of a text and its `pair`."""
+
+    op: Literal["score"]
+    tenant: str = ""
+    priority: Literal["live", "batch"] = "live"
+    prompt: str
+    pair: str | None = None
+    top_k: int = Field(default=1, ge=1)
+    truncate: int | None = Field(default=None, ge=-1)
+    deadline_s: float | None = None
+
+
 class Cancel(_Message):
     op: Literal["cancel"]
     id: str
@@ -131,7 +146,7 @@ class AskStats(_Message):
     op: Literal["stats"]
 
 
-Operation = Generate | Embed | Tokenize | Detokenize | Cancel | Unload | Drain | AskStats
+Operation = Generate | Embed | Score | Tokenize | Detokenize | Cancel | Unload | Drain | AskStats
 CONFIGURE: TypeAdapter[Configure] = TypeAdapter(Configure)
 OPERATION: TypeAdapter[Operation] = TypeAdapter(Annotated[Operation, Field(discriminator="op")])
 
@@ -191,6 +206,21 @@ def to_vector_request(message: Embed) -> Request:
     )
 
 
+def to_score_request(message: Score) -> Request:
+    """The same of a request for scores."""
+    base, _ = message.refs
+    return Request(
+        id=message.id,
+        base=base,
+        tenant=message.tenant,
+        priority=Priority(message.priority),
+        prompt=message.prompt,
+        scores=Scores(message.top_k, message.pair, message.truncate),
+        deadline_s=message.deadline_s,
+        stream=False,
+    )
+
+
 def done_frame(event: Finished) -> Frame:
     timings = event.timings
     frame: Frame = {
@@ -219,6 +249,18 @@ def vector_frame(event: Embedded) -> Frame:
         "type": "done",
         "id": event.request_id,
         "vector": base64.b64encode(event.vector).decode(),
+        "usage": {"prompt_tokens": event.tokens},
+        "timings": {"queue_s": event.queue, "compute_s": event.compute},
+        "spans": [asdict(span) for span in event.spans],
+    }
+
+
+def score_frame(event: Scored) -> Frame:
+    return {
+        "type": "done",
+        "id": event.request_id,
+        "predictions": [list(prediction) for prediction in event.predictions],
+        "labels": None if event.labels is None else list(event.labels),
         "usage": {"prompt_tokens": event.tokens},
         "timings": {"queue_s": event.queue, "compute_s": event.compute},
         "spans": [asdict(span) for span in event.spans],

@@ -7,30 +7,51 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from shared.contracts.base import JobContract, LiveCall, Message
+from shared.contracts.models import Kind
 from shared.contracts.task import TaskRoute
 
 MAX_PROMPTS = 128
 MAX_CHOICES = 128
 MAX_INPUTS = 2048
+MAX_DOCUMENTS = 1000
+MAX_TOP_K = 100
 
 # The endpoints whose requests a batch may hold.
-Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+Endpoint = Literal[
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classifications", "/v1/rerank"
+]
 
 
 class ModelRef(Message):
     """A served model by content; a worker fetches the artifacts at first use.
 
-    `encoder` says that the base is a sentence encoder, which has no answers.
+    `encoder` says that the base is a sentence encoder, `head` that it is a classifier or a ranker; neither has answers.
     """
 
     name: str
     base_artifact: str
     adapter_artifact: str | None = None
     encoder: bool = False
+    head: Literal["classifier", "ranker"] | None = None
     # The name of an adapter's base.
     base: str = ""
     # The endpoints of a model that another server answers for; its artifact is the id of that. None are of ours.
     upstream: tuple[Endpoint, ...] = ()
+
+    @property
+    def kind(self) -> Kind | Literal["upstream"]:
+        if self.upstream:
+            return "upstream"
+        if self.head is not None:
+            return self.head
+        if self.encoder:
+            return "encoder"
+        return "base" if self.adapter_artifact is None else "adapter"
+
+    @property
+    def read_as_encoder(self) -> bool:
+        """Whether its tokens are an encoder's, which is true of a head too."""
+        return self.encoder or self.head is not None
 
     @property
     def base_name(self) -> str:
@@ -168,6 +189,51 @@ class Embed(ModelCall, Embedding):
     """Vectors of texts: entries of a few, float32 little endian in base64, in the order of the texts."""
 
     name: ClassVar[str] = "inference.embed"
+
+
+class Classification(Message):
+    """Texts whose labels are asked for, the `top_k` likeliest; a longer text is cut to `truncate` tokens (-1 is what
+    the model takes), or refused where none is given."""
+
+    inputs: tuple[str, ...] = Field(min_length=1, max_length=MAX_INPUTS)
+    top_k: int = Field(5, ge=1, le=MAX_TOP_K)
+    truncate: Annotated[int, Field(ge=-1, le=131_072)] | None = None
+
+
+class ClassificationRequest(Classification):
+    """A checked request of a client."""
+
+    model: str
+    stream: Literal[False] = False
+
+
+class Classify(ModelCall, Classification):
+    """Labels of texts, in entries of a few, in the order of the texts."""
+
+    name: ClassVar[str] = "inference.classify"
+
+
+class Reranking(Message):
+    """Documents to be put in order by how well they answer a query; `truncate` as of a classification."""
+
+    query: str
+    documents: tuple[str, ...] = Field(min_length=1, max_length=MAX_DOCUMENTS)
+    truncate: Annotated[int, Field(ge=-1, le=131_072)] | None = None
+
+
+class RerankRequest(Reranking):
+    """A checked request of a client: of which model, how many of the best, and whether with their texts."""
+
+    model: str
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool = True
+    stream: Literal[False] = False
+
+
+class Rerank(ModelCall, Reranking):
+    """A score for each document, in their order."""
+
+    name: ClassVar[str] = "inference.rerank"
 
 
 class Tokenize(ModelCall):

@@ -12,7 +12,7 @@ from pydantic import Field
 from shared.contracts.base import JobContract, Message
 from shared.errors import HeliuError, InvalidInput
 
-Kind = Literal["base", "adapter", "encoder"]
+Kind = Literal["base", "adapter", "encoder", "classifier", "ranker"]
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 # As a Hugging Face Hub names its repositories, and what stands for a version there.

@@ -10,17 +10,38 @@ from pydantic import ValidationError
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.core import Noop
 from shared.contracts.data_governance import BuildVersion, PreviewRows
-from shared.contracts.inference import Batch, BatchShard, Detokenize, Embed, Generate, Tokenize
+from shared.contracts.heads import TrainHead
+from shared.contracts.inference import (
+    Batch,
+    BatchShard,
+    Classify,
+    Detokenize,
+    Embed,
+    Generate,
+    Rerank,
+    Tokenize,
+)
 from shared.contracts.models import ImportModel
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.errors import InvalidInput
 
 JOBS: Mapping[str, type[JobContract]] = {
     contract.kind: contract
-    for contract in (Noop, BuildVersion, Pretrain, FineTune, Evaluate, Batch, BatchShard, ImportModel)
+    for contract in (
+        Noop,
+        BuildVersion,
+        Pretrain,
+        FineTune,
+        TrainHead,
+        Evaluate,
+        Batch,
+        BatchShard,
+        ImportModel,
+    )
 }
 CALLS: Mapping[str, type[LiveCall]] = {
-    contract.name: contract for contract in (Generate, Embed, Tokenize, Detokenize, PreviewRows)
+    contract.name: contract
+    for contract in (Generate, Embed, Classify, Rerank, Tokenize, Detokenize, PreviewRows)
 }
 
 

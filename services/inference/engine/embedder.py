@@ -1,4 +1,4 @@
-"""Makes vectors with sentence encoders, in slices that fit between the steps of generation.
+"""Makes vectors with sentence encoders, and scores with heads, in slices that fit between the steps of generation.
 
 Encoders are read on demand in the engine's loading thread, and the least recently used idle ones make room. What
 waits is taken live before batch and tenant by tenant, sorted by length in rounds, and computed a slice a step.
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from services.inference.engine.encoder import Encoder
+from services.inference.engine.head import Head
 from services.inference.engine.loading import weight_bytes
 from services.inference.engine.request import (
     Embedded,
@@ -28,6 +29,8 @@ from services.inference.engine.request import (
     ModelRef,
     Priority,
     Request,
+    Scored,
+    Scores,
     Span,
     Timings,
     Usage,
@@ -56,6 +59,8 @@ class Item:
     received: float
     received_ns: int
     tokens: list[int] = field(default_factory=list)
+    # How many of the last tokens are a second text's.
+    second: int = 0
 
     @property
     def tenant(self) -> str:
@@ -63,10 +68,11 @@ class Item:
 
 
 class _Line:
-    """What waits for one encoder, and the encoder while it is in memory."""
+    """What waits for one encoder or head, and the model while it is in memory."""
 
-    def __init__(self, ref: ModelRef) -> None:
+    def __init__(self, ref: ModelRef, reader: type[Encoder]) -> None:
         self.ref = ref
+        self.reader = reader
         self.encoder: Encoder | None = None
         self.waiting: dict[Priority, FairQueue[Item]] = {priority: FairQueue() for priority in Priority}
         # The next texts, tokenized, longest first.
@@ -113,7 +119,7 @@ class Embedder:
         self._beside = beside
         self._make_room = make_room
         self._on_wake = on_wake
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[tuple[str, type[Encoder]], _Line] = {}
         self._items: dict[str, Item] = {}
         self.loads: dict[Future[Encoder], tuple[_Line, float]] = {}
 
@@ -130,20 +136,19 @@ class Embedder:
         return any(line.encoder is not None and not line.idle for line in self._lines.values())
 
     def add(self, item: Item) -> None:
-        base = item.request.base
-        line = self._lines.setdefault(base.id, _Line(base))
+        line = self._line_of(item.request)
         line.waiting[item.request.priority].push(item)
         self._items[item.request.id] = item
 
     def cut(self, request_id: str, reason: FinishReason) -> list[Event]:
         """Forget a text that waits; says so as an event."""
         item = self._items.pop(request_id)
-        line = self._lines[item.request.base.id]
+        line = self._line_of(item.request)
         if not line.waiting[item.request.priority].remove(item):
             line.rounds[item.request.priority].remove(item)
         loading = any(line is other for other, _ in self.loads.values())
         if line.encoder is None and line.idle and not loading:
-            del self._lines[line.ref.id]
+            self._forget(line)
         waited = Timings(self._clock() - item.received, 0.0, 0.0, None)
         return [Finished(request_id, "", (), reason, Usage(0, 0), waited, ())]
 
@@ -161,7 +166,7 @@ class Embedder:
                     self._want(line)
         self._slice(tokens, events)
         for event in events:
-            if isinstance(event, (Embedded, Failed)):
+            if isinstance(event, (Embedded, Scored, Failed)):
                 self._items.pop(event.request_id, None)
         return events
 
@@ -170,8 +175,10 @@ class Embedder:
 
     def stats(self) -> list[EncoderStats]:
         return [
-            EncoderStats(name, sum(len(line.waiting[p]) for p in Priority), line.encoder.bytes(), line.slices)
-            for name, line in self._lines.items()
+            EncoderStats(
+                line.ref.id, sum(len(line.waiting[p]) for p in Priority), line.encoder.bytes(), line.slices
+            )
+            for line in self._lines.values()
             if line.encoder is not None
         ]
 
@@ -190,10 +197,20 @@ class Embedder:
 
     def unload(self, encoder_id: str) -> None:
         """Let an encoder go; it is read again for what waits for it. Raises NotFound."""
-        line = self._lines.get(encoder_id)
-        if line is None or line.encoder is None:
+        held = [line for line in self._held() if line.ref.id == encoder_id]
+        if not held:
             raise NotFound(f"encoder {encoder_id!r} is not loaded", param="base_id")
-        self._evict(line)
+        for line in held:
+            self._evict(line)
+
+    def _line_of(self, request: Request) -> _Line:
+        """The line of a request's model, which is made where there is none: a folder may be read as an encoder and as
+        a head."""
+        reader = Head if request.scores is not None else Encoder
+        return self._lines.setdefault((request.base.id, reader), _Line(request.base, reader))
+
+    def _forget(self, line: _Line) -> None:
+        self._lines.pop((line.ref.id, line.reader), None)
 
     def _held(self) -> Iterator[_Line]:
         return (line for line in self._lines.values() if line.encoder is not None)
@@ -201,7 +218,7 @@ class Embedder:
     def _evict(self, line: _Line) -> None:
         line.encoder = None
         if line.idle:
-            del self._lines[line.ref.id]
+            self._forget(line)
 
     # --- loads
 
@@ -215,7 +232,7 @@ class Embedder:
             if not self._make_room() and not self._evict_busy():
                 return
         future = self._loader.submit(
-            Encoder.load, line.ref.path, dtype=self._config.dtype, device=self._config.device
+            line.reader.load, line.ref.path, dtype=self._config.dtype, device=self._config.device
         )
         self.loads[future] = (line, self._clock())
         if self._on_wake is not None:
@@ -246,11 +263,11 @@ class Embedder:
                 self._fail_line(line, HeliuError(message, code="model_unreadable"), events)
             else:
                 line.last_used, line.slices = self._clock(), 0
-                self._lines[line.ref.id] = line
+                self._lines[line.ref.id, line.reader] = line
                 events.append(Loaded("encoder", line.ref.id, line.last_used - started))
 
     def _fail_line(self, line: _Line, error: HeliuError, events: list[Event]) -> None:
-        self._lines.pop(line.ref.id, None)
+        self._forget(line)
         for priority in Priority:
             waiting = [*line.rounds[priority], *line.waiting[priority]]
             events.extend(_failed(item, error) for item in waiting)
@@ -281,14 +298,9 @@ class Embedder:
             request = item.request
             tried += 1
             characters += len(request.prompt or request.prompt_ids or ())
+            characters += len(request.scores.pair or "") if request.scores is not None else 0
             try:
-                if request.vector is not None:
-                    check_dimensions(request.vector.dimensions, encoder.width)
-                item.tokens = (
-                    encoder.checked(list(request.prompt_ids))
-                    if request.prompt_ids is not None
-                    else encoder.tokens(request.prompt or "")
-                )
+                _tokenize(item, encoder)
                 texts.append(item)
             except HeliuError as error:
                 events.append(_failed(item, error))
@@ -302,7 +314,7 @@ class Embedder:
         if not items:
             return
         try:
-            vectors = encoder.encode([item.tokens for item in items])
+            vectors = encoder.encode([item.tokens for item in items], [item.second for item in items])
         except Exception as exc:  # noqa: BLE001 - whatever the model raises, it must not end the others
             if len(items) > 1:
                 self._compute(encoder, items[: len(items) // 2], started, events)
@@ -312,7 +324,25 @@ class Embedder:
             return
         now = self._clock()
         for item, vector in zip(items, vectors, strict=True):
-            events.append(finished(item, vector, started, now, normalize=encoder.normalizes))
+            if isinstance(encoder, Head):
+                events.append(_scored(item, encoder, vector, started, now))
+            else:
+                events.append(finished(item, vector, started, now, normalize=encoder.normalizes))
+
+
+def _tokenize(item: Item, encoder: Encoder) -> None:
+    request = item.request
+    if isinstance(encoder, Head):
+        wanted = request.scores or Scores()
+        item.tokens, item.second = encoder.pair(request.prompt or "", wanted.pair, wanted.truncate)
+        return
+    if request.vector is not None:
+        check_dimensions(request.vector.dimensions, encoder.width)
+    item.tokens = (
+        encoder.checked(list(request.prompt_ids))
+        if request.prompt_ids is not None
+        else encoder.tokens(request.prompt or "")
+    )
 
 
 def take_slice(texts: deque[Item], tokens: int) -> list[Item]:
@@ -331,20 +361,42 @@ def finished(item: Item, vector: torch.Tensor, started: float, now: float, *, no
         )
     request = item.request
     dimensions = request.vector.dimensions if request.vector is not None else None
-
-    def nanoseconds(moment: float) -> int:
-        return item.received_ns + int((moment - item.received) * 1e9)
-
     return Embedded(
         request.id,
         packed(vector, dimensions=dimensions, normalize=normalize),
         len(item.tokens),
         started - item.received,
         now - started,
-        (
-            Span("engine.queue", item.received_ns, nanoseconds(started), {"priority": str(request.priority)}),
-            Span("engine.embed", nanoseconds(started), nanoseconds(now), {"tokens": len(item.tokens)}),
-        ),
+        _spans(item, "engine.embed", started, now),
+    )
+
+
+def _scored(item: Item, head: Head, logits: torch.Tensor, started: float, now: float) -> Event:
+    if not torch.isfinite(logits).all():
+        return _failed(
+            item, HeliuError("the model's scores of this text are not finite", code="model_output_invalid")
+        )
+    request = item.request
+    predictions, labels = head.predictions(logits, (request.scores or Scores()).top_k)
+    return Scored(
+        request.id,
+        predictions,
+        labels,
+        len(item.tokens),
+        started - item.received,
+        now - started,
+        _spans(item, "engine.score", started, now),
+    )
+
+
+def _spans(item: Item, work: str, started: float, now: float) -> tuple[Span, ...]:
+    def nanoseconds(moment: float) -> int:
+        return item.received_ns + int((moment - item.received) * 1e9)
+
+    begun, priority = nanoseconds(started), str(item.request.priority)
+    return (
+        Span("engine.queue", item.received_ns, begun, {"priority": priority}),
+        Span(work, begun, nanoseconds(now), {"tokens": len(item.tokens)}),
     )
 
 

@@ -6,7 +6,7 @@ only, never code of the folder's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING, AutoModel
 from transformers.utils.logging import disable_progress_bar
 
 from services.inference.engine.attention import UnsupportedModel
+from services.inference.engine.head_folder import is_head, read_head_folder
 from services.inference.engine.linear import pack_linears
 from services.inference.engine.loading import BrokenModel, check_folder, load_tokenizer, refuse_pickles
 from services.inference.engine.sentence_folder import SentenceFolder, read_sentence_folder
@@ -54,11 +55,12 @@ class Encoder:
                 f"the tokenizer has {self.known_tokens} tokens, but the model embeds {self.vocabulary}",
                 param="path",
             )
-        self.context = _context(model, tokenizer, folder)
+        self.context = context_length(model, tokenizer, folder)
         longest = max(map(len, tokenizer.get_vocab()), default=1)
         self._most_characters = self.context * max(longest, _WORD)
         pad = tokenizer.pad_token_id
         self._pad = int(getattr(config, "pad_token_id", None) or 0) if pad is None else int(pad)
+        self._has_types = (getattr(config, "type_vocab_size", None) or 0) > 1
         packs = self._device.type == "cpu" and model.dtype == torch.float32
         self._packed_bytes = pack_linears(model) if packs else 0
         self.width = self._probe()
@@ -72,7 +74,7 @@ class Encoder:
         tokenizer = load_tokenizer(str(check_folder(str(folder.transformer))))
         if tokenizer is None:
             raise BrokenModel(f"{path!r} has no tokenizer", param="path")
-        return cls(_load_model(folder.transformer, dtype=dtype, device=device), tokenizer, folder)
+        return cls(load_trunk(folder.transformer, dtype=dtype, device=device), tokenizer, folder)
 
     @property
     def normalizes(self) -> bool:
@@ -83,17 +85,27 @@ class Encoder:
 
     def tokens(self, text: str) -> list[int]:
         """A text's tokens, with those that the model wants around them. Raises InvalidInput or PromptTooLong."""
-        if len(text) > self._most_characters:
-            # Before the time to tokenize it is spent.
+        self.check_characters(len(text))
+        return self.checked(self._read(self._folder.prompt + self._cased(text))[0])
+
+    def check_characters(self, count: int) -> None:
+        """Raise PromptTooLong for what cannot fit, before the time to tokenize it is spent."""
+        if count > self._most_characters:
             raise PromptTooLong(
-                f"the text has {len(text)} characters, the model takes {self.context} tokens; cut it into parts",
+                f"the text has {count} characters, the model takes {self.context} tokens; cut it into parts",
                 param="prompt",
             )
-        whole = self._folder.prompt + (text.lower() if self._folder.lower else text)
+
+    def _cased(self, text: str) -> str:
+        return text.lower() if self._folder.lower else text
+
+    def _read(self, text: str, pair: str | None = None, **options: Any) -> tuple[list[int], int]:
+        """The tokenizer's own tokens, and how many at their end are the second text's. Raises InvalidInput."""
         try:
-            return self.checked([int(token) for token in self._tokenizer.encode(whole, verbose=False)])
+            read = self._tokenizer(text, pair, verbose=False, **options)
         except (ValueError, TypeError, UnicodeError) as exc:
             raise InvalidInput(f"the model's tokenizer refuses this text: {exc}", param="prompt") from exc
+        return [int(token) for token in read["input_ids"]], sum(read.get("token_type_ids") or ())
 
     def checked(self, tokens: list[int]) -> list[int]:
         """Tokens that the model can take. Raises InvalidInput or PromptTooLong."""
@@ -106,17 +118,27 @@ class Encoder:
         return tokens
 
     @torch.inference_mode()
-    def encode(self, texts: Sequence[list[int]]) -> torch.Tensor:
-        """(texts, width) in float32, on the CPU."""
+    def encode(self, texts: Sequence[list[int]], seconds: Sequence[int] = ()) -> torch.Tensor:
+        """(texts, width) in float32, on the CPU. `seconds` says how many of each one's last tokens are a second
+        text's, where any are."""
         longest = max(map(len, texts))
         ids = torch.full((len(texts), longest), self._pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, tokens in enumerate(texts):
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = 1
-        mask = mask.to(self._device)
-        hidden = self._model(input_ids=ids.to(self._device), attention_mask=mask).last_hidden_state
-        return pool(hidden.float(), mask, self._folder.pooling).cpu()
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self._has_types and any(seconds):
+            types = torch.zeros_like(ids)
+            for row, (tokens, second) in enumerate(zip(texts, seconds, strict=True)):
+                types[row, len(tokens) - second : len(tokens)] = 1
+            inputs["token_type_ids"] = types
+        return self._forward({name: value.to(self._device) for name, value in inputs.items()}).float().cpu()
+
+    def _forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(texts, width) of what the model makes of padded tokens."""
+        hidden = self._model(**inputs).last_hidden_state
+        return pool(hidden.float(), inputs["attention_mask"], self._folder.pooling)
 
     def _probe(self) -> int:
         """The width of what comes out; a text alone and one beside a longer one must have the same vector."""
@@ -127,13 +149,15 @@ class Encoder:
             together, alone = self.encode(texts), self.encode(texts[1:])
         except Exception as exc:
             raise UnsupportedModel(f"{name} does not take tokens and a mask: {exc}", param="path") from exc
-        likeness = torch.cosine_similarity(together[1], alone[0], dim=0)
-        if not torch.isfinite(together).all() or likeness < 0.999:
+        if not torch.isfinite(together).all() or not self._is_same(together[1], alone[0]):
             raise UnsupportedModel(f"{name} makes another vector of a text beside a longer one", param="path")
         return int(together.shape[1])
 
+    def _is_same(self, one: torch.Tensor, other: torch.Tensor) -> bool:
+        return bool(torch.cosine_similarity(one, other, dim=0) >= 0.999)
 
-def _context(model: Any, tokenizer: Any, folder: SentenceFolder) -> int:
+
+def context_length(model: Any, tokenizer: Any, folder: SentenceFolder) -> int:
     """The least of what the layout, the model's positions and the tokenizer allow."""
     limits = [folder.longest, tokenizer.model_max_length]
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -145,11 +169,13 @@ def _context(model: Any, tokenizer: Any, folder: SentenceFolder) -> int:
 def context_of(path: str) -> int:
     """How many tokens of a text an encoder takes, told without its weights. Raises as `Encoder.load` does."""
     refuse_pickles(Path(path))
+    if is_head(Path(path)) and (longest := read_head_folder(Path(path)).longest) is not None:
+        return longest
     folder = read_sentence_folder(Path(path))
     tokenizer = load_tokenizer(str(folder.transformer))
     with torch.device("meta"):
-        model = AutoModel.from_config(_read_config(folder.transformer), trust_remote_code=False)
-    return _context(model, tokenizer, folder)
+        model = AutoModel.from_config(read_encoder_config(folder.transformer), trust_remote_code=False)
+    return context_length(model, tokenizer, folder)
 
 
 def _first_position(model: Any) -> int:
@@ -161,13 +187,19 @@ def _first_position(model: Any) -> int:
     return 0
 
 
-def _read_config(folder: Path) -> Any:
+def read_auto_config(folder: Path) -> Any:
+    """Raises UnsupportedModel for what no transformers has built in."""
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as exc:
         raise UnsupportedModel(
             f"config.json of {str(folder)!r} is not understood: {exc}", param="path"
         ) from exc
+
+
+def read_encoder_config(folder: Path) -> Any:
+    """The configuration of an encoder, or of a decoder that serves as one. Raises UnsupportedModel for any other."""
+    config = read_auto_config(folder)
     if type(config) not in MODEL_MAPPING or getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(
             f"{config.model_type!r} is no encoder that transformers has built in", param="path"
@@ -175,8 +207,8 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _load_model(folder: Path, *, dtype: str, device: str) -> Any:
-    config = _read_config(folder)
+def load_trunk(folder: Path, *, dtype: str, device: str) -> Any:
+    config = read_encoder_config(folder)
     try:
         model, info = AutoModel.from_pretrained(
             folder,

@@ -43,6 +43,7 @@ from services.inference.engine.request import (
     ModelRef,
     Priority,
     Request,
+    Scored,
     Timings,
     Usage,
 )
@@ -180,7 +181,7 @@ class Engine:
         self._orders += 1
         if request.deadline_s is not None:
             heapq.heappush(self._deadlines, (received + request.deadline_s, self._orders, request.id))
-        if request.vector is not None and request.vector.encoder:
+        if request.scores is not None or (request.vector is not None and request.vector.encoder):
             self._embedder.add(Item(request, self._orders, received, time.time_ns()))
             return
         entry = _Entry(
@@ -218,7 +219,7 @@ class Engine:
             if not runtime.idle:
                 computed.extend(runtime.step())
         for event in computed:
-            if isinstance(event, (Finished, Embedded, Failed)):
+            if isinstance(event, (Finished, Embedded, Scored, Failed)):
                 del self._entries[event.request_id]
         live = any(self._serves_live(runtime) for runtime in self._runtimes.values())
         computed.extend(self._embedder.step(self._config.live_step_tokens if live else SLICE_TOKENS))
@@ -232,16 +233,16 @@ class Engine:
         if loads and not self.runnable:
             wait(loads, timeout=timeout, return_when=FIRST_COMPLETED)
 
-    def generate(self, requests: Iterable[Request]) -> list[Finished | Embedded | Failed]:
+    def generate(self, requests: Iterable[Request]) -> list[Finished | Embedded | Scored | Failed]:
         """Run requests to their ends; the results are in the requests' order."""
         ids = []
         for request in requests:
             self.add(request)
             ids.append(request.id)
-        ends: dict[str, Finished | Embedded | Failed] = {}
+        ends: dict[str, Finished | Embedded | Scored | Failed] = {}
         while len(ends) < len(ids):
             for event in self.step():
-                if isinstance(event, (Finished, Embedded, Failed)):
+                if isinstance(event, (Finished, Embedded, Scored, Failed)):
                     ends[event.request_id] = event
             self.wait()
         return [ends[request_id] for request_id in ids]

@@ -197,6 +197,19 @@ class Vector:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Asks a head for the `top_k` best of its labels, or for its one score.
+
+    `pair` is the second text (a document) beside the prompt. A longer text is cut to `truncate` tokens (-1 is what the
+    model takes), or refused where that is None.
+    """
+
+    top_k: int = 1
+    pair: str | None = None
+    truncate: int | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """One generation. Exactly one of `messages` (chat), `prompt` (text) and `prompt_ids` (tokens) is given.
 
@@ -213,6 +226,7 @@ class Request:
     prompt: str | None = None
     prompt_ids: tuple[int, ...] | None = None
     vector: Vector | None = None
+    scores: Scores | None = None
     sampling: Sampling = field(default_factory=Sampling)
     deadline_s: float | None = None
     stream: bool = True
@@ -318,6 +332,22 @@ class Embedded:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """The end of a request to a head: (label, score), the best first; a head without labels has one of None.
+
+    `labels` are those over one half of a head that may give several, else None. Seconds as of Embedded.
+    """
+
+    request_id: str
+    predictions: tuple[tuple[str | None, float], ...]
+    labels: tuple[str, ...] | None
+    tokens: int
+    queue: float
+    compute: float
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
 class Failed:
     """This request alone has failed; `code`, `param` and `retryable` as in HeliuError."""
 
@@ -337,4 +367,4 @@ class Loaded:
     seconds: float
 
 
-Event = TokenDelta | Finished | Embedded | Failed | Loaded
+Event = TokenDelta | Finished | Embedded | Scored | Failed | Loaded

@@ -48,9 +48,8 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
         return _finalize(platform, ctx, job)
     with platform.tracing.span("batch.plan", parent=ctx.span.traceparent) as span:
         with platform.artifacts.open(job.artifact) as source:
-            encoders = {name for name, model in job.models.items() if model.encoder}
             rows, named = platform.settings.shard_rows, _tasks(platform, ctx, ctx.job.id, job.tasks)
-            planned = plan(source, job.endpoint, job.models.keys(), rows, encoders, named)
+            planned = plan(source, job.endpoint, job.models, rows, named)
         span.set(rows=planned.rows, shards=len(planned.shards), errors=len(planned.errors))
     if planned.errors:
         first = planned.errors[0]

@@ -163,7 +163,7 @@ def _beside(
     ):
         name = f"{ctx.request}.{ctx.attempt}.0"
         known = models_for_engine(platform, engine, model)
-        asked = engine.submit([{"id": name, **known, "encoder": model.encoder, **frame}])
+        asked = engine.submit([{"id": name, **known, "encoder": model.read_as_encoder, **frame}])
         (answer,) = [told for told in asked.frames() if told is not None]
         if answer["type"] == "error":
             raise HeliuError(

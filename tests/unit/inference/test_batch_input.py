@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 
 from services.inference import batch_input
 from services.inference.batch_input import lines, parse_row, plan
+from shared.contracts.inference import ModelRef
 from shared.errors import InvalidInput
 
 ENDPOINT = "/v1/chat/completions"
+BASE = {"m": ModelRef(name="m", base_artifact="a")}
+ENCODER = {"m": ModelRef(name="m", base_artifact="a", encoder=True)}
+RANKER = {"m": ModelRef(name="m", base_artifact="a", head="ranker")}
 
 
 def row(custom_id: str = "a", **changes: Any) -> dict[str, Any]:
@@ -31,7 +35,7 @@ def file_of(*rows: Any) -> io.BytesIO:
 
 
 def errors_of(*rows: Any) -> list[tuple[int | None, str]]:
-    return [(e.line, e.code) for e in plan(file_of(*rows), ENDPOINT, {"m"}, 10).errors]
+    return [(e.line, e.code) for e in plan(file_of(*rows), ENDPOINT, BASE, 10).errors]
 
 
 @given(count=st.integers(1, 60), size=st.integers(1, 25), blank=st.integers(0, 3))
@@ -39,7 +43,7 @@ def test_shards_cover_every_row_once_and_in_order(count: int, size: int, blank: 
     source = io.BytesIO()
     for i in range(count):
         source.write(json.dumps(row(str(i))).encode() + b"\n" + b"\n" * blank)
-    planned = plan(source, ENDPOINT, {"m"}, size)
+    planned = plan(source, ENDPOINT, BASE, size)
     assert (planned.rows, planned.errors, planned.models) == (count, (), ("m",))
     seen = []
     for shard in planned.shards:
@@ -117,15 +121,32 @@ def embed_row(**body: Any) -> bytes:
 
 
 def test_a_row_may_ask_for_vectors() -> None:
-    planned = plan(file_of(embed_row(input=["x", [1, 2]])), "/v1/embeddings", {"m"}, 10, {"m"})
+    planned = plan(file_of(embed_row(input=["x", [1, 2]])), "/v1/embeddings", ENCODER, 10)
     assert planned.errors == ()
-    (error,) = plan(file_of(embed_row(input=["x", ""])), "/v1/embeddings", {"m"}, 10).errors
+    (error,) = plan(file_of(embed_row(input=["x", ""])), "/v1/embeddings", ENCODER, 10).errors
     assert error.param == "body.input[1]"
     # More values than any other row may have: texts given as tokens.
     parse_row(embed_row(input=[[7] * 30_000]), "/v1/embeddings")
 
 
 def test_a_chat_with_an_encoder_is_refused_by_name() -> None:
-    (error,) = plan(file_of(row()), ENDPOINT, {"m"}, 10, {"m"}).errors
+    (error,) = plan(file_of(row()), ENDPOINT, ENCODER, 10).errors
     assert (error.code, error.param) == ("unsupported_model", "body.model")
-    assert "sentence encoder" in error.message
+    assert "'encoder'" in error.message
+
+
+def test_a_row_may_ask_for_labels_or_an_order_of_a_model_that_gives_them() -> None:
+    def planned(url: str, models: dict[str, ModelRef], **body: Any) -> list[tuple[str, str | None]]:
+        line = {"custom_id": "a", "method": "POST", "url": url, "body": {"model": "m", **body}}
+        return [(e.code, e.param) for e in plan(file_of(line), url, models, 10).errors]
+
+    documents = ["b", {"text": "c"}]
+    assert planned("/v1/rerank", RANKER, query="a", documents=documents) == []
+    assert planned("/v1/rerank", ENCODER, query="a", documents=documents) == []
+    assert planned("/v1/rerank", BASE, query="a", documents=documents) == [
+        ("unsupported_model", "body.model")
+    ]
+    assert planned("/v1/classifications", RANKER, input="a") == [("unsupported_model", "body.model")]
+    assert planned("/v1/rerank", RANKER, query="a", documents=["b", 7]) == [
+        ("invalid_value", "body.documents[1]")
+    ]

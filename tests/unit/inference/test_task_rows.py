@@ -12,9 +12,11 @@ from services.inference.answers import refusal
 from services.inference.batch_input import parse_row, plan
 from services.inference.task_rows import BatchTasks
 from shared.contracts.answers import CHAT
-from shared.contracts.inference import CompletionRequest
+from shared.contracts.inference import CompletionRequest, ModelRef
 from shared.contracts.task import Guard, TaskRoute
 from shared.task.guards import guard_choices
+
+MODELS = {"m": ModelRef(name="m", base_artifact="a")}
 
 SPECS: dict[tuple[str, int], dict[str, Any]] = {
     ("task-1", number): {
@@ -73,7 +75,7 @@ def test_a_guard_refuses_its_row_and_not_the_batch() -> None:
     assert row.refused is not None
     body = refusal(row.refused)["error"]
     assert (body["code"], body["param"]) == ("content_filter", "body.variables.text")
-    planned = plan(io.BytesIO(content + b"\n" + line("good")), CHAT, {"m"}, 10, tasks=named)
+    planned = plan(io.BytesIO(content + b"\n" + line("good")), CHAT, MODELS, 10, tasks=named)
     assert (planned.errors, planned.rows, planned.tasks, planned.models) == ((), 2, ("sort",), ("m",))
 
 
@@ -90,7 +92,7 @@ def test_a_guard_refuses_its_row_and_not_the_batch() -> None:
 )
 def test_a_wrong_row_is_a_line_error_by_its_place(row: bytes, code: str, param: str) -> None:
     named, _ = tasks()
-    (error,) = plan(io.BytesIO(row), CHAT, {"m"}, 10, tasks=named).errors
+    (error,) = plan(io.BytesIO(row), CHAT, MODELS, 10, tasks=named).errors
     assert (error.line, error.code, error.param) == (1, code, param)
 
 

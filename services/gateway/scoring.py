@@ -1,0 +1,40 @@
+"""The live trips to a head: labels of texts, and an order of documents. Leave one usage row each."""
+
+from __future__ import annotations
+
+import time
+
+from anyio import to_thread
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from services.gateway import metered
+from services.gateway.context import Gateway
+from shared.contracts.classifications import CLASSIFICATIONS, classifications
+from shared.contracts.inference import ClassificationRequest, Classify, Rerank, RerankRequest
+from shared.contracts.rerank import RERANK, reranked
+
+
+async def classify(request: Request, gateway: Gateway, asked: ClassificationRequest) -> Response:
+    """Labels of the texts of a checked request."""
+    ref = await metered.resolved(request, gateway, asked.model, CLASSIFICATIONS)
+    call = Classify(model=ref, inputs=asked.inputs, top_k=asked.top_k, truncate=asked.truncate)
+    found = await metered.collect(request, gateway, call, CLASSIFICATIONS, "results")
+
+    def answer() -> Response:
+        body = classifications(
+            request.state.request_id, asked.model, int(time.time()), found.rows, found.tokens
+        )
+        return JSONResponse(body, headers=found.headers)
+
+    # Two thousand texts of a hundred labels each would hold up every stream that this loop serves.
+    return await to_thread.run_sync(answer)
+
+
+async def rerank(request: Request, gateway: Gateway, asked: RerankRequest) -> Response:
+    """The documents of a checked request, the best first."""
+    ref = await metered.resolved(request, gateway, asked.model, RERANK)
+    call = Rerank(model=ref, query=asked.query, documents=asked.documents, truncate=asked.truncate)
+    found = await metered.collect(request, gateway, call, RERANK, "results")
+    body = reranked(request.state.request_id, asked, found.rows, found.tokens)
+    return JSONResponse(body, headers=found.headers)
