@@ -59,20 +59,24 @@ def incoming(model: type[M]) -> Callable[[Request], Awaitable[Incoming[M]]]:
 
     async def read(request: Request) -> Incoming[M]:
         raw, parsed = await read_json(request)
-        body = await _off_the_loop(raw, parse, model, raw, parsed)
-        caller: Caller = request.state.caller
-        span: Span = request.state.span
-        canonical = json.dumps(parsed, sort_keys=True, ensure_ascii=False)
-        return Incoming(
-            body=body,
-            digest=hashlib.sha256(f"{request.url.path}\n{canonical}".encode()).digest(),
-            idempotency_key=_idempotency_key(request),
-            retried=_retry_count(request) >= 1,
-            caller=caller,
-            traceparent=span.traceparent,
-        )
+        return described(request, await _off_the_loop(raw, parse, model, raw, parsed), parsed)
 
     return read
+
+
+def described(request: Request, body: M, parsed: Mapping[str, Any]) -> Incoming[M]:
+    """A checked body, and `parsed` as it came, with what the request says of itself."""
+    caller: Caller = request.state.caller
+    span: Span = request.state.span
+    canonical = json.dumps(parsed, sort_keys=True, ensure_ascii=False)
+    return Incoming(
+        body=body,
+        digest=hashlib.sha256(f"{request.url.path}\n{canonical}".encode()).digest(),
+        idempotency_key=_idempotency_key(request),
+        retried=_retry_count(request) >= 1,
+        caller=caller,
+        traceparent=span.traceparent,
+    )
 
 
 async def read_json(request: Request, most_values: int = MAX_VALUES) -> tuple[bytes, dict[str, Any]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
@@ -17,10 +16,12 @@ from services.gateway.auth import Caller
 from services.gateway.context import Gateway
 from services.gateway.errors import error_object, internal_error
 from services.gateway.guarded import Guarded
-from services.gateway.usage import UsageRow
-from shared import semconv
+from services.gateway.ledger import Ledger
+from services.gateway.places import Chunks
+from services.gateway.resumable import Resumable, about
 from shared.contracts.inference import Completion, CompletionRequest, Generate, ModelRef
 from shared.errors import HeliuError
+from shared.kept import Keep
 from shared.streams import Entry
 from shared.task.bind import TaskVersion
 
@@ -33,27 +34,44 @@ async def complete(
     endpoint: str,
     asked: CompletionRequest,
     task: TaskVersion | None = None,
+    *,
+    resumable: bool = False,
 ) -> Response:
-    """Answer a checked request, of a task or of a model; leaves one usage row, however it ends."""
+    """Answer a checked request, of a task or of a model; leaves one usage row, however it ends.
+
+    A `resumable` stream is made on when its client has gone; the header Content-Location says where it is taken up.
+    """
     caller: Caller = request.state.caller
     ref = await to_thread.run_sync(_resolve, gateway, caller, asked.model, endpoint)
     answer = Answer(endpoint, f"task:{task.label}" if task else asked.model, asked.include_usage)
     guarded = (
         Guarded(task.spec.guards.output, asked.n) if task and not task.spec.guards.output.empty else None
     )
-    ledger = _Ledger(gateway, request, answer, ref, task, guarded)
+    ledger = Ledger(gateway, request, answer, ref, task, guarded)
+    headers = {"x-heliu-task-version": task.label} if task else {}
+    accept_s, keep = gateway.settings.live_deadline_seconds, None
+    if resumable:
+        guard = task.spec.guards.output if task and guarded else None
+        keep = Keep(answer.id, gateway.settings.resume_seconds)
+        told = about(
+            answer, str(caller.tenant), asked.n * max(1, len(asked.prompts)), guard, ledger, accept_s
+        )
+        await gateway.kept.open(keep, told)
+        headers["content-location"] = f"{endpoint}/{answer.id}"
     entries: AsyncIterator[Entry] = gateway.live.call(
         call_of(asked, ref),
         pool=gateway.settings.pool,
         tenant=str(caller.tenant),
         max_in_flight=caller.max_live,
-        accept_s=gateway.settings.live_deadline_seconds,
+        accept_s=accept_s,
         parent=request.state.span.traceparent,
         enough=guarded.enough if guarded else lambda: False,
+        keep=keep,
     )
     if guarded is not None:
         entries = guarded.entries(entries)
-    headers = {"x-heliu-task-version": task.label} if task else {}
+    if keep is not None:
+        entries = Resumable(gateway.kept, keep, gateway.orphans).read(entries)
     try:
         # Until the first token everything that goes wrong can still be a proper status.
         first = await sse.unless_gone(
@@ -62,6 +80,8 @@ async def complete(
     except BaseException as exc:
         gone = isinstance(exc, HeliuError) and exc.code == "client_closed_request"
         ledger.close("error" if isinstance(exc, Exception) and not gone else "cancelled")
+        with CancelScope(shield=True):
+            await entries.aclose()  # type: ignore[attr-defined]
         raise
     if first is None:
         ledger.close("ok")
@@ -72,61 +92,6 @@ async def complete(
 def call_of(asked: CompletionRequest, ref: ModelRef) -> Generate:
     """All that is to be completed, whatever the contract comes to hold, as a call of the model."""
     return Generate(model=ref, **{name: getattr(asked, name) for name in Completion.model_fields})
-
-
-class _Ledger:
-    """Writes the one usage row of a request, however it ends."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        request: Request,
-        answer: Answer,
-        ref: ModelRef,
-        task: TaskVersion | None,
-        guarded: Guarded | None,
-    ) -> None:
-        self._gateway = gateway
-        self._request = request
-        self._answer = answer
-        self._ref = ref
-        self._task = task
-        self._guarded = guarded
-
-    def close(self, status: str) -> None:
-        """`status` is ok, error or cancelled."""
-        answer, state = self._answer, self._request.state
-        caller: Caller = state.caller
-        metadata = self._task.metadata if self._task else {}
-        if self._guarded is not None:
-            self._guarded.record(self._gateway.platform.tracing, state.span.traceparent)
-            if refused := self._guarded.refused:
-                metadata = {**metadata, "refused_by": ", ".join(refused)}
-        state.span.set_all(
-            {
-                semconv.GEN_AI_REQUEST_MODEL: answer.model,
-                semconv.GEN_AI_INPUT_TOKENS: answer.counts["prompt_tokens"],
-                semconv.GEN_AI_OUTPUT_TOKENS: answer.counts["completion_tokens"],
-            }
-        )
-        self._gateway.usage.add(
-            UsageRow(
-                tenant_id=caller.tenant,
-                api_key_id=caller.key_id,
-                request_id=state.request_id,
-                endpoint=answer.endpoint,
-                model=self._ref.name,
-                model_artifact=self._ref.adapter_artifact or self._ref.base_artifact,
-                pool=self._gateway.settings.pool,
-                status=status,
-                prompt_tokens=answer.counts["prompt_tokens"],
-                completion_tokens=answer.counts["completion_tokens"],
-                seconds=answer.seconds,
-                first_token_seconds=answer.first_token_s,
-                trace_id=state.trace_id,
-                metadata=json.dumps(metadata),
-            )
-        )
 
 
 def _resolve(gateway: Gateway, caller: Caller, model: str, endpoint: str) -> ModelRef:
@@ -162,9 +127,10 @@ class _Chunks:
     """
 
     def __init__(
-        self, request: Request, entries: AsyncIterator[Entry], first: Entry, answer: Answer, ledger: _Ledger
+        self, request: Request, entries: AsyncIterator[Entry], first: Entry, answer: Answer, ledger: Ledger
     ) -> None:
         self._state = request.state
+        self._resumable = entries if isinstance(entries, Resumable) else None
         self._entries = entries
         self._first = first
         self._answer = answer
@@ -180,24 +146,20 @@ class _Chunks:
 
     async def aclose(self) -> None:
         await self._made.aclose()
+        if self._resumable is not None and self._status == "cancelled":
+            await self._resumable.orphan(self._answer, self._ledger)
+            return
         self._ledger.close(self._status)
         await self._entries.aclose()  # type: ignore[attr-defined]
 
     async def _make(self) -> AsyncGenerator[bytes, None]:
-        answer = self._answer
+        chunks = Chunks(self._answer, placed=self._resumable is not None)
         try:
-            for chunk in answer.opening():
-                yield sse.event(chunk)
             async for entry in _chain(self._first, self._entries):
+                for place, chunk in chunks.take(entry):
+                    yield sse.event(chunk, id_=str(place) if self._resumable else None)
                 if entry.type == "waiting":
                     yield sse.comment(entry.data["message"])
-                elif entry.type == "token":
-                    yield sse.event(answer.token(entry.data))
-                elif entry.type == "done":
-                    for chunk in answer.done(entry.data):
-                        yield sse.event(chunk)
-            if answer.include_usage:
-                yield sse.event(answer.usage_chunk())
             self._status = "ok"
             yield sse.DONE
         except HeliuError as exc:

@@ -12,12 +12,14 @@ from fastapi import Depends, Request
 
 from services.gateway.auth import Authenticator, Caller
 from services.gateway.limits import RateLimiter
+from services.gateway.orphans import Orphans
 from services.gateway.uploads import UploadSlots
 from services.gateway.usage import UsageWriter
 from shared.artifacts import ArtifactStore
 from shared.db import Database
 from shared.errors import Unavailable
-from shared.live_client import LiveClient
+from shared.kept import KeptAnswers
+from shared.live_client import LiveClient, Serving
 from shared.queue import Publisher
 from shared.settings import Settings
 from shared.telemetry import Span
@@ -70,6 +72,10 @@ class Gateway:
     limiter: RateLimiter
     usage: UsageWriter
     uploads: UploadSlots
+    kept: KeptAnswers
+    orphans: Orphans
+    # Which of some queues a living worker takes from.
+    serving: Serving
     pepper: str
     # Set once the database was seen to have every migration: they are never taken back.
     migrated: threading.Event = field(default_factory=threading.Event)

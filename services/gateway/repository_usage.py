@@ -9,10 +9,13 @@ from typing import Any
 from shared.db import Connection, Row
 
 INSERT_USAGE = """
-INSERT INTO gateway.usage (tenant_id, api_key_id, request_id, endpoint, model, model_artifact, pool, status,
+INSERT INTO gateway.usage AS usage (tenant_id, api_key_id, request_id, endpoint, model, model_artifact, pool, status,
     prompt_tokens, completion_tokens, seconds, first_token_seconds, trace_id, metadata)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb)
-ON CONFLICT (tenant_id, request_id) DO NOTHING"""
+ON CONFLICT (tenant_id, request_id) DO UPDATE SET status = EXCLUDED.status,
+    prompt_tokens = EXCLUDED.prompt_tokens, completion_tokens = EXCLUDED.completion_tokens,
+    seconds = EXCLUDED.seconds, metadata = EXCLUDED.metadata
+WHERE EXCLUDED.prompt_tokens + EXCLUDED.completion_tokens > usage.prompt_tokens + usage.completion_tokens"""
 
 BY_DAY = """
 SELECT created_at::date AS day, model, count(*)::bigint AS requests,
@@ -26,7 +29,7 @@ GROUP BY 1, 2 ORDER BY 1 DESC, 2 LIMIT 10000"""
 
 
 def insert_usage(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Append rows; one that is there already is left as it is."""
+    """Append rows; of one that is there already the fuller stays: a stream may be taken up by another gateway."""
     with connection.cursor() as cursor:
         cursor.executemany(INSERT_USAGE, rows)
 

@@ -38,11 +38,13 @@ def parse_call(body: Mapping[str, Any]) -> TaskCall | CompletionRequest:
     return parse_chat(body) if named is None else TaskCall(*named, body)
 
 
-async def complete_task(request: Request, gateway: Gateway, call: TaskCall) -> Response:
+async def complete_task(
+    request: Request, gateway: Gateway, call: TaskCall, *, resumable: bool = False
+) -> Response:
     """Answer with the version that this caller gets; refused by an input guard, no model hears of it."""
-    task, asked = await to_thread.run_sync(_prepare, request, gateway, call)
+    task, asked = await to_thread.run_sync(prepare, request, gateway, call)
     try:
-        return await complete(request, gateway, answers.CHAT, asked, task)
+        return await complete(request, gateway, answers.CHAT, asked, task, resumable=resumable)
     except NotFound as exc:
         if exc.code != "model_not_found":
             raise
@@ -53,7 +55,8 @@ async def complete_task(request: Request, gateway: Gateway, call: TaskCall) -> R
         ) from exc
 
 
-def _prepare(request: Request, gateway: Gateway, call: TaskCall) -> tuple[TaskVersion, CompletionRequest]:
+def prepare(request: Request, gateway: Gateway, call: TaskCall) -> tuple[TaskVersion, CompletionRequest]:
+    """The version that this caller gets, and the request for its model. Raises what `bind` raises."""
     caller: Caller = request.state.caller
     gateway.limiter.check_tokens(caller)
     key = _split_key(call.body) or request.state.request_id

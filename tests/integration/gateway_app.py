@@ -106,7 +106,20 @@ def running_gateway(
         drain_seconds=1,
         live_deadline_seconds=20,
     )
-    platform = open_platform(replace(base, **settings), "gateway", max_connections=16)
+    with _served(replace(base, **settings)) as (platform, url):
+        yield RunningGateway(platform, url)
+
+
+@contextmanager
+def neighbour(gateway: RunningGateway, **settings: Any) -> Iterator[str]:
+    """The address of one more gateway on the same servers, with the same keys."""
+    with _served(replace(gateway.platform.settings, **settings)) as (_, url):
+        yield url
+
+
+@contextmanager
+def _served(settings: Settings) -> Iterator[tuple[Platform, str]]:
+    platform = open_platform(settings, "gateway", max_connections=16)
     server = make_server(create_app(platform))
     thread = threading.Thread(target=server.run, name="gateway")
     thread.start()
@@ -115,7 +128,7 @@ def running_gateway(
             assert thread.is_alive(), "the gateway did not start"
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield RunningGateway(platform, f"http://127.0.0.1:{port}")
+        yield platform, f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         thread.join(20)

@@ -1,7 +1,8 @@
 """A real worker process without a model: it answers chats by orders in the last message, and runs no-op jobs.
 
 "fail CODE" is an error before the first token, "break N" one after N tokens, "endless" goes on until it is
-cancelled (and then leaves a file `cancelled` in HELIU_HOME); anything else is said back word by word.
+cancelled (and then leaves a file `cancelled` in HELIU_HOME), "pause N" waits after N words until there is a file `go`
+there; anything else is said back word by word.
 """
 
 from __future__ import annotations
@@ -32,10 +33,15 @@ def main() -> int:
             (settings.home / "cancelled").touch()
             return _done("on", "cancelled", 1)
         limit = int(words[1]) if words[0] == "break" else None
+        pause = int(words[1]) if words[0] == "pause" else None
         said = ""
         for index, word in enumerate(words):
             if index == limit:
                 raise HeliuError("the engine fell over", code="engine_failed")
+            while index == pause and not (settings.home / "go").exists():
+                if context.cancelled.wait(0.02):
+                    (settings.home / "cancelled").touch()
+                    return _done(said, "cancelled", index)
             text = word if index == 0 else f" {word}"
             said += text
             context.send("token", {"text": text, "tokens": 1})
