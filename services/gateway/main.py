@@ -29,6 +29,7 @@ from services.gateway.docs import describe
 from services.gateway.errors import error_response, http_error
 from services.gateway.gate import GateMiddleware
 from services.gateway.limits import RateLimiter
+from services.gateway.orphans import Orphans
 from services.gateway.placement import Placement
 from services.gateway.protocol import protocol_for
 from services.gateway.routes import (
@@ -43,8 +44,8 @@ from services.gateway.routes import (
     jobs,
     models,
     operator,
-    tasks,
     scoring,
+    tasks,
     traces,
     training,
     usage,
@@ -55,6 +56,7 @@ from services.gateway.uploads import UploadSlots
 from services.gateway.usage import UsageWriter
 from shared.bootstrap import pepper_of
 from shared.errors import HeliuError, InvalidInput
+from shared.kept import KeptAnswers
 from shared.live_client import LiveClient
 from shared.metrics import announce
 from shared.queue import Publisher
@@ -68,9 +70,9 @@ ROUTERS = (
     blobs.router,
     chat.router,
     embeddings.router,
+    scoring.router,
     tasks.router,
     fine_tuning.router,
-    scoring.router,
     training.router,
     batches.router,
     datasets.router,
@@ -91,6 +93,7 @@ def wire(platform: Platform) -> Gateway:
     settings = platform.settings
     publisher = Publisher(settings.redis_url, platform.tracing)
     pepper = pepper_of(settings)
+    serving = Placement(platform.db).serving
     return Gateway(
         platform=platform,
         publisher=publisher,
@@ -99,7 +102,7 @@ def wire(platform: Platform) -> Gateway:
             publisher,
             settings.redis_url,
             silence_s=settings.live_silence_seconds,
-            serving=Placement(platform.db).serving,
+            serving=serving,
         ),
         authenticator=Authenticator(
             platform.db,
@@ -110,6 +113,9 @@ def wire(platform: Platform) -> Gateway:
         limiter=RateLimiter(platform.db),
         usage=UsageWriter(platform.db),
         uploads=UploadSlots(UPLOADS, UPLOADS_EACH),
+        kept=KeptAnswers(settings.redis_url),
+        orphans=Orphans(),
+        serving=serving,
         pepper=pepper,
     )
 
@@ -126,7 +132,10 @@ def create_app(platform: Platform) -> FastAPI:
             yield
         finally:
             gateway.closing.set()
+            gateway.live.leave()
+            await gateway.orphans.close()
             await gateway.live.close()
+            await gateway.kept.close()
             await to_thread.run_sync(_close, gateway)
 
     app = FastAPI(
