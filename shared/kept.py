@@ -137,6 +137,14 @@ class KeptAnswers:
         found = streams.entries_of(told)
         return (found[-1][0] if found else last), [Entry.unpack(fields) for _, fields in found]
 
+    async def newest(self, answer: str) -> Entry | None:
+        """The last entry that was kept. Raises Unavailable."""
+        try:
+            told: Any = await self._redis.xrevrange(streams.kept_stream(answer), count=1)
+        except RedisError as exc:
+            raise _unavailable(exc) from exc
+        return Entry.unpack(told[0][1]) if told else None
+
     async def made(self, answer: str) -> bool:
         """Whether a worker has said of late that it makes this answer. Raises Unavailable."""
         try:

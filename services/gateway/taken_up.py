@@ -94,6 +94,10 @@ async def take_up(
             f"{seconds:g} s since it ended or its client went",
             param="id",
         )
+    newest = await gateway.kept.newest(answer_id)
+    if newest is not None and newest.type != "error":
+        # An end without an answer is told at once, and not behind what there is of it.
+        _check(newest, seconds)
     begin = partial(resumable.begin, answer_id, told, include_usage=include_usage)
     watch = gateway.kept.watch(Keep(answer_id, seconds))
     events = _events(gateway, answer_id, told, Follower(place, begin))

@@ -182,9 +182,10 @@ def test_who_does_not_come_back_in_time_frees_the_worker_and_finds_nothing(
         wait_until((tmp_path / "cancelled").exists, "the cancelling")
         (row,) = wait_until(lambda: usage(gateway), "the usage row")
         assert row["status"] == "cancelled"
-        late = wait_until(lambda: (r := http.get(path)).status_code in (404, 410) and r, "the refusal")
-        assert "gone" in late.json()["error"]["message"] or "went" in late.json()["error"]["message"]
-        wait_until(lambda: http.get(path).status_code == 404, "the forgetting")
+        late = http.get(path)
+        assert (late.status_code, late.json()["error"]["code"]) in ((410, "stream_gone"), (404, "not_found"))
+        forgotten = wait_until(lambda: (r := http.get(path)).status_code == 404 and r, "the forgetting")
+        assert "2 s" in forgotten.json()["error"]["message"]
 
 
 def test_a_stream_whose_worker_is_killed_says_so_to_who_takes_it_up(
