@@ -144,6 +144,9 @@ class StepAdapters:
         self.active = tuple(sorted({*self._decodes, *(name for name, _, _ in self._runs)}))
         self.alone = len(self.active) == 1 and None not in names
 
+    def forget(self, name: str) -> None:
+        """An adapter has left all layers. Nothing is kept of it here."""
+
     def groups(self, layout: tuple[str, ...]) -> Groups:
         """The step's tokens for adapters that are stacked as in `layout`."""
         if layout not in self._groups:
@@ -247,10 +250,14 @@ class LoraLayer(nn.Module):
 class AdapterStore:
     """The adapters of one base, least recently used first; a pinned one is never evicted."""
 
-    def __init__(self, model: nn.Module, step: StepAdapters, limit: int) -> None:
+    def __init__(
+        self, model: nn.Module, step: StepAdapters, limit: int, layer: type[LoraLayer] | None = None
+    ) -> None:
+        """`layer` is what layers are wrapped in, where a device has another form."""
         self._model = model
         self._step = step
         self._limit = limit
+        self._layer_type = layer or LoraLayer
         self._held: OrderedDict[str, AdapterWeights] = OrderedDict()
         self._pins: dict[str, int] = {}
         # Its rows are the sampled ones only, not the step's tokens that are grouped by adapter.
@@ -287,6 +294,7 @@ class AdapterStore:
             layer = self._model.get_submodule(module)
             assert isinstance(layer, LoraLayer)
             layer.remove(name)
+        self._step.forget(name)
 
     def pin(self, name: str) -> None:
         self._pins[name] = self._pins.get(name, 0) + 1
@@ -326,7 +334,7 @@ class AdapterStore:
     def _wrap(self, module: str, layer: nn.Module) -> LoraLayer:
         if isinstance(layer, LoraLayer):
             return layer
-        wrapped = LoraLayer(layer, self._step)
+        wrapped = self._layer_type(layer, self._step)
         parent, _, name = module.rpartition(".")
         setattr(self._model.get_submodule(parent), name, wrapped)
         return wrapped

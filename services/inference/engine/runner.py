@@ -5,12 +5,15 @@ Knows the model, its cache and its adapters; nothing of requests, text or which 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence as Rows
 from itertools import pairwise
 from typing import Any
 
 import torch
 
+from services.inference.engine.accelerator import Accelerator, accelerator_of
+from services.inference.engine.adapter_slots import SlotAdapters, SlotLoraLayer
 from services.inference.engine.adapters import AdapterStore, StepAdapters
 from services.inference.engine.attention import (
     IMPLEMENTATION,
@@ -21,27 +24,37 @@ from services.inference.engine.attention import (
     UnsupportedModel,
 )
 from services.inference.engine.blocks import PADDING_BLOCK, BlockAllocator
+from services.inference.engine.gpu_attention import GpuStep, chunks_of, sent
+from services.inference.engine.graphs import DecodeGraphs, DecodeRow, Inputs, Outputs
 from services.inference.engine.linear import pack_linears
 from services.inference.engine.loading import load_model
+from services.inference.engine.paged_decode import Decodes
 from services.inference.engine.request import EngineConfig, Priority
 from services.inference.engine.scheduler import Row, Sequence
+
+log = logging.getLogger(__name__)
 
 # A new decode group is opened when padding would cost more than one more round of small matmuls does.
 _GROUP_WASTE_TOKENS = 512
 # And when its gathered keys and values would grow past this, which bounds the memory they take.
 _GROUP_TOKENS = 4_096
 _PROBE_TOKENS = 9
+# How far paged attention may be from the model's own, as a share of the logits' size, in 16 bits.
+_HALF_TOLERANCE = 0.1
 
 
 class ModelRunner:
     """One base in memory with its KV cache. Not thread-safe."""
 
-    def __init__(self, model: Any, config: EngineConfig) -> None:
-        """Take over `model`. Raises UnsupportedModel when paged attention does not give what the model does."""
+    def __init__(self, model: Any, config: EngineConfig, accelerator: Accelerator | None = None) -> None:
+        """Take over `model`. Raises UnsupportedModel when paged attention does not give what the model does.
+
+        `accelerator` is for tests; by itself it is the device's.
+        """
         self.device = torch.device(config.device)
+        self.accelerator = accelerator or accelerator_of(self.device)
         self.allocator = BlockAllocator(config.kv_tokens, config.block_size)
         self.cache = PagedCache(self.allocator.total + 1, config.block_size)
-        self.step_adapters = StepAdapters()
         self._model = model
         text_config = model.config.get_text_config()
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
@@ -55,7 +68,15 @@ class ModelRunner:
         # (1, rows, width): what the last forward's logits were made of.
         self._hidden: torch.Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._keep_hidden)
-        self.adapters = AdapterStore(model, self.step_adapters, config.max_adapters)
+        # Of these two the second is used on a GPU.
+        self.step_adapters = StepAdapters()
+        self._slot_adapters: SlotAdapters | None = None
+        layer = None
+        if self.accelerator is not None:
+            self.step_adapters = self._slot_adapters = SlotAdapters()
+            layer = SlotLoraLayer
+        self.adapters = AdapterStore(model, self.step_adapters, config.max_adapters, layer)
+        self._graphs = self._decode_graphs(config)
 
     @classmethod
     def load(cls, path: str, config: EngineConfig) -> ModelRunner:
@@ -78,19 +99,16 @@ class ModelRunner:
         Writes only the rows' own cache slots, so a pass that failed may be repeated, whole or in parts.
         """
         ordered, decodes = _ordered(rows)
+        recorded = self._replayed(ordered) if decodes == len(ordered) else None
+        if recorded is not None:
+            return ordered, recorded
         step, ids, positions, keep = self._batch(ordered, decodes)
         self.step_adapters.set(
             [row.sequence.adapter for row in ordered], [row.count for row in ordered], self.device
         )
         sampled = self.sampled(rows)
-        if not sampled:
-            keep = [0]
         output = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=torch.tensor(keep, device=self.device),
-            step=step,
+            input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, step=step
         )
         return sampled, output.logits[0][: len(sampled)]
 
@@ -104,13 +122,16 @@ class ModelRunner:
 
     def _batch(
         self, rows: list[Row], decodes: int
-    ) -> tuple[StepBatch, torch.Tensor, torch.Tensor, list[int]]:
+    ) -> tuple[StepBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The step, its ids and positions (1, T), and which of its tokens have logits: those sampled, or the first."""
         size = self.allocator.block_size
         ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         keep: list[int] = []
         segments = []
+        # A GPU's own attention has use for block tables on the CPU.
+        home = self.device if self.accelerator is None else torch.device("cpu")
         for number, row in enumerate(rows):
             sequence, end = row.sequence, row.start + row.count
             start = len(ids)
@@ -120,13 +141,92 @@ class ModelRunner:
                 sequence.blocks[place // size] * size + place % size for place in range(row.start, end)
             )
             if number >= decodes:
-                blocks = self._tensor(sequence.blocks[: self.allocator.blocks_for(end)])
+                blocks = torch.tensor(sequence.blocks[: self.allocator.blocks_for(end)], device=home)
                 segments.append(Segment(start, len(ids), row.start, blocks))
             if row.samples:
                 keep.append(len(ids) - 1)
-        groups = self._groups([row.sequence for row in rows[:decodes]], positions)
-        step = StepBatch(self.cache, self._tensor(slots), groups, segments)
-        return step, self._tensor(ids).unsqueeze(0), self._tensor(positions).unsqueeze(0), keep
+        # In one piece: each copy to a GPU costs as much as a small kernel.
+        count = len(ids)
+        numbers = sent([*ids, *positions, *slots, *(keep or [0])], self.device)
+        at = numbers[2 * count : 3 * count]
+        if self.accelerator is None:
+            groups = self._groups([row.sequence for row in rows[:decodes]], positions)
+            step = StepBatch(self.cache, at, groups, segments)
+        else:
+            attend = GpuStep(
+                self.accelerator.kernels,
+                at,
+                self._decodes(rows[:decodes]),
+                chunks_of(segments, size, self.device) if segments else None,
+            )
+            step = StepBatch(self.cache, at, [], [], attend)
+        return step, numbers[None, :count], numbers[None, count : 2 * count], numbers[3 * count :]
+
+    def _decodes(self, rows: list[Row]) -> Decodes | None:
+        if not rows:
+            return None
+        starts: list[int] = []
+        blocks: list[int] = []
+        for row in rows:
+            starts.append(len(blocks))
+            blocks += row.sequence.blocks[: self.allocator.blocks_for(row.start + 1)]
+        count = len(rows)
+        numbers = sent([*(row.start + 1 for row in rows), *starts, *blocks], self.device)
+        return Decodes(numbers[:count], numbers[count : 2 * count], numbers[2 * count :])
+
+    def _decode_graphs(self, config: EngineConfig) -> DecodeGraphs | None:
+        """Every size recorded, where the device can."""
+        if self.accelerator is None or self.accelerator.record is None:
+            return None
+        graphs = DecodeGraphs(
+            self._recorded,
+            self.accelerator.record,
+            self.accelerator.kernels,
+            max_rows=config.max_slots,
+            max_blocks=min(self.allocator.total, self.allocator.blocks_for(self.context)),
+            device=self.device,
+        )
+        with torch.inference_mode():
+            graphs.warm_up()
+        return graphs
+
+    def _recorded(self, inputs: Inputs, adapters: bool) -> Outputs:
+        """What a graph holds: a forward pass of one token a row, all of them sampled."""
+        assert self._slot_adapters is not None
+        self._slot_adapters.use(inputs.adapters if adapters else None)
+        step = StepBatch(self.cache, inputs.step.slots, [], [], inputs.step)
+        output = self._model(
+            input_ids=inputs.ids.unsqueeze(0),
+            position_ids=inputs.positions.unsqueeze(0),
+            use_cache=False,
+            step=step,
+        )
+        return output.logits[0], self.hidden()
+
+    def _replayed(self, rows: list[Row]) -> torch.Tensor | None:
+        """The logits of decodes by a recorded step; None where there is none for them."""
+        if self._graphs is None or self._slot_adapters is None or not all(row.samples for row in rows):
+            return None
+        size = self.allocator.block_size
+        adapters = self._slot_adapters.slots_of([row.sequence.adapter for row in rows])
+        found = self._graphs.run(
+            [
+                DecodeRow(
+                    row.sequence.tokens[row.start],
+                    row.start,
+                    row.sequence.blocks[row.start // size] * size + row.start % size,
+                    row.sequence.blocks[: row.start // size + 1],
+                    adapter,
+                )
+                for row, adapter in zip(rows, adapters, strict=True)
+            ],
+            self._slot_adapters.version,
+        )
+        if found is None:
+            return None
+        logits, hidden = found
+        self._hidden = hidden.unsqueeze(0)
+        return logits
 
     def _groups(self, sequences: list[Sequence], positions: list[int]) -> list[DecodeGroup]:
         """Runs of sequences, sorted by length, in which padding to the longest stays cheap."""
@@ -167,13 +267,27 @@ class ModelRunner:
             raise UnsupportedModel(f"{name} does not take another attention function")
         packs = self.device.type == "cpu" and config.dtype == "float32"
         self._packed_bytes = pack_linears(model) if packs else 0
-        got = self._probe(tokens)
-        if len(got) != len(expected) or not torch.allclose(got, expected, rtol=1e-3, atol=1e-3):
+        if self.accelerator is not None and not self._accelerates(tokens, expected):
+            self.accelerator = None
+        if self.accelerator is None and not _alike(self._probe(tokens), expected):
             raise UnsupportedModel(
                 f"{name} computes something else under paged attention than by itself: its layers keep a state "
                 "that is not keys and values, or its options are not served"
             )
         self.cache.scrub(list(range(self.cache.blocks)))
+
+    def _accelerates(self, tokens: list[int], expected: torch.Tensor) -> bool:
+        """The device's own kernels give what the model does; where they fail, plain attention is slow but serves."""
+        reason = "they give other logits than the model by itself"
+        try:
+            if _alike(self._probe(tokens), expected):
+                return True
+        except UnsupportedModel:
+            raise
+        except Exception as exc:  # noqa: BLE001 - a compiler's, a driver's or a library's
+            reason = f"{type(exc).__name__}: {exc}"
+        log.warning("gpu_kernels_off", extra={"model": type(self._model).__name__, "reason": reason})
+        return False
 
     def _probe(self, tokens: list[int]) -> torch.Tensor:
         """All logits of `tokens`, through a prefill, a chunk after it, and one decode."""
@@ -192,6 +306,16 @@ class ModelRunner:
                 )
             logits.append(output.logits[0])
         return torch.cat(logits)
+
+
+def _alike(got: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Equal but for rounding."""
+    if len(got) != len(expected):
+        return False
+    if expected.dtype == torch.float32:
+        return torch.allclose(got, expected, rtol=1e-3, atol=1e-3)
+    difference = (got.float() - expected.float()).norm()
+    return bool(difference <= _HALF_TOLERANCE * expected.float().norm())
 
 
 def _ordered(rows: Rows[Row]) -> tuple[list[Row], int]:
