@@ -12,8 +12,7 @@ import httpx
 
 from services.inference.upstream import refusals, sse
 from services.inference.upstream.messages import Upstream
-from services.inference.upstream.refusals import broken, malformed, silent, unreachable
-from shared.errors import HeliuError
+from services.inference.upstream.refusals import broken, malformed, misconfigured, silent, unreachable
 from shared.outbound import Forbidden
 from shared.outbound_async import CONNECT_S
 
@@ -93,9 +92,10 @@ async def _posted(
     try:
         response = await http.send(request, stream=True)
     except Forbidden as exc:
-        raise HeliuError(exc.message, code="upstream_misconfigured") from exc
+        # Why, with the address, is for the operator who tests it.
+        raise misconfigured("stands at an address that the platform does not talk to") from exc
     except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-        raise unreachable(str(exc) or type(exc).__name__) from exc
+        raise unreachable(type(exc).__name__) from exc
     except httpx.TimeoutException as exc:
         raise silent(silence_s) from exc
     except httpx.TransportError as exc:

@@ -54,6 +54,14 @@ def silent(seconds: float) -> HeliuError:
     return HeliuError(f"the upstream was silent for {seconds:g} s", code="upstream_silent", retryable=True)
 
 
+def misconfigured(why: str) -> HeliuError:
+    """What no client can help; the details are told to the operator's own test alone."""
+    return HeliuError(
+        f"the upstream {why}; an operator can test it with `heliu upstreams test`",
+        code="upstream_misconfigured",
+    )
+
+
 def of_status(status: int, body: bytes, headers: Mapping[str, str], key: str | None) -> HeliuError:
     """The error of an answer that is not 200."""
     told = _told(body)
@@ -65,11 +73,8 @@ def of_status(status: int, body: bytes, headers: Mapping[str, str], key: str | N
             pause_s=retry_after(headers.get("retry-after")),
         )
     if status in MISCONFIGURED:
-        # Its words may be about its keys; they go no further than the operator's own test of it.
-        why = "refuses the key that it was added with" if status in (401, 403) else f"answered {status}"
-        return HeliuError(
-            f"the upstream {why}; an operator can test it with `heliu upstreams test`",
-            code="upstream_misconfigured",
+        return misconfigured(
+            "refuses the key that it was added with" if status in (401, 403) else f"answered {status}"
         )
     if 400 <= status < 500 and status not in (408, 425, 499):
         return refused(told, key)
