@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import traceback
 from collections.abc import Callable
 
 import torch
@@ -201,20 +202,40 @@ class Runtime:
 
     def _run(self, rows: list[Row], events: list[Event]) -> None:
         """Compute and postprocess; a pass that fails is repeated in halves until the one at fault stands alone."""
+        computed = self._compute(rows)
+        if not isinstance(computed, Exception):
+            self._accept_all(rows, *computed, events)
+            return
+        if isinstance(computed, (MemoryError, torch.OutOfMemoryError)):
+            self.scheduler.shrink()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        if len(rows) > 1:
+            self._run(rows[: len(rows) // 2], events)
+            self._run(rows[len(rows) // 2 :], events)
+        else:
+            self._fail(rows[0].sequence, computed, events)
+
+    def _compute(self, rows: list[Row]) -> tuple[list[Row], list[Choice | None]] | Exception:
+        """The rows that sampled and what was chosen, or why there is nothing."""
         try:
             sampling = [self._generations[row.sequence.id] for row in self._runner.sampled(rows)]
             masks = self._masks.start([generation.constraint for generation in sampling])
             sampled, logits = self._runner.forward(rows)
             allowed = masks.result() if masks is not None else [None] * len(sampling)
             picks = [generation.pick(mask) for generation, mask in zip(sampling, allowed, strict=True)]
-            choices = choose(logits, picks)
+            return sampled, choose(logits, picks)
+        except torch.AcceleratorError:
+            # The GPU takes no more work of this process, which must end and be started afresh.
+            raise
         except Exception as exc:  # noqa: BLE001 - whatever the model raises, it must not end the others
-            if len(rows) > 1:
-                self._run(rows[: len(rows) // 2], events)
-                self._run(rows[len(rows) // 2 :], events)
-            else:
-                self._fail(rows[0].sequence, exc, events)
-            return
+            # What the pass had computed would else stay in memory as long as the exception.
+            traceback.clear_frames(exc.__traceback__)
+            return exc
+
+    def _accept_all(
+        self, rows: list[Row], sampled: list[Row], choices: list[Choice | None], events: list[Event]
+    ) -> None:
         for row in rows:
             self.scheduler.computed(row)
             self.prompt_tokens += 0 if row.samples and row.count == 1 else row.count

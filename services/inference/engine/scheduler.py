@@ -181,6 +181,11 @@ class Scheduler:
             self._preempt(sequence)
         return rows
 
+    def shrink(self) -> None:
+        """Plan steps of half the tokens from now on, as memory does not hold more; a block at least."""
+        self.step_tokens = max(self.step_tokens // 2, self.allocator.block_size)
+        self.live_step_tokens = min(self.live_step_tokens, self.step_tokens)
+
     def schedule(self) -> Plan:
         """The next step: every decode, then prefill chunks, live before batch, up to the token budget."""
         planned: dict[str, Row] = {}

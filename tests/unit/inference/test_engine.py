@@ -446,6 +446,43 @@ def test_a_pass_that_fails_for_one_row_fails_that_row_alone(
     assert engine.stats().models[0].blocks_free == engine.stats().models[0].blocks_total
 
 
+def test_out_of_memory_shrinks_the_steps_and_fails_nobody(
+    make: Callable[..., Engine], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, sizes = ModelRunner.forward, list[int]()
+
+    def narrow(self: ModelRunner, rows: Any) -> Any:
+        sizes.append(sum(row.count for row in rows))
+        if sizes[-1] > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, rows)
+
+    monkeypatch.setattr(ModelRunner, "forward", narrow)
+    texts = prompts(6, shortest=20, longest=30)
+    requests = [ask(folder, f"r{n}", prompt_ids=tuple(text)) for n, text in enumerate(texts)]
+    # Without it, each long step would be tried in vain first.
+    more = [ask(folder, f"s{n}", prompt_ids=(9, *text)) for n, text in enumerate(texts)]
+    engine, model = make(step_tokens=128), build_model("llama")
+    for lot in (requests, more):
+        sizes.clear()
+        ends = run(engine, *lot)
+        for request in lot:
+            expected = greedy(model, list(request.prompt_ids or ()), 12)
+            assert list(finished(ends[request.id]).token_ids) == expected
+    assert max(sizes) <= 40
+
+
+def test_a_gpu_that_takes_no_more_work_ends_the_engine(
+    make: Callable[..., Engine], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(ModelRunner, "forward", broken)
+    with pytest.raises(torch.AcceleratorError):
+        run(make(), ask(folder), ask(folder, "another"))
+
+
 def test_a_broken_folder_fails_its_requests_and_no_others(make: Callable[..., Engine], folder: Path) -> None:
     missing = Request(id="bad", base=ModelRef("x", "/nowhere"), prompt="a")
     ends = run(make(), missing, ask(folder))
