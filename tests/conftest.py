@@ -20,6 +20,13 @@ os.environ["TRITON_INTERPRET"] = "1"
 TEMPLATE = "heliu_template"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file share what they started, and so do all end-to-end tests: each lot runs in one process."""
+    for item in items:
+        lot = "e2e" if "e2e" in item.path.parts else item.path.name
+        item.add_marker(pytest.mark.xdist_group(lot))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[servers.RunningServer]:
     """One Postgres for the whole run, with a migrated template. Do not hurt it: others use it too."""
