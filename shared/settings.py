@@ -83,7 +83,19 @@ class Settings:
     metrics_port: int = setting(0, doc="port of a process's /metrics; 0 takes a free one")
     threads: int = setting(0, doc="CPU threads of a trainer or engine; 0 takes what torch would")
     engine_slots: int = setting(16, doc="sequences that an engine decodes at once")
+    device: str = setting(
+        "auto", doc="where an engine computes: cpu, cuda, or auto for a GPU if there is one"
+    )
+    dtype: str = setting(
+        "auto",
+        doc="what an engine computes in: float32, bfloat16, float16, or auto for bfloat16 on a GPU and float32 without",
+    )
     engine_kv_tokens: int = setting(65536, doc="tokens of KV cache of one engine")
+    engine_kv_share: float = setting(
+        0.4,
+        doc="share of the GPU memory that is free once a base is loaded for its KV cache, instead of "
+        "engine_kv_tokens; 0 keeps to those, as does a CPU",
+    )
     engine_max_models: int = setting(2, doc="base models that an engine holds at once")
     engine_max_model_bytes: int = setting(
         0, doc="bytes of bases and encoders that an engine holds at once; 0 is no limit beside their number"

@@ -6,6 +6,7 @@ once when stdin closes or its parent is gone, and after `drain` when all is fini
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
 from services.inference.aside import Aside, Detokenize, Tokenize
+from services.inference.engine.accelerator import describe, settled
 from services.inference.engine.engine import Engine
 from services.inference.engine.request import (
     Embedded,
@@ -214,8 +216,8 @@ def _configured(inbox: SimpleQueue[Frame | InvalidInput | None], write: Callable
             if isinstance(frame, InvalidInput):
                 raise frame
             if frame is not None:
-                options = parse(CONFIGURE, frame).model_dump(exclude={"op"})
-                return Engine(EngineConfig(**options), on_wake=lambda: inbox.put(None))
+                options = parse(CONFIGURE, frame).model_dump(exclude={"op"}, exclude_none=True)
+                return Engine(EngineConfig(**settled(options)), on_wake=lambda: inbox.put(None))
         except (InvalidInput, ConfigurationError) as error:
             write(error_frame(error, None))
 
@@ -244,6 +246,8 @@ def _receive(child: Child, frame: Frame | InvalidInput | None, write: Callable[[
 
 def main() -> int:
     write = claim_stdout()
+    logging.basicConfig(format="engine: %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("services.inference").setLevel(logging.INFO)
     # The worker decides when this process ends: by drain, by closing stdin, or by a kill.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -252,7 +256,8 @@ def main() -> int:
     threading.Thread(target=_read_until_closed, args=(inbox,), daemon=True).start()
     engine = _configured(inbox, write)
     child = Child(engine, write, time.monotonic)
-    write({"type": "ready"})
+    config = engine.config
+    write({"type": "ready", "device": describe(config.device), "dtype": config.dtype})
     try:
         serve(child, inbox, write)
         child.close()

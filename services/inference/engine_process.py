@@ -151,6 +151,8 @@ class EngineProcess:
                 continue
             kind = frame["type"]
             if kind == "ready":
+                said: dict[str, object] = {key: frame[key] for key in ("device", "dtype") if key in frame}
+                log.info("engine_ready", extra=said)
                 ready.set()
             elif kind == "loaded":
                 named = frame.get("adapter_id") or frame.get("encoder_id") or frame.get("base_id")

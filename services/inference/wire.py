@@ -36,17 +36,19 @@ class Configure(_Message):
     op: Literal["configure"]
     max_slots: int
     kv_tokens: int
+    kv_share: float = 0.0
     threads: int | None = None
     max_models: int = 2
     max_model_bytes: int = 0
     max_adapters: int = 16
     max_encoders: int = 2
     block_size: int = 16
-    step_tokens: int = 512
-    live_step_tokens: int = 96
+    # None is what suits the device.
+    step_tokens: int | None = None
+    live_step_tokens: int | None = None
     default_max_tokens: int = 1_024
-    device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
 class ToolCall(_Message):

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
@@ -23,12 +26,28 @@ DTYPES = ("float32", "bfloat16", "float16")
 _LEAST_CAPABILITY = (8, 0)
 
 
+# Where the weights are read once for thousands of tokens, and a step of live answers still is tens of milliseconds.
+_GPU_STEPS = {"step_tokens": 4_096, "live_step_tokens": 512}
+
+
 @dataclass(frozen=True)
 class Accelerator:
-    """A device's kernels, and how it records a step (None where it cannot)."""
+    """A device's kernels, how it records a step (None where it cannot), and its free memory in bytes, if limited."""
 
     kernels: Kernels
     record: Record | None
+    free_bytes: Callable[[], int] | None = None
+
+
+def settled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an EngineConfig with device, dtype and the length of steps as they suit this machine.
+
+    Raises ConfigurationError for a device or dtype that is none, or not here.
+    """
+    device = settled_device(options.get("device", "auto"))
+    dtype = settled_dtype(options.get("dtype", "auto"), device)
+    steps = _GPU_STEPS if device == "cuda" else {}
+    return {**steps, **options, "device": device, "dtype": dtype}
 
 
 def settled_device(device: str) -> str:
@@ -65,11 +84,13 @@ def accelerator_of(device: torch.device, *, graphs: bool = True) -> Accelerator 
     capability = torch.cuda.get_device_capability(device)
     if not kernels.AVAILABLE or capability < _LEAST_CAPABILITY:
         log.warning(
-            "gpu_kernels_unavailable", extra={"triton": kernels.AVAILABLE, "capability": list(capability)}
+            "no kernels for this GPU, plain attention serves: Triton is %s, capability %d.%d",
+            "here" if kernels.AVAILABLE else "missing",
+            *capability,
         )
         return None
     found = Kernels(paged_decode.write, paged_decode.decode, varlen_attn)
-    return Accelerator(found, CudaRecorder() if graphs else None)
+    return Accelerator(found, CudaRecorder() if graphs else None, partial(free_bytes, device))
 
 
 def free_bytes(device: torch.device) -> int:

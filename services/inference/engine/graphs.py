@@ -133,10 +133,8 @@ class DecodeGraphs:
         for done, size in enumerate(reversed(self._sizes), 1):
             if self._graph(size, adapters=False) is None:
                 return
-            log.info(
-                "decode_graph_recorded",
-                extra={"rows": size, "done": done, "of": len(self._sizes), "s": time.monotonic() - started},
-            )
+            took = time.monotonic() - started
+            log.info("recorded steps: %d rows, %d of %d, %.1f s", size, done, len(self._sizes), took)
 
     def run(self, rows: Sequence[DecodeRow], version: int) -> Outputs | None:
         """Compute the rows: what `compute` returns, cut to them; None where no graph fits.
@@ -168,7 +166,7 @@ class DecodeGraphs:
                 self._graphs[key] = self._record(lambda: self._compute(inputs, adapters))
             except Exception as exc:
                 # Some models decide on the CPU what the GPU does next.
-                log.warning("decode_graphs_off", extra={"rows": size}, exc_info=exc)
+                log.warning("no recorded steps: one of %d rows fails", size, exc_info=exc)
                 self._sizes = ()
                 self._graphs.clear()
                 return None

@@ -39,11 +39,13 @@ class EngineConfig:
     `kv_tokens` is the cache of each base in tokens (rounded down to whole blocks); `step_tokens` the tokens of one
     forward pass, decodes first, and `live_step_tokens` those of one in which live answers grow; `max_models` and
     `max_model_bytes` (0 = no limit) bound the bases in memory, `max_adapters` the adapters of each base,
-    `max_encoders` the sentence encoders beside the bases.
+    `max_encoders` the sentence encoders beside the bases. On a GPU with kernels, `kv_share` of the memory that is free
+    once a base is loaded is its cache, unless it is 0.
     """
 
     max_slots: int = 16
     kv_tokens: int = 16_384
+    kv_share: float = 0.0
     threads: int | None = None
     max_models: int = 2
     max_model_bytes: int = 0
@@ -79,6 +81,10 @@ class EngineConfig:
             raise ConfigurationError(
                 f"max_model_bytes must be 0 (no limit) or more, got {self.max_model_bytes}",
                 param="max_model_bytes",
+            )
+        if not 0 <= self.kv_share < 1:
+            raise ConfigurationError(
+                f"kv_share must be from 0 to less than 1, got {self.kv_share}", param="kv_share"
             )
         if self.threads is not None and self.threads < 1:
             raise ConfigurationError(f"threads must be 1 or more, got {self.threads}", param="threads")

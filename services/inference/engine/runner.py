@@ -31,6 +31,7 @@ from services.inference.engine.loading import load_model
 from services.inference.engine.paged_decode import Decodes
 from services.inference.engine.request import EngineConfig, Priority
 from services.inference.engine.scheduler import Row, Sequence
+from shared.errors import HeliuError
 
 log = logging.getLogger(__name__)
 
@@ -53,18 +54,19 @@ class ModelRunner:
         """
         self.device = torch.device(config.device)
         self.accelerator = accelerator or accelerator_of(self.device)
-        self.allocator = BlockAllocator(config.kv_tokens, config.block_size)
-        self.cache = PagedCache(self.allocator.total + 1, config.block_size)
         self._model = model
+        # Enough for the probe: how much fits is known when the model has shown the shape of its cache.
+        self.cache = PagedCache(0, config.block_size)
+        self._make_cache(config.block_size + _PROBE_TOKENS, config.block_size)
         text_config = model.config.get_text_config()
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self.embeddings: int = model.get_input_embeddings().weight.shape[0]
-        self.context: int = (
-            getattr(text_config, "max_position_embeddings", None) or self.allocator.capacity_tokens
-        )
+        positions: int | None = getattr(text_config, "max_position_embeddings", None)
         self._layers: int = text_config.num_hidden_layers
         self.width: int = model.get_output_embeddings().weight.shape[1]
-        self._take_over(config)
+        self._take_over(config, min(_PROBE_TOKENS, positions or _PROBE_TOKENS))
+        self._make_cache(self._cache_tokens(config), config.block_size)
+        self.context: int = positions or self.allocator.capacity_tokens
         # (1, rows, width): what the last forward's logits were made of.
         self._hidden: torch.Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._keep_hidden)
@@ -174,6 +176,28 @@ class ModelRunner:
         numbers = sent([*(row.start + 1 for row in rows), *starts, *blocks], self.device)
         return Decodes(numbers[:count], numbers[count : 2 * count], numbers[2 * count :])
 
+    def _make_cache(self, tokens: int, block_size: int) -> None:
+        """Another cache of the same layers, empty."""
+        self.allocator = BlockAllocator(tokens, block_size)
+        before, self.cache = self.cache, PagedCache(self.allocator.total + 1, block_size)
+        for layer, keys in before.keys.items():
+            self.cache.reserve(layer, keys[:, :, 0], before.values[layer][:, :, 0])
+
+    def _cache_tokens(self, config: EngineConfig) -> int:
+        """What the configuration says, or what fits its share of a GPU's memory."""
+        if self.accelerator is None or self.accelerator.free_bytes is None or not config.kv_share:
+            return config.kv_tokens
+        block_bytes = self.cache.bytes() // self.cache.blocks
+        blocks = int(config.kv_share * self.accelerator.free_bytes()) // block_bytes - 1
+        if blocks < 2:
+            raise HeliuError(
+                f"{type(self._model).__name__} leaves no room for a cache: {config.kv_share} of the free memory is "
+                f"{max(blocks, 0)} blocks of {block_bytes} bytes",
+                code="out_of_memory",
+            )
+        log.info("KV cache: %d tokens, %.1f GiB", blocks * config.block_size, blocks * block_bytes / 2**30)
+        return blocks * config.block_size
+
     def _decode_graphs(self, config: EngineConfig) -> DecodeGraphs | None:
         """Every size recorded, where the device can."""
         if self.accelerator is None or self.accelerator.record is None:
@@ -253,9 +277,8 @@ class ModelRunner:
         return torch.tensor(values, dtype=torch.long, device=self.device)
 
     @torch.inference_mode()
-    def _take_over(self, config: EngineConfig) -> None:
-        """Switch to paged attention and packed layers, and prove on a few tokens that nothing has changed."""
-        count = min(_PROBE_TOKENS, self.context, self.allocator.capacity_tokens)
+    def _take_over(self, config: EngineConfig, count: int) -> None:
+        """Switch to paged attention and packed layers, and prove on `count` tokens that nothing has changed."""
         tokens = [(7 + 13 * place) % self.embeddings for place in range(count)]
         model, name = self._model, type(self._model).__name__
         expected = model(input_ids=self._tensor([tokens]), use_cache=False).logits[0]
@@ -274,7 +297,6 @@ class ModelRunner:
                 f"{name} computes something else under paged attention than by itself: its layers keep a state "
                 "that is not keys and values, or its options are not served"
             )
-        self.cache.scrub(list(range(self.cache.blocks)))
 
     def _accelerates(self, tokens: list[int], expected: torch.Tensor) -> bool:
         """The device's own kernels give what the model does; where they fail, plain attention is slow but serves."""
@@ -286,7 +308,9 @@ class ModelRunner:
             raise
         except Exception as exc:  # noqa: BLE001 - a compiler's, a driver's or a library's
             reason = f"{type(exc).__name__}: {exc}"
-        log.warning("gpu_kernels_off", extra={"model": type(self._model).__name__, "reason": reason})
+        log.warning(
+            "plain attention serves %s, the GPU's kernels fail: %s", type(self._model).__name__, reason
+        )
         return False
 
     def _probe(self, tokens: list[int]) -> torch.Tensor:
