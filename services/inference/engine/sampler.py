@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 
@@ -57,41 +58,50 @@ def choose(logits: torch.Tensor, rows: Sequence[Pick]) -> list[Choice | None]:
 
     That is where the logits are not finite, or a mask allows nothing.
     """
+    return choose_all(logits, rows, late=logits.device.type != "cpu")
+
+
+def choose_all(logits: torch.Tensor, rows: Sequence[Pick], *, late: bool) -> list[Choice | None]:
+    """`choose`, which looks `late` at what is computed: on a GPU each look waits for everything before it.
+
+    Then rows of which nothing can be picked are computed like the others, and told apart at the end.
+    """
     best, tokens = logits.max(dim=-1)
-    finite = torch.isfinite(best).tolist()
-    table, places = _raw_logprobs(logits, rows, finite)
+    possible = torch.isfinite(best)
+    finite = [True] * len(rows) if late else possible.tolist()
+    wanted = [i for i, row in enumerate(rows) if row.sampling.logprobs and finite[i]]
+    # Before anything is changed.
+    table = logits[wanted].float().log_softmax(-1) if wanted else logits[:0]
     adjusted = [i for i, row in enumerate(rows) if finite[i] and row.adjusts]
     if adjusted:
         _adjust(logits, rows, adjusted)
         best, tokens[adjusted] = logits[adjusted].max(dim=-1)
-        for i, possible in zip(adjusted, torch.isfinite(best).tolist(), strict=True):
-            finite[i] = possible
+        possible[adjusted] &= torch.isfinite(best)
+        finite = finite if late else possible.tolist()
     random = [i for i, row in enumerate(rows) if row.sampling.temperature > 0 and finite[i]]
     if random:
-        tokens[random] = _draw(logits[random], [rows[i] for i in random])
-    chosen = tokens.tolist()
-    return [
-        _choice(chosen[i], row, table, places.get(i)) if finite[i] else None for i, row in enumerate(rows)
-    ]
+        some = slice(None) if len(random) == len(rows) else random
+        tokens[some] = _draw(logits[some], [rows[i] for i in random], guarded=late)
+    chosen = tokens.where(possible, -1).tolist()
+    told = _told(table, tokens, rows, wanted)
+    return [Choice(token, *told.get(i, (None, ()))) if token >= 0 else None for i, token in enumerate(chosen)]
 
 
-def _raw_logprobs(
-    logits: torch.Tensor, rows: Sequence[Pick], finite: Sequence[bool]
-) -> tuple[torch.Tensor, dict[int, int]]:
-    """ln p of the rows that ask for it, before anything is changed, and the place of each in the table."""
-    wanted = [i for i, row in enumerate(rows) if row.sampling.logprobs and finite[i]]
-    table = logits[wanted].float().log_softmax(-1) if wanted else logits[:0]
-    return table, {row: place for place, row in enumerate(wanted)}
-
-
-def _choice(token: int, row: Pick, table: torch.Tensor, place: int | None) -> Choice:
-    if place is None:
-        return Choice(token, None)
-    top: tuple[tuple[int, float], ...] = ()
-    if row.sampling.top_logprobs:
-        values, tokens = table[place].topk(min(row.sampling.top_logprobs, table.shape[1]))
-        top = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
-    return Choice(token, float(table[place, token]), top)
+def _told(
+    table: torch.Tensor, tokens: torch.Tensor, rows: Sequence[Pick], wanted: Sequence[int]
+) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:
+    """By row of `wanted`: ln p (their `table`) of its token, and of the likeliest ones that it asks for."""
+    if not wanted:
+        return {}
+    own = table.gather(1, tokens[wanted].unsqueeze(1)).flatten().tolist()
+    counts = [min(rows[i].sampling.top_logprobs, table.shape[1]) for i in wanted]
+    tops = [table[place].topk(count) for place, count in enumerate(counts)]
+    values = iter(torch.cat([top.values for top in tops]).tolist())
+    likeliest = iter(torch.cat([top.indices for top in tops]).tolist())
+    return {
+        i: (logprob, tuple(zip(islice(likeliest, count), islice(values, count), strict=True)))
+        for i, logprob, count in zip(wanted, own, counts, strict=True)
+    }
 
 
 def _adjust(logits: torch.Tensor, rows: Sequence[Pick], which: Sequence[int]) -> None:
@@ -126,14 +136,17 @@ def _adjust(logits: torch.Tensor, rows: Sequence[Pick], which: Sequence[int]) ->
             logits[i, len(allowed) :] = float("-inf")
 
 
-def _draw(logits: torch.Tensor, rows: Sequence[Pick]) -> torch.Tensor:
-    """(rows) tokens by inverse transform over the kept tokens, in the vocabulary's order.
+def _draw(logits: torch.Tensor, rows: Sequence[Pick], *, guarded: bool) -> torch.Tensor:
+    """(rows) tokens by inverse transform over the kept tokens, in the vocabulary's order; `guarded`, any of them for
+    rows that are not finite.
 
     The order matters: a sort can swap two near-equal tokens when the last bits of the logits differ.
     """
     device = logits.device
     temperature = torch.tensor([row.sampling.temperature for row in rows], device=device)
     probabilities = (logits.float() / temperature.clamp_min(1e-5).unsqueeze(1)).softmax(-1)
+    if guarded:
+        probabilities.nan_to_num_()
     limited = [i for i, row in enumerate(rows) if _limits(row.sampling)]
     if limited:
         some = probabilities[limited]
@@ -170,7 +183,8 @@ def _first_over(running: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """(rows, 1) first place whose running sum is over the target; never one that adds nothing."""
     # Rounding may bring the target up to the last sum itself, past which there is nothing, or below zero.
     below = torch.minimum(target.clamp_min(0), running[:, -1:] * (1 - 2**-52))
-    return torch.searchsorted(running, below, right=True)
+    # Where all is zero there is no such place.
+    return torch.searchsorted(running, below, right=True).clamp_max(running.shape[-1] - 1)
 
 
 def _smallest_kept(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from services.inference.engine.request import Sampling
-from services.inference.engine.sampler import Pick, choose, uniform
+from services.inference.engine.sampler import Pick, choose, choose_all, uniform
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0]])
 
@@ -155,3 +155,28 @@ def test_what_one_row_adjusts_leaves_the_others_and_the_raw_logprobs_alone() -> 
     assert [token for token, _ in first.top] == [0, 1]
     assert [logprob for _, logprob in first.top] == pytest.approx(raw[:2])
     assert second.top == ()
+
+
+def test_looking_late_as_on_a_gpu_chooses_the_same() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(40, 700, generator=generator) * 3
+    logits[5, 17], logits[11, 3], logits[20] = float("nan"), float("inf"), float("-inf")
+    nothing = torch.zeros(22, dtype=torch.int32)
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 0},
+        {},
+        {"temperature": 0.7, "top_p": 0.9},
+        {"top_k": 5, "min_p": 0.05, "logprobs": True, "top_logprobs": 3},
+        {"temperature": 0, "logprobs": True},
+        {"frequency_penalty": 1.5, "logit_bias": ((7, 50.0),)},
+    ]
+    rows = [
+        Pick(Sampling(**kinds[n % 6]), n, 2, {4: 2}, mask=nothing if n in (13, 25, 36) else None)
+        for n in range(40)
+    ]
+    early = choose_all(logits.clone(), rows, late=False)
+    late = choose_all(logits.clone(), rows, late=True)
+    assert [n for n, choice in enumerate(early) if choice is None] == [5, 11, 13, 20, 25, 36]
+    assert late == early
+    everyone = [Pick(Sampling(), n, 0) for n in range(40)]
+    assert choose_all(logits.clone(), everyone, late=True) == choose_all(logits, everyone, late=False)
