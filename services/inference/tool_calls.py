@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from llguidance import LLMatcher
-
+from shared.contracts.structured import guidance
 from shared.errors import InvalidInput
 
 MAX_PARALLEL = 16
@@ -75,13 +74,15 @@ def grammar(
         one = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_PARALLEL if parallel else 1}
     body = f"%json {json.dumps({**one, 'x-guidance': _JSON}, ensure_ascii=False)}"
     if form is ToolForm.BARE:
-        return str(LLMatcher.grammar_from_lark(f"start: {body}"))
+        return str(guidance().LLMatcher.grammar_from_lark(f"start: {body}"))
     if form is ToolForm.LISTED:
-        return str(LLMatcher.grammar_from_lark(f"start: {_mark(form.value, special)} body\nbody: {body}"))
+        return str(
+            guidance().LLMatcher.grammar_from_lark(f"start: {_mark(form.value, special)} body\nbody: {body}")
+        )
     calls = f'call ("\\n" call){{0,{MAX_PARALLEL - 1}}}' if parallel else "call"
     opening, closing = _mark("<tool_call>", special), _mark("</tool_call>", special)
     call = f'call: {opening} "\\n" body "\\n" {closing}'
-    return str(LLMatcher.grammar_from_lark(f"start: {calls}\n{call}\nbody: {body}"))
+    return str(guidance().LLMatcher.grammar_from_lark(f"start: {calls}\n{call}\nbody: {body}"))
 
 
 def _mark(text: str, special: Mapping[str, int]) -> str:

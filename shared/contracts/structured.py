@@ -8,24 +8,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
+from types import ModuleType
 from typing import Any
-
-from llguidance import LLMatcher, LLParserLimits
 
 from shared.errors import InvalidInput
 
 MAX_GRAMMAR_BYTES = 64 * 1024
 MAX_CHOICES = 500
 MAX_REGEX = 4096
-# Half of the library's defaults and less: what explodes is refused in tens of milliseconds.
-LIMITS = LLParserLimits(
-    max_items_in_row=1_000,
-    initial_lexer_fuel=500_000,
-    step_lexer_fuel=100_000,
-    step_max_items=20_000,
-    max_lexer_states=50_000,
-    max_grammar_size=100_000,
-)
+
+
+@cache
+def guidance() -> ModuleType:
+    """llguidance, which is read when a grammar first comes: an engine without any runs where it is not installed."""
+    import llguidance
+
+    return llguidance
+
+
+@cache
+def limits() -> Any:
+    """Half of the library's defaults and less: what explodes is refused in tens of milliseconds."""
+    return guidance().LLParserLimits(
+        max_items_in_row=1_000,
+        initial_lexer_fuel=500_000,
+        step_lexer_fuel=100_000,
+        step_max_items=20_000,
+        max_lexer_states=50_000,
+        max_grammar_size=100_000,
+    )
 
 
 def response_format(value: Any) -> str | None:
@@ -70,7 +82,7 @@ def structured_outputs(value: Any) -> str:
     if given[0] == "regex":
         if not isinstance(item, str) or not 1 <= len(item) <= MAX_REGEX:
             raise InvalidInput(f"{place} must be a string of 1 to {MAX_REGEX} characters", param=place)
-        return _checked(LLMatcher.grammar_from_regex(item), place)
+        return _checked(guidance().LLMatcher.grammar_from_regex(item), place)
     if not isinstance(item, list) or not 1 <= len(item) <= MAX_CHOICES:
         raise InvalidInput(f"{place} must be a list of 1 to {MAX_CHOICES} strings", param=place)
     for index, choice in enumerate(item):
@@ -79,7 +91,7 @@ def structured_outputs(value: Any) -> str:
                 f"{place}[{index}] must be a string that is not empty", param=f"{place}[{index}]"
             )
     alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in item)
-    return _checked(LLMatcher.grammar_from_lark(f"start: {alternatives}"), place)
+    return _checked(guidance().LLMatcher.grammar_from_lark(f"start: {alternatives}"), place)
 
 
 def json_schema(schema: Any, place: str) -> str:
@@ -90,7 +102,7 @@ def json_schema(schema: Any, place: str) -> str:
     try:
         # As json.dumps writes: free white space would let a small model fill its answer with it. As overrides, so
         # that a schema cannot set them by a key of its own.
-        grammar = LLMatcher.grammar_from_json_schema(
+        grammar = guidance().LLMatcher.grammar_from_json_schema(
             text, overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
         )
     except (ValueError, UnicodeError) as exc:
@@ -102,7 +114,7 @@ def _checked(grammar: str, place: str) -> str:
     if len(grammar.encode("utf-8", "replace")) > 2 * MAX_GRAMMAR_BYTES:
         raise InvalidInput(f"{place} is too large", param=place)
     try:
-        refusal = LLMatcher.validate_grammar(grammar, limits=LIMITS)
+        refusal = guidance().LLMatcher.validate_grammar(grammar, limits=limits())
     except (ValueError, UnicodeError) as exc:
         refusal = str(exc)
     if refusal and not refusal.startswith("WARNING"):

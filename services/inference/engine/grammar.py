@@ -11,9 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
-from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
-from shared.contracts.structured import LIMITS
+from shared.contracts.structured import guidance, limits
 from shared.errors import HeliuError, InvalidInput
 
 _WORD = 32
@@ -30,7 +29,7 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any, ends: Iterable[int]) -> None:
         """`tokenizer` is transformers', over one of the tokenizers library; `ends` are its end tokens, one or more."""
-        self.tokens = LLTokenizer(tokenizer.backend_tokenizer.to_str(), eos_token=sorted(ends))
+        self.tokens = guidance().LLTokenizer(tokenizer.backend_tokenizer.to_str(), eos_token=sorted(ends))
 
 
 class Constraint:
@@ -44,7 +43,7 @@ class Constraint:
                 code="unsupported_parameter",
                 param="response_format",
             )
-        self.matcher = LLMatcher(vocabulary.tokens, grammar, log_level=0, limits=LIMITS)
+        self.matcher = guidance().LLMatcher(vocabulary.tokens, grammar, log_level=0, limits=limits())
         if self.matcher.is_error():
             raise InvalidInput(
                 f"the grammar is refused: {self.matcher.get_error()}",
@@ -74,7 +73,7 @@ class MaskMaker:
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        self._executor: LLExecutor | None = None
+        self._executor: Any = None
 
     def start(self, constraints: Sequence[Constraint | None]) -> Future[list[torch.Tensor | None]] | None:
         """One mask a row, None where nothing limits it; None when no row is constrained.
@@ -85,7 +84,7 @@ class MaskMaker:
             return None
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="engine-grammar")
-            self._executor = LLExecutor()
+            self._executor = guidance().LLExecutor()
         return self._pool.submit(self._masks, constraints)
 
     def _masks(self, constraints: Sequence[Constraint | None]) -> list[torch.Tensor | None]:
