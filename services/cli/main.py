@@ -21,6 +21,7 @@ from services.cli import (
     tasks,
     traces,
     train,
+    upstreams,
 )
 from services.cli.output import report
 from shared.errors import HeliuError
@@ -39,6 +40,7 @@ app.add_typer(embed.app)
 app.add_typer(datasets.app, name="data")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
+app.add_typer(upstreams.app, name="upstreams")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="jobs")

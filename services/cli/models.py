@@ -88,7 +88,10 @@ def list_models(as_json: Json = False) -> None:
         field("id"),
         field("kind"),
         ("base", lambda row: row["base"] or ""),
-        ("architecture", lambda row: row["info"].get("architecture", "")),
+        (
+            "architecture",
+            lambda row: row["info"].get("architecture") or row["info"].get("upstream_model", ""),
+        ),
         ("parameters", lambda row: row["info"].get("parameters", "")),
         ("created", lambda row: moment(row["created"])),
         ("job", lambda row: row["job_id"] or ""),

@@ -45,6 +45,11 @@ STATUS: Mapping[str, int] = {
     "internal_error": 500,
     "no_handler": 500,
     "configuration_error": 500,
+    "upstream_misconfigured": 502,
+    "upstream_failed": 502,
+    "upstream_unavailable": 503,
+    "upstream_busy": 503,
+    "upstream_silent": 504,
     "unavailable": 503,
     "database_unavailable": 503,
     "database_contended": 503,
@@ -74,6 +79,7 @@ NOT_AGAIN = frozenset(
         "offset_mismatch",
         "insufficient_quota",
         "no_worker",
+        "upstream_misconfigured",
     }
 )
 

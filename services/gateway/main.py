@@ -49,6 +49,7 @@ from services.gateway.routes import (
     traces,
     training,
     usage,
+    upstreams,
     webhooks,
 )
 from services.gateway.tracing import HttpMetrics, TracingMiddleware
@@ -83,6 +84,7 @@ ROUTERS = (
     operator.router,
 )
 CONNECTIONS = 16
+    upstreams.router,
 # Few more than connections: a request that waits for one holds a thread meanwhile.
 THREADS = 20
 UPLOADS, UPLOADS_EACH = 32, 8

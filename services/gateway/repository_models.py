@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from shared.db import Connection, Row
+from shared.errors import Conflict
 
 GET = "SELECT * FROM training.model WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL"
 
@@ -59,6 +60,14 @@ def name_taken(connection: Connection, tenant: UUID, name: str) -> str | None:
 
 
 def list_models(connection: Connection, tenant: UUID, limit: int) -> list[Row]:
+def check_free(connection: Connection, tenant: UUID, name: str) -> None:
+    """Raise Conflict for a name that a model has or had."""
+    taken = name_taken(connection, tenant, name)
+    if taken is not None:
+        said = "exists already" if taken == "exists" else "existed and was deleted"
+        raise Conflict(f"a model {name!r} {said}; choose another name", code="model_exists", param="name")
+
+
     """Newest first."""
     return connection.execute(LIST, (tenant, limit)).fetchall()
 

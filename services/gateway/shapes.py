@@ -45,6 +45,21 @@ def model(row: Row, owner: str) -> Shape:
     }
 
 
+def upstream(row: Row) -> Shape:
+    return {
+        "id": row["id"],
+        "object": "upstream",
+        "name": row["name"],
+        "tenant": row["tenant"],
+        "url": row["url"],
+        "model": row["model"],
+        "endpoints": row["endpoints"],
+        "context_length": row["context_length"],
+        "has_api_key": row["has_api_key"],
+        "created_at": unix(row["created_at"]),
+    }
+
+
 def job(one: Job, position: int | None = None) -> Shape:
     """Any job. `position` is how many of the tenant's own jobs go before it."""
     return {

@@ -57,7 +57,10 @@ SEED = 7
 
 @dataclass
 class Stage:
-    """`base` and `tuned` are models, `version` the dataset that both learned from, `tuning` the job behind `tuned`."""
+    """`base` and `tuned` are models, `version` the dataset that both learned from, `tuning` the job behind `tuned`.
+
+    `mirror` is `base` once more, as an upstream: this platform at its own door.
+    """
 
     harness: Harness
     url: str
@@ -66,6 +69,7 @@ class Stage:
     version: str = ""
     base: str = "base"
     tuned: str = ""
+    mirror: str = "mirror"
     tuning: str = ""
     traces: dict[str, str] = field(default_factory=dict)
 
@@ -247,6 +251,7 @@ def open_stage(database_url: str, redis_url: str) -> Iterator[Stage]:
         "HELIU_OTLP_TOKEN": "the-token-of-these-tests",
         "HELIU_WEBHOOK_ALLOW_PRIVATE": "on",
         "HELIU_SHARD_ROWS": "16",
+        "HELIU_UPSTREAM_HOSTS": "127.0.0.1",
         "HELIU_LIVE_DEADLINE_SECONDS": str(PATIENCE_S),
         # Who is killed here is started again under its name and gives its leases back at once. Short ones would
         # only add a crash where a busy machine keeps a heartbeat waiting.
@@ -273,3 +278,6 @@ def _prepare(stage: Stage) -> None:
     tuning = stage.tune()
     stage.tuning, stage.traces["fine_tuning"] = tuning["id"], tuning["trace_id"]
     stage.tuned = stage.succeeded(tuning["id"])["result"]["fine_tuned_model"]
+    mirror = {"name": stage.mirror, "url": f"{stage.url}/v1", "model": stage.base, "api_key": stage.key}
+    mirror["endpoints"] = ["chat", "completions", "embeddings"]
+    stage.post("/v1/upstreams", mirror, stage.harness.key("operator"))

@@ -21,6 +21,9 @@ def traces(stage: Stage) -> dict[str, str]:
     chat = client.chat.completions.with_raw_response.create(
         model=stage.tuned, messages=[{"role": "user", "content": "你好"}], max_tokens=8
     )
+    upstream = client.chat.completions.with_raw_response.create(
+        model=stage.mirror, messages=[{"role": "user", "content": "你好"}], max_tokens=8
+    )
     rows = [
         (str(n), {"model": stage.base, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2})
         for n in range(20)
@@ -40,6 +43,7 @@ def traces(stage: Stage) -> dict[str, str]:
     return {
         **stage.traces,
         "chat": chat.headers["x-trace-id"],
+        "upstream": upstream.headers["x-trace-id"],
         "batch": str(batch.model_dump()["trace_id"]),
         "noop": noop["trace_id"],
         "evaluation": evaluation["trace_id"],

@@ -98,6 +98,13 @@ def durable(flow: str, route: str, queue: str, service: str, *work: str) -> tupl
 CHAT = inside("inference", "chat *", semconv.GEN_AI_REQUEST_MODEL, semconv.GEN_AI_OUTPUT_TOKENS)
 CHAT_ROUTE = server("/v1/chat/completions")
 ROWS_ROUTE = server("/v1/datasets/{name}/versions/{version_id}/rows", "GET")
+# A platform may be another's upstream, or its own: the trace goes on through its door.
+ASKED = Node(
+    "inference",
+    "client",
+    "chat *",
+    (semconv.GEN_AI_REQUEST_MODEL, semconv.GEN_AI_OUTPUT_TOKENS, semconv.SERVER_ADDRESS),
+)
 LIVE_QUEUE, BATCH_QUEUE = "inference.*.live", "inference.*.batch"
 
 EDGES: tuple[Edge, ...] = (
@@ -106,6 +113,10 @@ EDGES: tuple[Edge, ...] = (
     Edge("chat", CHAT_ROUTE, inside("gateway", "quota")),
     Edge("chat", process("inference", LIVE_QUEUE), CHAT),
     *(Edge("chat", CHAT, inside("inference", f"engine.{part}")) for part in ("queue", "prefill", "decode")),
+    *live("upstream", CHAT_ROUTE, LIVE_QUEUE, "inference"),
+    Edge("upstream", process("inference", LIVE_QUEUE), CHAT),
+    Edge("upstream", CHAT, ASKED),
+    Edge("upstream", ASKED, CHAT_ROUTE),
     *durable("data", "/v1/datasets*", "data", "data_governance", "data.build", "data.store"),
     *live("preview", ROWS_ROUTE, "data.live", "data_governance"),
     Edge("preview", process("data_governance", "data.live"), inside("data_governance", "data.preview")),

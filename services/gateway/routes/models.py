@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Self
+from uuid import UUID
 
 from fastapi import APIRouter, Depends
 from pydantic import Field, model_validator
 
-from services.gateway import repository_blobs, repository_models, shapes
+from services.gateway import repository_blobs, repository_models, repository_upstreams, shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
@@ -66,12 +67,7 @@ def create(
     _check_source(gateway, body)
 
     def make(connection: Connection) -> ImportModel:
-        taken = repository_models.name_taken(connection, tenant, body.name)
-        if taken is not None:
-            said = "exists already" if taken == "exists" else "existed and was deleted"
-            raise Conflict(
-                f"a model {body.name!r} {said}; choose another name", code="model_exists", param="name"
-            )
+        repository_models.check_free(connection, tenant, body.name)
         _check_sent(repository_blobs.held(connection, tenant, {f.object for f in body.files}), body.files)
         return ImportModel(
             name=body.name,
@@ -153,16 +149,24 @@ def delete(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]
     """Refused while adapters, tasks or unfinished jobs need it. Else the name is gone; answers being made end as they
     began."""
     with gateway.db.transaction(caller.tenant) as connection:
-        model_row(connection, caller.tenant, model)
-        _check_unused(connection, caller, model)
+        row = model_row(connection, caller.tenant, model)
+        if row["kind"] == "upstream" and not caller.is_operator:
+            raise HeliuError(
+                f"the model {model!r} stands on another server; only an operator takes it away",
+                code="permission_denied",
+                param="model",
+            )
+        check_unused(connection, caller.tenant, model)
         repository_models.delete_model(connection, caller.tenant, model)
+        repository_upstreams.delete(connection, caller.tenant, model)
     return {"id": model, "object": "model", "deleted": True}
 
 
-def _check_unused(connection: Connection, caller: CallerDep, model: str) -> None:
-    adapters = repository_models.adapters_of(connection, caller.tenant, model, NAMED + 1)
-    jobs = repository_models.jobs_with(connection, caller.tenant, model, NAMED + 1)
-    tasks = repository_models.tasks_with(connection, caller.tenant, model, NAMED + 1)
+def check_unused(connection: Connection, tenant: UUID, model: str) -> None:
+    """Raise Conflict (`model_in_use`) for a model that adapters, tasks or jobs need."""
+    adapters = repository_models.adapters_of(connection, tenant, model, NAMED + 1)
+    jobs = repository_models.jobs_with(connection, tenant, model, NAMED + 1)
+    tasks = repository_models.tasks_with(connection, tenant, model, NAMED + 1)
     users = [
         _few("adapters", adapters),
         _few("tasks", tasks),
