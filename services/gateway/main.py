@@ -48,8 +48,8 @@ from services.gateway.routes import (
     tasks,
     traces,
     training,
-    usage,
     upstreams,
+    usage,
     webhooks,
 )
 from services.gateway.tracing import HttpMetrics, TracingMiddleware
@@ -82,9 +82,9 @@ ROUTERS = (
     usage.router,
     traces.router,
     operator.router,
+    upstreams.router,
 )
 CONNECTIONS = 16
-    upstreams.router,
 # Few more than connections: a request that waits for one holds a thread meanwhile.
 THREADS = 20
 UPLOADS, UPLOADS_EACH = 32, 8

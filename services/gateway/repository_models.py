@@ -59,7 +59,6 @@ def name_taken(connection: Connection, tenant: UUID, name: str) -> str | None:
     return "exists" if row["deleted_at"] is None else "deleted"
 
 
-def list_models(connection: Connection, tenant: UUID, limit: int) -> list[Row]:
 def check_free(connection: Connection, tenant: UUID, name: str) -> None:
     """Raise Conflict for a name that a model has or had."""
     taken = name_taken(connection, tenant, name)
@@ -68,6 +67,7 @@ def check_free(connection: Connection, tenant: UUID, name: str) -> None:
         raise Conflict(f"a model {name!r} {said}; choose another name", code="model_exists", param="name")
 
 
+def list_models(connection: Connection, tenant: UUID, limit: int) -> list[Row]:
     """Newest first."""
     return connection.execute(LIST, (tenant, limit)).fetchall()
 
