@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:  # a machine that measures a GPU may have neither
+    from rich.console import Console
 
 KEYS = ("name", "value", "unit", "peer", "peer_value", "ratio")
 
@@ -42,6 +42,8 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def show(figures: Sequence[Figure], console: Console) -> None:
+    from rich.table import Table
+
     table = Table(show_lines=False, pad_edge=False)
     for heading, justify in (
         ("name", "left"),

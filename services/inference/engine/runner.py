@@ -90,6 +90,11 @@ class ModelRunner:
         weights = sum(p.nbytes for p in self._model.parameters()) + self._packed_bytes
         return int(weights + self.cache.bytes() + self.adapters.bytes())
 
+    @property
+    def records(self) -> bool:
+        """Decode steps are recorded and given to the GPU whole."""
+        return self._graphs is not None and self._graphs.enabled
+
     def sampled(self, rows: Rows[Row]) -> list[Row]:
         """The rows that `forward` returns logits of, in its order."""
         return [row for row in _ordered(rows)[0] if row.samples]
