@@ -132,20 +132,24 @@ class EngineProcess:
         time.sleep(RESTART_PAUSE_S[min(self._crashes, len(RESTART_PAUSE_S) - 1)])
         child = Child(self._module)
         ready = threading.Event()
-        thread = threading.Thread(target=self._listen, args=(child, ready), name="engine", daemon=True)
+        refused: list[str] = []
+        thread = threading.Thread(
+            target=self._listen, args=(child, ready, refused), name="engine", daemon=True
+        )
         thread.start()
         try:
             child.send(self._config)
         except ChildGone as exc:
             raise EngineCrashed(str(exc)) from exc
-        if not ready.wait(120) or not child.alive:
+        if not ready.wait(120) or refused or not child.alive:
             child.kill()
             self._crashes += 1
-            raise EngineCrashed(f"the engine did not start: {child.how_it_ended()}")
+            why = refused[0] if refused else child.how_it_ended()
+            raise EngineCrashed(f"the engine did not start: {why}")
         self._child = child
         return child
 
-    def _listen(self, child: Child, ready: threading.Event) -> None:
+    def _listen(self, child: Child, ready: threading.Event, refused: list[str]) -> None:
         for frame in child.frames(poll_s=5.0):
             if frame is None:
                 continue
@@ -163,6 +167,10 @@ class EngineProcess:
                 self._hand_out(frame)
             elif kind == "error":
                 log.error("engine_error", extra={"code": frame.get("code"), "error": frame.get("message")})
+                if not ready.is_set():
+                    # Its configuration, which will be no better the longer it is waited for.
+                    refused.append(str(frame.get("message")))
+                    ready.set()
         ready.set()
         self._fail_all(child)
 

@@ -22,7 +22,10 @@ def main() -> None:
     write = claim_stdout()
     held: dict[str, str] = {}
     for frame in read_frames(sys.stdin.buffer):
-        if frame["op"] == "configure":
+        if frame["op"] == "configure" and frame.get("device") == "cuda":
+            error = {"code": "configuration", "message": "torch sees no GPU here", "param": "device"}
+            write({"type": "error", "id": None, **error, "retryable": False})
+        elif frame["op"] == "configure":
             write({"type": "ready"})
         elif frame["op"] == "cancel" and frame["id"] in held:
             text = held.pop(frame["id"])

@@ -10,7 +10,7 @@ import pytest
 
 from services.inference.answers import StoredRow
 from services.inference.batch_input import BatchRow
-from services.inference.engine_process import EngineProcess
+from services.inference.engine_process import EngineCrashed, EngineProcess
 from services.inference.shard import Pending, ShardRun
 from shared.contracts.chat import parse_chat
 from shared.contracts.embeddings import parse_embedding
@@ -143,3 +143,12 @@ def test_a_row_of_vectors_has_all_of_them_or_an_error_with_the_place(engine: Eng
         "input[1]",
         "context_length_exceeded",
     )
+
+
+def test_an_engine_that_refuses_its_configuration_is_not_waited_for() -> None:
+    process = EngineProcess({"device": "cuda"}, module="tests.unit.inference.fake_child")
+    try:
+        with pytest.raises(EngineCrashed, match="the engine did not start: torch sees no GPU here"):
+            process.submit([ask("hello")])
+    finally:
+        process.close()
