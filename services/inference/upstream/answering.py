@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.inference.upstream.logprobs import chat_logprobs, text_logprobs
-from services.inference.upstream.refusals import in_stream, malformed
+from services.inference.upstream.refusals import in_stream, listed, malformed
 from shared.contracts.inference import Completion
 from shared.errors import HeliuError
 from shared.frames import Frame
@@ -86,10 +86,7 @@ class Answering:
             self.model = event["model"][:256]
         if event.get("usage") is not None:
             self._usage = _usage(event["usage"])
-        choices = event.get("choices", [])
-        if not isinstance(choices, list):
-            raise malformed("choices that are no list")
-        return [frame for choice in choices for frame in self._choice(choice)]
+        return [frame for choice in listed(event.get("choices"), "choices") for frame in self._choice(choice)]
 
     def take_whole(self, answer: Any) -> list[Frame]:
         """The same of an answer that came in one piece, though a stream was asked for."""
@@ -159,7 +156,7 @@ class Answering:
             raise malformed("a delta that is no object")
         # A model that declines says so in a field of its own; it is what it answers.
         said = _text(delta.get("content"), "content") + _text(delta.get("refusal"), "refusal")
-        for number, part in enumerate(delta.get("tool_calls") or ()):
+        for number, part in enumerate(listed(delta.get("tool_calls"), "tool_calls")):
             self._call_part(choice, part, number)
         return said, _whole(choice, all_of_them=False)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import math
 import random
 import struct
 import time
@@ -16,7 +15,7 @@ import httpx
 from services.inference.upstream import asking, bodies
 from services.inference.upstream.answering import Answering
 from services.inference.upstream.messages import Forward
-from services.inference.upstream.refusals import Passing, broken, malformed
+from services.inference.upstream.refusals import Passing, broken, is_number, malformed
 from services.inference.upstream.slots import Slots
 from shared.contracts.inference import Completion, Embedding
 from shared.errors import HeliuError
@@ -223,10 +222,7 @@ def _packed(numbers: Any) -> bytes:
             numbers = list(struct.unpack(f"<{len(raw) // 4}f", raw))
         except (ValueError, struct.error) as exc:
             raise malformed("a vector that is neither numbers nor base64 of such") from exc
-    fine = isinstance(numbers, list) and all(
-        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in numbers
-    )
-    if not fine or not numbers:
+    if not isinstance(numbers, list) or not numbers or not all(map(is_number, numbers)):
         raise malformed("a vector that is no list of numbers")
     try:
         return struct.pack(f"<{len(numbers)}f", *numbers)

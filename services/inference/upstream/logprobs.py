@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from services.inference.upstream.refusals import malformed
+from services.inference.upstream.refusals import is_number, listed, malformed
 
 # What servers write for a probability of nothing, which JSON cannot hold.
 LEAST = -9999.0
@@ -18,10 +17,10 @@ def chat_logprobs(told: Any) -> list[dict[str, Any]]:
     if not isinstance(told, dict):
         raise malformed("logprobs that are no object")
     found = []
-    for item in told.get("content") or ():
+    for item in listed(told.get("content"), "log probabilities"):
         if not isinstance(item, dict):
             raise malformed("a log probability that is no object")
-        tops = item.get("top_logprobs") or ()
+        tops = listed(item.get("top_logprobs"), "top_logprobs")
         if not all(isinstance(top, dict) for top in tops):
             raise malformed("top_logprobs that are no objects")
         top = [_item(one.get("token"), one.get("logprob"), one.get("bytes")) for one in tops]
@@ -35,10 +34,11 @@ def text_logprobs(told: Any) -> list[dict[str, Any]]:
         return []
     if not isinstance(told, dict):
         raise malformed("logprobs that are no object")
-    tokens, numbers = told.get("tokens") or [], told.get("token_logprobs") or []
-    tops = told.get("top_logprobs") or [{}] * len(tokens)
-    lists = all(isinstance(one, list) and len(one) == len(tokens) for one in (tokens, numbers, tops))
-    if not lists or not all(top is None or isinstance(top, dict) for top in tops):
+    tokens, numbers = listed(told.get("tokens"), "tokens"), listed(told.get("token_logprobs"), "logprobs")
+    tops = listed(told.get("top_logprobs"), "top_logprobs") or [{}] * len(tokens)
+    if not len(tokens) == len(numbers) == len(tops) or not all(
+        top is None or isinstance(top, dict) for top in tops
+    ):
         raise malformed("logprobs whose lists do not fit together")
     return [
         {**_item(token, number, None), "top": [_item(t, n, None) for t, n in (top or {}).items()]}
@@ -49,9 +49,9 @@ def text_logprobs(told: Any) -> list[dict[str, Any]]:
 def _item(token: Any, logprob: Any, raw: Any) -> dict[str, Any]:
     if not isinstance(token, str):
         raise malformed("a log probability without its token")
-    if logprob is not None and (isinstance(logprob, bool) or not isinstance(logprob, int | float)):
+    if not is_number(logprob) and logprob is not None:
         raise malformed("a log probability that is no number")
-    number = float(logprob) if logprob is not None and math.isfinite(logprob) else LEAST
+    number = LEAST if logprob is None else max(LEAST, min(0.0, float(logprob)))
     text = token.encode("utf-8", "replace")
     good = isinstance(raw, list) and all(type(byte) is int and 0 <= byte < 256 for byte in raw)
     return {"token": text.decode(), "logprob": number, "bytes": raw if good else list(text)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -39,6 +40,22 @@ class Passing(HeliuError):
 def malformed(what: str) -> Passing:
     """The upstream answered with something that is no answer."""
     return Passing(f"the upstream sent {what}, which is no answer of an OpenAI-compatible server")
+
+
+def listed(value: Any, what: str) -> list[Any]:
+    """A list, empty where there is none. Raises Passing for anything else."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise malformed(f"{what} that are no list")
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """A finite number of float's range, as JSON has them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def unreachable(reason: str) -> Passing:

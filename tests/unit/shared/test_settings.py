@@ -84,3 +84,27 @@ def test_every_setting_is_documented() -> None:
 )
 def test_only_loopback_is_loopback(host: str, own: bool) -> None:
     assert is_loopback(host) is own
+
+
+def test_hosts_of_upstreams_are_names_and_addresses_with_or_without_a_port() -> None:
+    settings = read_settings(
+        {"HELIU_UPSTREAM_HOSTS": "GPU1, vllm.cluster:8000,10.0.0.5, [::1]:80,[fd00::2],"}
+    )
+    assert settings.allowed_upstreams == (
+        ("gpu1", 0),
+        ("vllm.cluster", 8000),
+        ("10.0.0.5", 0),
+        ("::1", 80),
+        ("fd00::2", 0),
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["*", "*.cluster", "http://gpu1", "gpu1/v1", "gpu1:0", "gpu1:99999", "u@gpu1", "::1", "[gpu1]", "a b"],
+)
+def test_a_malformed_host_of_upstreams_is_refused_by_name(entry: str) -> None:
+    with pytest.raises(ConfigurationError, match="HELIU_UPSTREAM_HOSTS holds") as caught:
+        read_settings({"HELIU_UPSTREAM_HOSTS": f"fine, {entry}"})
+    assert caught.value.param == "HELIU_UPSTREAM_HOSTS"
+    assert repr(entry) in caught.value.message
