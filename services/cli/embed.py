@@ -36,7 +36,7 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Vectors of texts, and how like the first one each is; --json prints all numbers."""
-    asked = _texts(texts or [], file)
+    asked = given_texts(texts or [], file)
     with closing(connect()) as client:
         answer = _embed(client, model, asked, dimensions)
     if as_json:
@@ -102,7 +102,7 @@ def detokenize(
         out.print(answer["prompt"])
 
 
-def _texts(given: Sequence[str], file: str | None) -> list[str]:
+def given_texts(given: Sequence[str], file: str | None) -> list[str]:
     """What was given as words or as lines of a file. Raises InvalidInput."""
     if (file is None) == (not given):
         raise InvalidInput("give texts, or --file with one a line", param="TEXT")

@@ -18,6 +18,7 @@ from services.cli import (
     keys,
     lifecycle,
     models,
+    scores,
     tasks,
     traces,
     train,
@@ -37,6 +38,7 @@ app.add_typer(traces.app, name="traces")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(chat.app)
 app.add_typer(embed.app)
+app.add_typer(scores.app)
 app.add_typer(datasets.app, name="data")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")

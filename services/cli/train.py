@@ -1,4 +1,4 @@
-"""`heliu train`: pretrain, fine-tune and evaluate models."""
+"""`heliu train`: pretrain, fine-tune and evaluate models, and train heads."""
 
 from __future__ import annotations
 
@@ -53,6 +53,37 @@ def tune(
         "method": {"type": "supervised", "supervised": {"hyperparameters": _parsed(parameters)}},
     }
     _submit("/v1/fine_tuning/jobs", body, wait, as_json)
+
+
+@app.command()
+def head(
+    name: Annotated[str, typer.Argument(help="Name of the new classifier or ranker.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A dataset version (dsv-) or file (file-).")],
+    head: Annotated[
+        str, typer.Option(help="single_label, multi_label, regression, rank_pairwise or rank_pointwise.")
+    ] = "single_label",
+    model: Annotated[str | None, typer.Option(help="What it stands on: an encoder, a base, ...")] = None,
+    method: Annotated[str | None, typer.Option(help="full, frozen, lora or lstm.")] = None,
+    loss: Annotated[str, typer.Option(help="By name; auto is the head's usual one.")] = "auto",
+    validation: Annotated[str | None, typer.Option(help="Held-out rows, as DATA.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    parameters: Set = None,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Train a head that classifies, measures or ranks texts; an LSTM from scratch where no --model is given."""
+    body = {
+        "name": name,
+        "head": head,
+        "method": method or ("full" if model else "lstm"),
+        "loss": loss,
+        "model": model,
+        "training_file": data,
+        "validation_file": validation,
+        "seed": seed,
+        "hyperparameters": _parsed(parameters),
+    }
+    _submit("/v1/training/jobs", body, wait, as_json)
 
 
 @app.command()

@@ -26,6 +26,7 @@ _RUNNERS = {
     "pretrain": "services.training.pretrain",
     "sft": "services.training.sft",
     "evaluate": "services.training.evaluate",
+    "head": "services.training.heads.run",
 }
 
 

@@ -66,8 +66,16 @@ def read_rows(paths: Sequence[Path], split: Split, param: str = "training_file")
 
     Raises InvalidInput `invalid_training_file` with the line at fault.
     """
+    for line, record in read_records(paths, split, param):
+        yield _row_of(record, line, param)
+
+
+def read_records(
+    paths: Sequence[Path], split: Split, param: str = "training_file"
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same as (line, object), before anything is asked of its keys."""
     for path in paths:
-        if _is_parquet(path, param):
+        if is_version(path, param):
             yield from _read_parquet(path, split, param)
         else:
             yield from _read_jsonl(path, param)
@@ -80,15 +88,16 @@ def conversations(
     for row in rows:
         turns = row.conversation()
         if turns is None:
-            raise _bad(
+            raise bad_line(
                 row.line, "the row is plain text; fine-tuning needs `messages`, or `text` with `label`", param
             )
         if not any(m.role == "assistant" and m.trained for m in turns):
-            raise _bad(row.line, "no assistant message to learn from", param)
+            raise bad_line(row.line, "no assistant message to learn from", param)
         yield row.line, turns
 
 
-def _is_parquet(path: Path, param: str) -> bool:
+def is_version(path: Path, param: str) -> bool:
+    """Whether it is a governed version's Parquet, whose rows know their split."""
     try:
         with path.open("rb") as handle:
             return handle.read(4) == b"PAR1"
@@ -98,7 +107,7 @@ def _is_parquet(path: Path, param: str) -> bool:
         ) from exc
 
 
-def _read_parquet(path: Path, split: Split, param: str) -> Iterator[Row]:
+def _read_parquet(path: Path, split: Split, param: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         file = pq.ParquetFile(path)
         missing = [name for name in _COLUMNS if name not in file.schema_arrow.names]
@@ -111,26 +120,26 @@ def _read_parquet(path: Path, split: Split, param: str) -> Iterator[Row]:
         for batch in file.iter_batches(batch_size=512, columns=list(_COLUMNS)):
             for record in batch.to_pylist():
                 if record["split"] == split:
-                    yield _row_of(record, record["_source_line"], param)
+                    yield record["_source_line"], record
     except pa.ArrowException as exc:
         raise InvalidInput(
             f"{path.name} is broken Parquet: {exc}", code="invalid_training_file", param=param
         ) from exc
 
 
-def _read_jsonl(path: Path, param: str) -> Iterator[Row]:
+def _read_jsonl(path: Path, param: str) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open("rb") as handle:
         for line in _lines(handle, param):
             number, raw = line
             try:
                 record = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
             except UnicodeDecodeError as exc:
-                raise _bad(number, f"byte {exc.start + 1} is not valid UTF-8", param) from exc
+                raise bad_line(number, f"byte {exc.start + 1} is not valid UTF-8", param) from exc
             except (ValueError, RecursionError) as exc:
-                raise _bad(number, f"not valid JSON: {exc}", param) from exc
+                raise bad_line(number, f"not valid JSON: {exc}", param) from exc
             if not isinstance(record, dict):
-                raise _bad(number, f"a JSON {type(record).__name__}; each line must be an object", param)
-            yield _row_of(record, number, param)
+                raise bad_line(number, f"a JSON {type(record).__name__}; each line must be an object", param)
+            yield number, record
 
 
 def _lines(handle: Any, param: str) -> Iterator[tuple[int, bytes]]:
@@ -138,7 +147,7 @@ def _lines(handle: Any, param: str) -> Iterator[tuple[int, bytes]]:
     while raw := handle.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(raw) > MAX_LINE_BYTES:
-            raise _bad(number, f"longer than {MAX_LINE_BYTES} bytes", param)
+            raise bad_line(number, f"longer than {MAX_LINE_BYTES} bytes", param)
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         if raw.strip():
@@ -148,42 +157,44 @@ def _lines(handle: Any, param: str) -> Iterator[tuple[int, bytes]]:
 def _row_of(record: dict[str, Any], line: int, param: str) -> Row:
     for key in _UNSUPPORTED:
         if record.get(key) is not None:
-            raise _bad(line, f"`{key}` is not supported", param)
+            raise bad_line(line, f"`{key}` is not supported", param)
     text, label, messages = record.get("text"), record.get("label"), record.get("messages")
     if messages is not None:
         return Row(line, messages=_messages_of(messages, line, param))
-    if not _is_text(text):
-        raise _bad(line, "neither `messages` nor a `text` that is not empty", param)
-    if label is not None and not _is_text(label):
-        raise _bad(line, f"`label` is {label!r}; it must be a text that is not empty", param)
+    if not is_text(text):
+        raise bad_line(line, "neither `messages` nor a `text` that is not empty", param)
+    if label is not None and not is_text(label):
+        raise bad_line(line, f"`label` is {label!r}; it must be a text that is not empty", param)
     return Row(line, text=text, label=label)
 
 
 def _messages_of(messages: Any, line: int, param: str) -> tuple[Message, ...]:
     if not isinstance(messages, list) or not messages:
-        raise _bad(line, "`messages` must be a list that is not empty", param)
+        raise bad_line(line, "`messages` must be a list that is not empty", param)
     return tuple(_message_of(m, place, line, param) for place, m in enumerate(messages))
 
 
 def _message_of(message: Any, place: int, line: int, param: str) -> Message:
     where = f"messages[{place}]"
     if not isinstance(message, dict):
-        raise _bad(line, f"{where} is a {type(message).__name__}; it must be an object", param)
+        raise bad_line(line, f"{where} is a {type(message).__name__}; it must be an object", param)
     unknown = set(message) - {"role", "content", "weight", "name"}
     if unknown:
-        raise _bad(line, f"{where} has unsupported keys: {', '.join(sorted(map(str, unknown)))}", param)
+        raise bad_line(line, f"{where} has unsupported keys: {', '.join(sorted(map(str, unknown)))}", param)
     role, content, weight = message.get("role"), message.get("content"), message.get("weight")
     role = "system" if role == "developer" else role
     if not isinstance(role, str) or role not in ROLES:
-        raise _bad(line, f"{where}.role is {role!r}; it must be one of {', '.join(ROLES)}", param)
-    if not isinstance(content, str) or not _is_text(content):
-        raise _bad(line, f"{where}.content must be a text that is not empty", param)
+        raise bad_line(line, f"{where}.role is {role!r}; it must be one of {', '.join(ROLES)}", param)
+    if not isinstance(content, str) or not is_text(content):
+        raise bad_line(line, f"{where}.content must be a text that is not empty", param)
     if weight not in (None, 0, 1) or (weight is not None and role != "assistant"):
-        raise _bad(line, f"{where}.weight is {weight!r}; only an assistant message has one, 0 or 1", param)
+        raise bad_line(
+            line, f"{where}.weight is {weight!r}; only an assistant message has one, 0 or 1", param
+        )
     return Message(role, content, trained=weight != 0)
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     # A lone surrogate (JSON's "\\ud800") is a str in Python but no Unicode text; tokenizers choke on it.
     return (
         isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
@@ -194,5 +205,5 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def _bad(line: int, what: str, param: str) -> InvalidInput:
+def bad_line(line: int, what: str, param: str) -> InvalidInput:
     return InvalidInput(f"line {line}: {what}", code="invalid_training_file", param=param)

@@ -65,6 +65,33 @@ class SftHyperparameters:
 
 
 @dataclass(frozen=True)
+class HeadHyperparameters:
+    """A head: rates and lengths of its training, what its loss asks for, and the shape of an LSTM."""
+
+    n_epochs: int | None = _number(int, 1, 1000)
+    max_steps: int | None = _number(int, 1, 10_000_000)
+    batch_size: int | None = _number(int, 1, 4096)
+    learning_rate: float | None = _number(float, 1e-8, 10.0)
+    warmup_ratio: float = _number(float, 0.0, 0.999, 0.05)
+    weight_decay: float = _number(float, 0.0, 1.0, 0.01)
+    dropout: float = _number(float, 0.0, 0.99, 0.1)
+    max_length: int | None = _number(int, 8, 131_072)
+    max_seconds: float | None = _number(float, 1.0, 1e8)
+    checkpoint_every: int | None = _number(int, 1, 10_000_000)
+    log_every: int | None = _number(int, 1, 10_000_000)
+    validation_share: float = _number(float, 1e-6, 0.999, 0.2)
+    label_smoothing: float = _number(float, 1e-6, 0.999, 0.1)
+    focal_gamma: float = _number(float, 1e-6, 10.0, 2.0)
+    margin: float = _number(float, 1e-6, 100.0, 1.0)
+    lora_r: int = _number(int, 1, 512, 16)
+    lora_alpha: float | None = _number(float, 1e-3, 10_000.0)
+    vocab_size: int = _number(int, 300, 200_000, 4096)
+    embedding_size: int = _number(int, 4, 4096, 128)
+    hidden_size: int = _number(int, 4, 4096, 128)
+    layers: int = _number(int, 1, 8, 1)
+
+
+@dataclass(frozen=True)
 class EvaluateHyperparameters:
     """How many held-out answers are asked for, and how."""
 

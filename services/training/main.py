@@ -8,6 +8,7 @@ from functools import partial
 
 from services.training import tasks
 from shared.contracts.base import JobContract
+from shared.contracts.heads import TrainHead
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.errors import HeliuError
 from shared.job_context import Handler
@@ -27,6 +28,7 @@ def main() -> int:
     handlers: dict[type[JobContract], Handler] = {
         Pretrain: partial(tasks.pretrain, platform),
         FineTune: partial(tasks.fine_tune, platform),
+        TrainHead: partial(tasks.train_head, platform),
         Evaluate: partial(tasks.evaluate, platform),
     }
     spec = WorkerSpec("training", {Pretrain.queue_for(settings.pool): settings.slots or SLOTS})

@@ -34,9 +34,13 @@ def add_model(
     info: dict[str, Any],
     base_id: str | None = None,
     base_artifact: str | None = None,
+    kind: str | None = None,
 ) -> None:
-    """Register a model; an adapter where `base_artifact` is given. Raises Conflict for a name that is taken."""
-    kind = "base" if base_artifact is None else "adapter"
+    """Register a model, by default an adapter where `base_artifact` is given, else a base.
+
+    Raises Conflict for a name that is taken.
+    """
+    kind = kind or ("base" if base_artifact is None else "adapter")
     connection.execute(
         ADD_MODEL,
         (tenant, model_id, kind, base_id, artifact, base_artifact, job_id, dataset_version, Jsonb(info)),

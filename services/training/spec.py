@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shared.contracts.heads import HeadChoice
 from shared.errors import InvalidInput
 
-Kind = Literal["pretrain", "sft", "evaluate"]
+Kind = Literal["pretrain", "sft", "evaluate", "head"]
 
 
 class DataPaths(BaseModel):
@@ -34,6 +35,7 @@ class Spec(BaseModel):
     data: DataPaths
     base_dir: Path | None = None
     adapter_dir: Path | None = None
+    choice: HeadChoice | None = None
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     threads: int = Field(default=2, ge=1, le=1024)
 
@@ -43,12 +45,15 @@ class Spec(BaseModel):
             raise ValueError(f"data.train is empty; a {self.kind} run needs at least one file")
         if self.kind == "evaluate" and not self.data.validation:
             raise ValueError("data.validation is empty; an evaluate run needs at least one file")
-        if self.kind != "pretrain" and self.base_dir is None:
+        if (self.kind == "head") != (self.choice is not None):
+            raise ValueError("choice is what a head run is of, and no other")
+        scratch = self.kind == "pretrain" or (self.choice is not None and self.choice.method == "lstm")
+        if not scratch and self.base_dir is None:
             raise ValueError(f"base_dir is missing; a {self.kind} run needs the folder of a base model")
-        if self.kind == "pretrain" and self.base_dir is not None:
-            raise ValueError("base_dir is given, but a pretrain run starts from nothing")
-        if self.adapter_dir is not None and self.kind != "evaluate":
-            raise ValueError("adapter_dir is given, but only an evaluate run takes an adapter")
+        if scratch and self.base_dir is not None:
+            raise ValueError(f"base_dir is given, but this {self.kind} run starts from nothing")
+        if self.adapter_dir is not None and self.kind not in ("evaluate", "head"):
+            raise ValueError(f"adapter_dir is given, but a {self.kind} run takes no adapter")
         return self
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from services.training import repository
 from services.training.supervise import Sink, supervise
+from shared.contracts.heads import RANKS, TrainHead
 from shared.contracts.training import DataRef, Evaluate, FineTune, Pretrain
 from shared.db import Connection, retrying
 from shared.errors import InvalidInput
@@ -92,6 +93,45 @@ def fine_tune(platform: Platform, ctx: JobContext, job: FineTune) -> Outcome:
             info=result["data"],
             base_id=job.base.model,
             base_artifact=job.base.base_artifact if lora else None,
+        ),
+    )
+
+
+def train_head(platform: Platform, ctx: JobContext, job: TrainHead) -> Outcome:
+    """A classifier or a ranker, served at once when it is done."""
+    run = _Run(platform, ctx, job.name)
+    base = job.base
+    spec = {
+        "kind": "head",
+        "seed": job.seed,
+        "choice": job.choice.model_dump(mode="json"),
+        "data": run.data(job.training, job.validation),
+        "base_dir": run.folder(base.base_artifact) if base else None,
+        "adapter_dir": run.folder(base.adapter_artifact) if base and base.adapter_artifact else None,
+        "hyperparameters": job.hyperparameters.model_dump(exclude_defaults=True),
+    }
+    result = run.train(spec)
+    artifact = platform.artifacts.put_tree(Path(result["output_dir"]))
+    run.clean()
+    kind = "ranker" if job.choice.head in RANKS else "classifier"
+    return Outcome(
+        result={
+            "model": job.name,
+            "kind": kind,
+            "artifact": artifact,
+            "trained_tokens": result["trained_tokens"],
+            **result["data"],
+        },
+        write=lambda connection: repository.add_model(
+            connection,
+            ctx.job.tenant_id,
+            job.name,
+            artifact=artifact,
+            job_id=ctx.job.id,
+            dataset_version=job.training.id,
+            info=result["data"],
+            base_id=base.model if base else None,
+            kind=kind,
         ),
     )
 

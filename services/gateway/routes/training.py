@@ -17,7 +17,7 @@ from services.gateway.submission import submit
 from shared import job_store
 from shared.contracts.training import Evaluate, Pretrain, PretrainParameters
 from shared.db import Connection
-from shared.errors import Conflict, NotFound
+from shared.errors import NotFound
 
 router = APIRouter(tags=["training"])
 
@@ -53,12 +53,7 @@ def create_pretraining(
     body, tenant = request.body, request.caller.tenant
 
     def make(connection: Connection) -> Pretrain:
-        taken = repository_models.name_taken(connection, tenant, body.name)
-        if taken is not None:
-            said = "exists already" if taken == "exists" else "existed and was deleted"
-            raise Conflict(
-                f"a model {body.name!r} {said}; choose another name", code="model_exists", param="name"
-            )
+        repository_models.check_free(connection, tenant, body.name)
         return Pretrain(
             name=body.name,
             data=resolve.version_ref(connection, tenant, body.training_file, param="training_file"),

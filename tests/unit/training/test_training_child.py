@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from services.training.run import Result, Run, Stopped
 from services.training.spec import parse_spec
 from shared.errors import InvalidInput
 from shared.frames import Frame, read_frames, write_frame
+from tests.unit.training.child_runs import kill_after_a_checkpoint
 
 ANSWERS = {
     "退货": "请在七天内寄回，运费由我们承担。",
@@ -114,22 +114,6 @@ def _losses(frames: list[Frame]) -> dict[int, float]:
     return {f["step"]: f["data"]["train_loss"] for f in frames if f["type"] == "metrics"}
 
 
-def _kill_after_a_checkpoint(spec: dict[str, Any]) -> tuple[Path, list[Frame]]:
-    """Start a child, kill -9 it as soon as it has told of a checkpoint; returns the last whole one it told of."""
-    seen: list[Frame] = []
-    with _child() as child:
-        _send(child, spec)
-        for frame in _frames(child):
-            seen.append(frame)
-            if frame["type"] == "checkpoint":
-                os.kill(child.pid, signal.SIGKILL)
-                break
-        seen += _frames(child)
-        assert child.wait() == -signal.SIGKILL
-    assert not any(f["type"] == "result" for f in seen)
-    return Path([f for f in seen if f["type"] == "checkpoint"][-1]["path"]), seen
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, data: dict[str, list[str]]) -> tuple[Result, list[Frame]]:
     return _run_here(_spec("pretrain", tmp_path_factory.mktemp("base"), data, hyperparameters=PRETRAIN))
@@ -147,7 +131,7 @@ def test_pretraining_killed_and_resumed_has_the_same_losses_and_weights(
     tmp_path: Path, data: dict[str, list[str]], base: tuple[Result, list[Frame]]
 ) -> None:
     spec = _spec("pretrain", tmp_path, data, hyperparameters=PRETRAIN)
-    checkpoint, before = _kill_after_a_checkpoint(spec)
+    checkpoint, before = kill_after_a_checkpoint(spec)
     result, after = _run_here(spec | {"resume_from": str(checkpoint)})
     whole = _losses(base[1])
     assert len(whole) == 60
@@ -166,7 +150,7 @@ def test_lora_tuning_killed_and_resumed_has_the_same_losses_and_weights(
     adapter: tuple[Result, list[Frame]],
 ) -> None:
     spec = _spec("sft", tmp_path, data, base_dir=base[0].output_dir, hyperparameters=LORA)
-    checkpoint, before = _kill_after_a_checkpoint(spec)
+    checkpoint, before = kill_after_a_checkpoint(spec)
     result, after = _run_here(spec | {"resume_from": str(checkpoint)})
     whole = _losses(adapter[1])
     assert len(whole) == 60

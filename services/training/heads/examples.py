@@ -1,0 +1,217 @@
+"""Rows for heads out of JSONL and governed versions, checked, and a part of them held out. Knows no tokenizer.
+
+A row has `text` (or `messages`, whose user turns are the text) with `label`, `labels` or `score`; for ranking it has
+`query` with `document` and `score`, or with `positive` and `negative`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from services.training.dataset import Split, bad_line, is_text, read_records
+from shared.contracts.heads import MAX_LABELS, RANKS, HeadKind
+from shared.errors import InvalidInput
+
+Target = str | tuple[str, ...] | float | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """`texts` are a text, a query and its document, or a query with a better and a worse document."""
+
+    line: int
+    texts: tuple[str, ...]
+    target: Target
+
+    @property
+    def group(self) -> str:
+        """What must not be on both sides of a split."""
+        return " ".join(self.texts[0].casefold().split())
+
+
+def read_examples(paths: Sequence[Path], split: Split, head: HeadKind, param: str) -> list[Example]:
+    """Raises InvalidInput `invalid_training_file` with the line at fault."""
+    return [_example(record, line, head, param) for line, record in read_records(paths, split, param)]
+
+
+def _example(record: dict[str, Any], line: int, head: HeadKind, param: str) -> Example:
+    if head == "rank_pairwise":
+        names = ("query", "positive", "negative")
+        texts = tuple(_required(record, name, line, head, param) for name in names)
+        if texts[1] == texts[2]:
+            raise bad_line(line, "`positive` and `negative` are the same", param)
+        return Example(line, texts, None)
+    if head == "rank_pointwise":
+        texts = tuple(_required(record, name, line, head, param) for name in ("query", "document"))
+        return Example(line, texts, _score(record, line, param))
+    text = (_text(record, line, param),)
+    if head == "regression":
+        return Example(line, text, _score(record, line, param))
+    if head == "multi_label":
+        return Example(line, text, _labels(record, line, param))
+    label = record.get("label")
+    if not isinstance(label, str) or not is_text(label):
+        raise bad_line(line, f"`label` is {label!r}; it must be a text that is not empty", param)
+    return Example(line, text, label)
+
+
+def _required(record: dict[str, Any], name: str, line: int, head: str, param: str) -> str:
+    value = record.get(name)
+    if not isinstance(value, str) or not is_text(value):
+        told = f"`{name}` is {value!r}; a {head} head needs a text there that is not empty"
+        more = (
+            " (a dataset version has no such column; give a JSONL file)" if "_source_line" in record else ""
+        )
+        raise bad_line(line, told + more, param)
+    return value
+
+
+def _text(record: dict[str, Any], line: int, param: str) -> str:
+    text, messages = record.get("text"), record.get("messages")
+    if isinstance(messages, list):
+        turns = [m.get("content") for m in messages if isinstance(m, dict) and m.get("role") == "user"]
+        text = "\n".join(turn for turn in turns if isinstance(turn, str))
+    if not isinstance(text, str) or not is_text(text):
+        raise bad_line(line, "neither a `text` that is not empty nor `messages` with a user's turn", param)
+    return text
+
+
+def _score(record: dict[str, Any], line: int, param: str) -> float:
+    """A number; a governed version has it as the text of its `label`."""
+    value = record.get("score", record.get("label"))
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or isinstance(value, bool):
+        raise bad_line(line, f"`score` is {value!r}; it must be a number", param)
+    return number
+
+
+def _labels(record: dict[str, Any], line: int, param: str) -> tuple[str, ...]:
+    """A list, which may be empty; a governed version has them as its `label`, with commas between."""
+    value = record.get("labels")
+    if value is None and isinstance(record.get("label"), str):
+        value = [part.strip() for part in record["label"].split(",")]
+    if not isinstance(value, list) or not all(isinstance(one, str) and is_text(one) for one in value):
+        raise bad_line(line, f"`labels` is {value!r}; it must be a list of texts that are not empty", param)
+    return tuple(sorted(set(value)))
+
+
+def labels_of(examples: Sequence[Example]) -> list[str]:
+    """Every label, in the order of the alphabet."""
+    found: set[str] = set()
+    for example in examples:
+        if isinstance(example.target, str):
+            found.add(example.target)
+        elif isinstance(example.target, tuple):
+            found.update(example.target)
+    return sorted(found)
+
+
+def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(training, held out): about `share` of each label's rows are held out, equal texts together.
+
+    A label of which there is one text stays in training.
+    """
+    rng = np.random.default_rng((seed, 1))
+    texts: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        texts[example.group].append(example)
+    strata: dict[str, list[str]] = defaultdict(list)
+    for text, same in texts.items():
+        target = same[0].target
+        strata[target if isinstance(target, str) else ""].append(text)
+    held: set[str] = set()
+    for _, members in sorted(strata.items()):
+        count = min(len(members) - 1, max(1, round(share * len(members))))
+        held.update(members[i] for i in rng.permutation(len(members))[:count])
+    # Several labels have no strata: what would be in no training row any more is learned, not held out.
+    learned = {label for text, same in texts.items() if text not in held for label in labels_of(same)}
+    for text in sorted(held):
+        missing = set(labels_of(texts[text])) - learned
+        if missing:
+            held.discard(text)
+            learned |= set(labels_of(texts[text]))
+    training = [example for example in examples if example.group not in held]
+    return training, [example for example in examples if example.group in held]
+
+
+def check(training: Sequence[Example], held_out: Sequence[Example], head: HeadKind, loss: str) -> None:
+    """Raise InvalidInput for rows that nothing can be learned from, or not be measured on."""
+    if not training:
+        raise _refused("the training split is empty", "training_file")
+    if not held_out:
+        raise _refused(
+            "the validation split is empty, so nothing could be measured; give a validation file, or more rows",
+            "validation_file",
+        )
+    if head in ("single_label", "multi_label"):
+        _check_labels(training, held_out)
+    elif head != "rank_pairwise":
+        _check_scores(training, head, loss)
+    if head in RANKS and not any(len(scores) > 1 for scores in relevance_by_query(held_out).values()):
+        raise _refused(
+            "no query of the validation split has documents that differ in worth; nothing can be put in order",
+            "validation_file",
+        )
+
+
+def _check_labels(training: Sequence[Example], held_out: Sequence[Example]) -> None:
+    known = labels_of(training)
+    if len(known) < 2:
+        only = f"one label only, {known[0]!r}" if known else "no label"
+        raise _refused(f"the training split has {only}; a classifier needs two or more", "training_file")
+    if len(known) > MAX_LABELS:
+        raise _refused(
+            f"the training split has {len(known)} labels, at most {MAX_LABELS} are trained; a column of texts that "
+            "hardly repeat is no label",
+            "training_file",
+        )
+    for example in held_out:
+        for label in labels_of([example]):
+            if label not in known:
+                raise bad_line(
+                    example.line,
+                    f"the label {label!r} is in no training row; add rows of it, or leave it out",
+                    "validation_file",
+                )
+
+
+def _check_scores(training: Sequence[Example], head: HeadKind, loss: str) -> None:
+    scores = [float(example.target) for example in training if isinstance(example.target, float)]
+    if min(scores) == max(scores):
+        raise _refused(
+            f"every training row has the score {scores[0]:g}; there is nothing to learn", "training_file"
+        )
+    if head == "rank_pointwise" and loss == "binary_cross_entropy":
+        for example in training:
+            assert isinstance(example.target, float)
+            if not 0 <= example.target <= 1:
+                raise bad_line(
+                    example.line,
+                    f"`score` is {example.target:g}; the loss {loss!r} takes 0 to 1, squared_error takes any",
+                    "training_file",
+                )
+
+
+def relevance_by_query(examples: Sequence[Example]) -> dict[str, dict[float, int]]:
+    """How many documents of each worth every query has."""
+    found: dict[str, Counter[float]] = defaultdict(Counter)
+    for example in examples:
+        if isinstance(example.target, float):
+            found[example.texts[0]][example.target] += 1
+        else:
+            found[example.texts[0]].update((0.0, 1.0))
+    return {query: dict(counts) for query, counts in found.items()}
+
+
+def _refused(what: str, param: str) -> InvalidInput:
+    return InvalidInput(what, code="invalid_training_file", param=param)
