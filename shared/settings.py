@@ -98,7 +98,9 @@ class Settings:
     )
     engine_max_models: int = setting(2, doc="base models that an engine holds at once")
     engine_max_model_bytes: int = setting(
-        0, doc="bytes of bases and encoders that an engine holds at once; 0 is no limit beside their number"
+        0,
+        doc="bytes of bases and encoders that an engine holds at once; 0 is no limit beside their number, and nine "
+        "tenths of a GPU's memory",
     )
     engine_max_encoders: int = setting(
         2, doc="sentence encoders that an engine holds at once beside the bases"

@@ -26,6 +26,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 _LEAST_CAPABILITY = (8, 0)
 
 
+# Of a GPU's memory, what bases and encoders may take where no limit was set: computing needs some too.
+_MODELS_SHARE = 0.9
 # Where the weights are read once for thousands of tokens, and a step of live answers still is tens of milliseconds.
 _GPU_STEPS = {"step_tokens": 4_096, "live_step_tokens": 512}
 
@@ -40,14 +42,18 @@ class Accelerator:
 
 
 def settled(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of an EngineConfig with device, dtype and the length of steps as they suit this machine.
+    """Options of an EngineConfig with device, dtype, length of steps and room for models as they suit this machine.
 
     Raises ConfigurationError for a device or dtype that is none, or not here.
     """
     device = settled_device(options.get("device", "auto"))
     dtype = settled_dtype(options.get("dtype", "auto"), device)
-    steps = _GPU_STEPS if device == "cuda" else {}
-    return {**steps, **options, "device": device, "dtype": dtype}
+    found = {**options, "device": device, "dtype": dtype}
+    if device == "cuda":
+        found = {**_GPU_STEPS, **found}
+        memory = torch.cuda.get_device_properties(torch.device(device)).total_memory
+        found["max_model_bytes"] = options.get("max_model_bytes") or int(_MODELS_SHARE * memory)
+    return found
 
 
 def settled_device(device: str) -> str:

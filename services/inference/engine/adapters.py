@@ -251,13 +251,13 @@ class AdapterStore:
     """The adapters of one base, least recently used first; a pinned one is never evicted."""
 
     def __init__(
-        self, model: nn.Module, step: StepAdapters, limit: int, layer: type[LoraLayer] | None = None
+        self, model: nn.Module, step: StepAdapters, limit: int, layer: type[LoraLayer] = LoraLayer
     ) -> None:
-        """`layer` is what layers are wrapped in, where a device has another form."""
+        """`layer` is what linear layers are wrapped in."""
         self._model = model
         self._step = step
         self._limit = limit
-        self._layer_type = layer or LoraLayer
+        self._layer_type = layer
         self._held: OrderedDict[str, AdapterWeights] = OrderedDict()
         self._pins: dict[str, int] = {}
         # Its rows are the sampled ones only, not the step's tokens that are grouped by adapter.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -64,6 +64,15 @@ def sent(values: Sequence[int], device: torch.device, dtype: torch.dtype = torch
 
 def moved(host: torch.Tensor, device: torch.device) -> torch.Tensor:
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+
+
+def decodes_of(rows: Sequence[tuple[int, Sequence[int]]], block_size: int, device: torch.device) -> Decodes:
+    """Of each row: how many tokens it may see, and the blocks that hold them, perhaps with others behind."""
+    lengths = [length for length, _ in rows]
+    tables = [blocks[: -(-length // block_size)] for length, blocks in rows]
+    starts = [0, *accumulate(map(len, tables))][:-1]
+    numbers = sent([*lengths, *starts, *chain.from_iterable(tables)], device)
+    return Decodes(numbers[: len(rows)], numbers[len(rows) : 2 * len(rows)], numbers[2 * len(rows) :])
 
 
 def chunks_of(segments: Sequence[Segment], block_size: int, device: torch.device) -> Chunks:

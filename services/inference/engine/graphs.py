@@ -17,6 +17,7 @@ import torch
 
 from services.inference.engine.gpu_attention import GpuStep, Kernels, sent
 from services.inference.engine.paged_decode import Decodes
+from services.inference.engine.scheduler import Row
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,14 @@ class DecodeRow:
     position: int
     slot: int
     blocks: Sequence[int]
-    adapter: int = -1
+    adapter: int
+
+    @classmethod
+    def of(cls, row: Row, block_size: int, adapter: int) -> DecodeRow:
+        """A planned row of one token; `adapter` is a slot, -1 for none."""
+        sequence, (block, offset) = row.sequence, divmod(row.start, block_size)
+        slot = sequence.blocks[block] * block_size + offset
+        return cls(sequence.tokens[row.start], row.start, slot, sequence.blocks[: block + 1], adapter)
 
 
 def sizes_up_to(most: int) -> tuple[int, ...]:

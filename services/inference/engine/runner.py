@@ -14,7 +14,7 @@ import torch
 
 from services.inference.engine.accelerator import Accelerator, accelerator_of
 from services.inference.engine.adapter_slots import SlotAdapters, SlotLoraLayer
-from services.inference.engine.adapters import AdapterStore, StepAdapters
+from services.inference.engine.adapters import AdapterStore, LoraLayer, StepAdapters
 from services.inference.engine.attention import (
     IMPLEMENTATION,
     DecodeGroup,
@@ -24,11 +24,10 @@ from services.inference.engine.attention import (
     UnsupportedModel,
 )
 from services.inference.engine.blocks import PADDING_BLOCK, BlockAllocator
-from services.inference.engine.gpu_attention import GpuStep, chunks_of, sent
+from services.inference.engine.gpu_attention import GpuStep, chunks_of, decodes_of, sent
 from services.inference.engine.graphs import DecodeGraphs, DecodeRow, Inputs, Outputs
 from services.inference.engine.linear import pack_linears
 from services.inference.engine.loading import load_model
-from services.inference.engine.paged_decode import Decodes
 from services.inference.engine.request import EngineConfig, Priority
 from services.inference.engine.scheduler import Row, Sequence
 from shared.errors import HeliuError
@@ -70,13 +69,9 @@ class ModelRunner:
         # (1, rows, width): what the last forward's logits were made of.
         self._hidden: torch.Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._keep_hidden)
-        # Of these two the second is used on a GPU.
-        self.step_adapters = StepAdapters()
-        self._slot_adapters: SlotAdapters | None = None
-        layer = None
-        if self.accelerator is not None:
-            self.step_adapters = self._slot_adapters = SlotAdapters()
-            layer = SlotLoraLayer
+        self._slot_adapters = SlotAdapters() if self.accelerator is not None else None
+        self.step_adapters = self._slot_adapters or StepAdapters()
+        layer = LoraLayer if self._slot_adapters is None else SlotLoraLayer
         self.adapters = AdapterStore(model, self.step_adapters, config.max_adapters, layer)
         self._graphs = self._decode_graphs(config)
 
@@ -160,26 +155,15 @@ class ModelRunner:
             groups = self._groups([row.sequence for row in rows[:decodes]], positions)
             step = StepBatch(self.cache, at, groups, segments)
         else:
+            tables = [(row.start + 1, row.sequence.blocks) for row in rows[:decodes]]
             attend = GpuStep(
                 self.accelerator.kernels,
                 at,
-                self._decodes(rows[:decodes]),
+                decodes_of(tables, size, self.device) if tables else None,
                 chunks_of(segments, size, self.device) if segments else None,
             )
             step = StepBatch(self.cache, at, [], [], attend)
         return step, numbers[None, :count], numbers[None, count : 2 * count], numbers[3 * count :]
-
-    def _decodes(self, rows: list[Row]) -> Decodes | None:
-        if not rows:
-            return None
-        starts: list[int] = []
-        blocks: list[int] = []
-        for row in rows:
-            starts.append(len(blocks))
-            blocks += row.sequence.blocks[: self.allocator.blocks_for(row.start + 1)]
-        count = len(rows)
-        numbers = sent([*(row.start + 1 for row in rows), *starts, *blocks], self.device)
-        return Decodes(numbers[:count], numbers[count : 2 * count], numbers[2 * count :])
 
     def _make_cache(self, tokens: int, block_size: int) -> None:
         """Another cache of the same layers, empty."""
@@ -239,16 +223,7 @@ class ModelRunner:
         size = self.allocator.block_size
         adapters = self._slot_adapters.slots_of([row.sequence.adapter for row in rows])
         found = self._graphs.run(
-            [
-                DecodeRow(
-                    row.sequence.tokens[row.start],
-                    row.start,
-                    row.sequence.blocks[row.start // size] * size + row.start % size,
-                    row.sequence.blocks[: row.start // size + 1],
-                    adapter,
-                )
-                for row, adapter in zip(rows, adapters, strict=True)
-            ],
+            [DecodeRow.of(row, size, adapter) for row, adapter in zip(rows, adapters, strict=True)],
             self._slot_adapters.version,
         )
         if found is None:

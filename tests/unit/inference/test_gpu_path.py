@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -215,11 +216,14 @@ def test_what_is_left_open_is_settled_by_the_machine(monkeypatch: pytest.MonkeyP
         settled({"dtype": "int4"})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    card = SimpleNamespace(total_memory=1000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     assert settled({"device": "auto", "step_tokens": 64}) == {
         "device": "cuda",
         "dtype": "float16",
         "step_tokens": 64,
         "live_step_tokens": 512,
+        "max_model_bytes": 900,
     }
 
 
