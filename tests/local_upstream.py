@@ -26,13 +26,15 @@ MODEL = "remote-model"
 
 
 class LocalUpstream:
-    """`asked` are the requests that came: path, headers and body of each; `gone` counts clients that left midway."""
+    """`asked` are the requests that came: path, headers and body of each; `gone` counts clients that left midway,
+    which `GET /counts` tells too."""
 
     def __init__(self, *, key: str | None = None, port: int = 0) -> None:
         self.key = key
         self.asked: list[dict[str, Any]] = []
         self.tries: Counter[str] = Counter()
         self.gone = threading.Semaphore(0)
+        self.left = 0
         self.most_at_once = self._at_once = 0
         self.hold = threading.Event()
         self.hold.set()
@@ -44,6 +46,9 @@ class LocalUpstream:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                if self.path == "/counts":
+                    upstream.send(self, 200, {"asked": len(upstream.asked), "gone": upstream.left})
+                    return
                 upstream.record(self, None)
                 if upstream.refuses(self):
                     return
@@ -60,6 +65,7 @@ class LocalUpstream:
                     try:
                         upstream.answer(self, body)
                     except (BrokenPipeError, ConnectionResetError):
+                        upstream.left += 1
                         upstream.gone.release()
                         self.close_connection = True
 

@@ -64,6 +64,7 @@ def main() -> int:
     }
     served = settings.served_models
     pool = settings.pool
+    own = placed.needs_engine(platform)
     rows = [rows_queue(pool, base) for base in served] or [BatchShard.queue_for(pool)]
     spec = WorkerSpec(
         "inference",
@@ -75,7 +76,7 @@ def main() -> int:
         },
         live_queue=None if served else Generate.queue_for(pool),
         live_queues=tuple(live_queue(pool, base) for base in served),
-        live_slots=settings.slots or settings.engine_slots,
+        live_slots=settings.slots or (settings.engine_slots if own else settings.upstream_slots),
     )
     worker = Worker(
         platform,
@@ -93,8 +94,9 @@ def main() -> int:
         info=partial(placed.holdings, platform, engine),
     )
     # Loading torch takes seconds: begin now, so that the first request does not wait for it.
-    begin = engine.start if placed.needs_engine(platform) else engine.start_upstream
-    threading.Thread(target=begin, name="engine-start", daemon=True).start()
+    threading.Thread(
+        target=engine.start if own else engine.start_upstream, name="engine-start", daemon=True
+    ).start()
     return worker.run()
 
 

@@ -242,6 +242,16 @@ def test_a_stream_that_is_cut_ends_with_an_error_event(far: Stage) -> None:
     assert ("".join(said), caught.value.code) == ("cut off ", "upstream_failed")
 
 
+def test_a_client_that_leaves_closes_the_upstreams_connection(far: Stage) -> None:
+    counts = far.upstream.removesuffix("/v1") + "/counts"
+    gone = httpx.get(counts).json()["gone"]
+    stream = far.chat("endless", stream=True)
+    assert [next(iter(stream)).choices[0].delta.content for _ in range(2)] == ["", "more "]
+    stream.close()
+    wait_for(lambda: httpx.get(counts).json()["gone"] == gone + 1, 30, "the upstream to see that it was left")
+    wait_for(lambda: far.usage()[-1]["status"] == "cancelled", 20, "the usage row of what was made")
+
+
 def test_what_it_does_not_serve_is_refused_by_name(far: Stage, heliu: Callable[..., str]) -> None:
     shown = json.loads(heliu("upstreams", "change", "far", "--endpoints", "chat", "--json", "--no-test"))
     assert (shown["endpoints"], shown["has_api_key"], shown["context_length"]) == (["chat"], True, 4096)
