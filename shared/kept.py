@@ -89,6 +89,19 @@ class KeptWriter:
             log.warning("answer_not_kept", extra={"answer": self._answer, "error": str(exc)})
 
 
+class KeptWriters:
+    """Opens them for the answers of one process; thread-safe."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._client = streams.connect(redis_url)
+
+    def open(self, answer: str, attempt: int) -> KeptWriter:
+        return KeptWriter(self._client, answer, attempt)
+
+    def close(self) -> None:
+        self._client.close()
+
+
 def beat_for(client: redis.Redis, kept: Sequence[Keep]) -> list[bool]:
     """Say that these answers are being made; returns whether each is still watched. Raises RedisError."""
     with client.pipeline(transaction=False) as pipe:

@@ -23,12 +23,14 @@ def submit(
     *,
     metadata: dict[str, str] | None = None,
     window: timedelta | None = None,
+    priority: int = 0,
+    queue: str | None = None,
 ) -> Job:
     """The accepted job, or the one that stands for the same request.
 
     `make` resolves names and builds the contract inside the transaction, as the caller's tenant; it may run again.
-    The job expires when `window` has passed. Raises what `make` raises, and InvalidInput for an idempotency key with
-    another body.
+    The job expires when `window` has passed. Its queue is the contract's unless another is given. Raises what `make`
+    raises, and InvalidInput for an idempotency key with another body.
     """
     caller = incoming.caller
     job_id = new_id(kind.id_prefix)
@@ -56,8 +58,9 @@ def submit(
                 id=job_id,
                 tenant_id=caller.tenant,
                 kind=contract.kind,
-                queue=contract.queue_for(gateway.settings.pool),
+                queue=queue or contract.queue_for(gateway.settings.pool),
                 payload=contract.dump(),
+                priority=priority,
                 max_attempts=contract.max_attempts,
                 max_crashes=contract.max_crashes,
                 time_limit_s=contract.time_limit_s,

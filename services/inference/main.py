@@ -8,7 +8,8 @@ import threading
 from functools import partial
 
 from services.inference.engines import Engines, has_packages
-from services.inference.tasks import batches, live, models, placed, scored
+from services.inference.tasks import batches, chats, live, models, placed, scored
+from shared.contracts.background import ChatJob, chats_queue
 from shared.contracts.base import JobContract
 from shared.contracts.inference import (
     Batch,
@@ -25,6 +26,7 @@ from shared.contracts.inference import (
 from shared.contracts.models import ImportModel
 from shared.errors import HeliuError
 from shared.job_context import Handler
+from shared.kept import KeptWriters
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
 
@@ -43,11 +45,11 @@ def main() -> int:
         {
             "max_slots": settings.engine_slots,
             "kv_tokens": settings.engine_kv_tokens,
-            "max_models": settings.engine_max_models,
-            "max_model_bytes": settings.engine_max_model_bytes,
             "kv_share": settings.engine_kv_share,
             "device": settings.device,
             "dtype": settings.dtype,
+            "max_models": settings.engine_max_models,
+            "max_model_bytes": settings.engine_max_model_bytes,
             "max_encoders": settings.engine_max_encoders,
             **({"threads": settings.threads} if settings.threads else {}),
         },
@@ -57,15 +59,18 @@ def main() -> int:
             "silence_s": settings.upstream_silence_seconds,
         },
     )
+    kept = KeptWriters(settings.redis_url)
     jobs: dict[type[JobContract], Handler] = {
         Batch: partial(batches.batch, platform),
         BatchShard: partial(batches.shard, platform, engine),
         ImportModel: partial(models.import_model, platform),
+        ChatJob: partial(chats.chat, platform, engine, kept),
     }
     served = settings.served_models
     pool = settings.pool
     own = placed.needs_engine(platform)
     rows = [rows_queue(pool, base) for base in served] or [BatchShard.queue_for(pool)]
+    chat_queues = [chats_queue(pool, base) for base in served] or [ChatJob.queue_for(pool)]
     spec = WorkerSpec(
         "inference",
         {
@@ -73,6 +78,8 @@ def main() -> int:
             # What comes in is checked with the packages that an engine needs.
             **({ImportModel.queue_for(pool): 1} if has_packages() else {}),
             **dict.fromkeys(rows, SHARDS),
+            # Each is a sequence or a few of the engine's, which has others to answer too.
+            **dict.fromkeys(chat_queues, max(1, settings.engine_slots // 2)),
         },
         live_queue=None if served else Generate.queue_for(pool),
         live_queues=tuple(live_queue(pool, base) for base in served),
@@ -90,7 +97,7 @@ def main() -> int:
             Tokenize: partial(live.tokenize, platform, engine),
             Detokenize: partial(live.detokenize, platform, engine),
         },
-        on_stop=[engine.close],
+        on_stop=[engine.close, kept.close],
         info=partial(placed.holdings, platform, engine),
     )
     # Loading torch takes seconds: begin now, so that the first request does not wait for it.

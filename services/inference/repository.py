@@ -9,8 +9,10 @@ from uuid import UUID
 from psycopg.types.json import Json, Jsonb
 
 from services.inference.answers import StoredRow
+from shared.contracts.background import ChatJob
 from shared.db import Connection
 from shared.errors import Conflict
+from shared.jobs import Job
 
 ADD_ROW = """
 INSERT INTO inference.batch_row (batch_id, row_no, tenant_id, custom_id, status_code, body, prompt_tokens,
@@ -20,6 +22,8 @@ ADD_USAGE = """
 INSERT INTO gateway.usage (tenant_id, api_key_id, request_id, job_id, endpoint, model, model_artifact, pool, status,
     prompt_tokens, completion_tokens, seconds, trace_id, metadata)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+
+ADD_ANSWER = "INSERT INTO inference.chat_answer (job_id, tenant_id, entries) VALUES (%s, %s, %s)"
 
 DONE_ROWS = "SELECT row_no FROM inference.batch_row WHERE batch_id = %s AND row_no >= %s AND row_no < %s"
 
@@ -116,6 +120,45 @@ def add_rows(
                 if row.status_code == 200
             ],
         )
+
+
+def add_chat(
+    connection: Connection,
+    job: Job,
+    contract: ChatJob,
+    *,
+    pool: str,
+    status: str,
+    result: dict[str, Any],
+    metadata: dict[str, Any],
+    entries: bytes | None,
+) -> None:
+    """What a chat in the background leaves, in the transaction that ends its job: a usage row, and what was said.
+
+    The row's request is the job, so that an answer that was made twice is not charged twice.
+    """
+    model, usage, timings = contract.call.model, result["usage"], result["timings"]
+    connection.execute(
+        ADD_USAGE,
+        (
+            job.tenant_id,
+            job.api_key_id,
+            job.id,
+            job.id,
+            contract.endpoint,
+            model.name,
+            model.adapter_artifact or model.base_artifact,
+            pool,
+            status,
+            usage["prompt_tokens"],
+            usage["completion_tokens"],
+            timings["prefill_s"] + timings["decode_s"],
+            job.trace_id,
+            Jsonb(metadata),
+        ),
+    )
+    if entries is not None:
+        connection.execute(ADD_ANSWER, (job.id, job.tenant_id, entries))
 
 
 def done_rows(connection: Connection, batch_id: str, first: int, count: int) -> set[int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shared.contracts.background import ChatJob
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.core import Noop
 from shared.contracts.data_governance import BuildVersion, PreviewRows
@@ -36,6 +37,7 @@ JOBS: Mapping[str, type[JobContract]] = {
         Evaluate,
         Batch,
         BatchShard,
+        ChatJob,
         ImportModel,
     )
 }

@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
-from services.gateway import delivery, sse
-from services.gateway.bodies import read_as
+from services.gateway import background, delivery, sse
+from services.gateway.bodies import described, read_as
 from services.gateway.completions import complete
-from services.gateway.context import GatewayDep
+from services.gateway.context import Gateway, GatewayDep
 from services.gateway.delivery import ChatDelivery, Delivery, TextDelivery
 from services.gateway.docs import EVENTS, json_body
 from services.gateway.taken_up import take_up
 from services.gateway.task_calls import TaskCall, complete_task, parse_call
 from shared.contracts import answers
+from shared.contracts.background import ChatJob, answer_of
 from shared.contracts.completions import parse_completion
 from shared.contracts.inference import CompletionRequest
-from shared.errors import InvalidInput
+from shared.errors import NotFound
 
 router = APIRouter(tags=["chat"])
 
 CHAT_EXAMPLE = {"model": "base-1m", "messages": [{"role": "user", "content": "你好"}], "stream": True}
 TEXT_EXAMPLE = {"model": "base-1m", "prompt": "Refunds take", "max_tokens": 24}
 
-Asked = tuple[Delivery, CompletionRequest | TaskCall]
+Asked = tuple[Delivery, CompletionRequest | TaskCall, Mapping[str, Any]]
 AnswerId = Annotated[str, Path(min_length=1, max_length=128)]
 
 
 def _parser(check: Callable[[Mapping[str, Any]], CompletionRequest | TaskCall]) -> Callable[[Any], Asked]:
     def parse(body: Mapping[str, Any]) -> Asked:
         how, rest = delivery.split(body)
-        if how.background:
-            raise InvalidInput("background is not served yet", param="background")
-        return how, check(rest)
+        return how, check(rest), body
 
     return parse
 
@@ -49,8 +49,13 @@ def _parser(check: Callable[[Mapping[str, Any]], CompletionRequest | TaskCall]) 
 async def create_chat(request: Request, gateway: GatewayDep) -> Response:
     """What is not served (images, audio, ...) is refused by name, never ignored. `task:NAME` is a model too, its
     variables an object in the further field `variables`, or else the last user message. A stream with `resumable`
-    names in Content-Location where it is taken up with `Last-Event-ID`."""
-    how, asked = await read_as(request, _parser(parse_call))
+    names in Content-Location where it is taken up with `Last-Event-ID`. With `background` the answer is a job (202),
+    fetched or streamed later from its Location; with `stream` too, the stream is there at once, and may be left."""
+    how, asked, body = await read_as(request, _parser(parse_call))
+    if how.background:
+        return await background.accept(
+            request, gateway, answers.CHAT, described(request, how, body), asked, body
+        )
     if isinstance(asked, TaskCall):
         return await complete_task(request, gateway, asked, resumable=bool(how.resumable))
     return await complete(request, gateway, answers.CHAT, asked, resumable=bool(how.resumable))
@@ -63,34 +68,73 @@ async def create_chat(request: Request, gateway: GatewayDep) -> Response:
     **json_body(TextDelivery, TEXT_EXAMPLE, streams=True),
 )
 async def create_text(request: Request, gateway: GatewayDep) -> Response:
-    """One or more prompts, texts or tokens; what is not served (echo, suffix, best_of) is refused by name. Streams
-    may be `resumable`, as those of chats."""
-    how, asked = await read_as(request, _parser(parse_completion))
+    """One or more prompts, texts or tokens; what is not served (echo, suffix, best_of) is refused by name. `resumable`
+    and `background` are as for chats."""
+    how, asked, body = await read_as(request, _parser(parse_completion))
+    if how.background:
+        return await background.accept(
+            request, gateway, answers.TEXT, described(request, how, body), asked, body
+        )
     assert isinstance(asked, CompletionRequest)
     return await complete(request, gateway, answers.TEXT, asked, resumable=bool(how.resumable))
 
 
 @router.get(
-    f"{answers.CHAT}/{{answer_id}}", summary="Take up a chat's stream", response_model=None, responses=EVENTS
+    f"{answers.CHAT}/{{answer_id}}",
+    summary="A chat that was asked for before",
+    response_model=None,
+    responses=EVENTS,
 )
-async def take_up_chat(
-    request: Request, gateway: GatewayDep, answer_id: AnswerId, include_usage: bool = False
+async def retrieve_chat(
+    request: Request,
+    gateway: GatewayDep,
+    answer_id: AnswerId,
+    stream: bool = False,
+    include_usage: bool = False,
 ) -> Response:
-    """The rest of a resumable stream behind `Last-Event-ID`, or all of it."""
-    return await _take_up(request, gateway, answers.CHAT, answer_id, include_usage)
+    """An answer made in the background (status 202 with its job until it is there), or with
+    `Accept: text/event-stream` or `?stream=true` its stream, at any time; or the stream of a live answer that was
+    asked for with `resumable`. A stream goes on behind `Last-Event-ID`, or begins at the beginning."""
+    return await _retrieve(request, gateway, answers.CHAT, answer_id, stream, include_usage)
 
 
 @router.get(
-    f"{answers.TEXT}/{{answer_id}}", summary="Take up a text's stream", response_model=None, responses=EVENTS
+    f"{answers.TEXT}/{{answer_id}}",
+    summary="A text that was asked for before",
+    response_model=None,
+    responses=EVENTS,
 )
-async def take_up_text(
-    request: Request, gateway: GatewayDep, answer_id: AnswerId, include_usage: bool = False
+async def retrieve_text(
+    request: Request,
+    gateway: GatewayDep,
+    answer_id: AnswerId,
+    stream: bool = False,
+    include_usage: bool = False,
 ) -> Response:
     """The same as for a chat."""
-    return await _take_up(request, gateway, answers.TEXT, answer_id, include_usage)
+    return await _retrieve(request, gateway, answers.TEXT, answer_id, stream, include_usage)
 
 
-async def _take_up(
-    request: Request, gateway: GatewayDep, endpoint: str, answer_id: str, include_usage: bool
+async def _retrieve(
+    request: Request, gateway: Gateway, endpoint: str, answer_id: str, stream: bool, include_usage: bool
 ) -> Response:
-    return sse.EventStream(await take_up(request, gateway, endpoint, answer_id, include_usage=include_usage))
+    streamed = stream or "text/event-stream" in request.headers.get("accept", "")
+    fetch = partial(
+        background.fetch, request, gateway, endpoint, stream=streamed, include_usage=include_usage
+    )
+    if answer_id.startswith(ChatJob.id_prefix):
+        return await fetch(answer_id)
+    try:
+        return sse.EventStream(
+            await take_up(request, gateway, endpoint, answer_id, include_usage=include_usage)
+        )
+    except NotFound:
+        # By the name that the answer itself has.
+        job_id = ChatJob.id_prefix + answer_id.partition("-")[2]
+        if answer_of(job_id, endpoint) != answer_id:
+            raise
+        try:
+            return await fetch(job_id)
+        except NotFound:
+            pass
+        raise

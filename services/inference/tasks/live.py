@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from services.inference import vectors
-from services.inference.choices import Choices, calls, index_of
 from services.inference.engine_process import EngineProcess
+from services.inference.tasks import answering
 from services.inference.tasks.placed import asking, models_for_engine
 from shared import semconv
 from shared.contracts.inference import (
@@ -25,62 +26,20 @@ from shared.worker import Platform
 
 def generate(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Generate) -> dict[str, Any]:
     """Live answers: tokens as they come, then the whole with its usage."""
-    operation = "chat" if call.messages else "text_completion"
-    with (
-        platform.tracing.span(
-            f"{operation} {call.model.name}",
-            parent=ctx.span.traceparent,
-            attributes={
-                semconv.GEN_AI_OPERATION: operation,
-                semconv.GEN_AI_REQUEST_MODEL: call.model.name,
-                semconv.TENANT: ctx.tenant,
-            },
-        ) as span,
-        asking(platform, engine, call.model, operation, parent=span.traceparent, start_s=_time_left(ctx)) as (
-            known,
-            remote,
-        ),
-    ):
-        answers = Choices(call)
-        common = {"tenant": ctx.tenant, "priority": "live", **known}
-        asked = engine.submit(calls(f"{ctx.request}.{ctx.attempt}", call, common))
-        try:
-            for frame in asked.frames():
-                if ctx.cancelled.is_set():
-                    asked.cancel()
-                if frame is None:
-                    continue
-                if frame["type"] == "error":
-                    raise HeliuError(
-                        frame["message"],
-                        code=frame["code"],
-                        param=frame.get("param"),
-                        retryable=frame["retryable"],
-                    )
-                if frame["type"] == "token":
-                    ctx.send("token", _token_entry(frame))
-                else:
-                    _record(platform, span.traceparent, frame)
-                    remote.heard(frame)
-                    if not answers.take(frame) and len(answers) > 1:
-                        # One of several has ended: its client need not wait for the others to know.
-                        ended = {"choice": index_of(frame["id"]), "text": "", "tokens": 0}
-                        ctx.send("token", {**ended, "finish_reason": frame["finish_reason"]})
-        except HeliuError:
-            # What one choice fails of, the others would; nobody waits for them any more.
-            asked.cancel()
-            raise
-        result = answers.result()
-        usage = result["usage"]
-        spent = {
-            semconv.GEN_AI_INPUT_TOKENS: usage["prompt_tokens"],
-            semconv.GEN_AI_OUTPUT_TOKENS: usage["completion_tokens"],
-            semconv.GEN_AI_FINISH_REASONS: [choice["finish_reason"] for choice in result["choices"]],
-        }
-        span.set_all(spent)
-        remote.set_all(spent)
-        _count(platform, call.model.name, usage, result["timings"])
-        return result
+    result = answering.answer(
+        platform,
+        engine,
+        call,
+        name=f"{ctx.request}.{ctx.attempt}",
+        tenant=ctx.tenant,
+        priority="live",
+        parent=ctx.span.traceparent,
+        start_s=_time_left(ctx),
+        cancelled=ctx.cancelled.is_set,
+        say=partial(ctx.send, "token"),
+    )
+    answering.observe(platform, call.model.name, result)
+    return result
 
 
 def embed(platform: Platform, engine: EngineProcess, ctx: LiveContext, call: Embed) -> dict[str, Any]:
@@ -178,31 +137,3 @@ def _beside(
 def _time_left(ctx: LiveContext) -> float:
     """Seconds until the request must be in work somewhere."""
     return max(0.1, ctx.deadline - time.time())
-
-
-def _token_entry(frame: Frame) -> dict[str, Any]:
-    entry = {"choice": index_of(frame["id"]), "text": frame["text"], "tokens": frame["tokens"]}
-    return entry | {name: value for name, value in frame.items() if name in ("logprobs", "tool_calls")}
-
-
-def _record(platform: Platform, parent: str | None, done: Frame) -> None:
-    for part in done.get("spans", ()):
-        platform.tracing.record(
-            part["name"],
-            part["start_ns"],
-            part["end_ns"],
-            parent=parent,
-            attributes=part.get("attributes"),
-            # Decoding begins with the first token, which the prefill gave.
-            events=[("first_token", part["start_ns"])] if part["name"] == "engine.decode" else (),
-        )
-
-
-def _count(platform: Platform, model: str, usage: dict[str, int], timings: dict[str, float]) -> None:
-    metrics = platform.metrics
-    metrics.tokens.labels(model, "input").inc(usage["prompt_tokens"])
-    metrics.tokens.labels(model, "output").inc(usage["completion_tokens"])
-    if timings.get("first_token_s") is not None:
-        metrics.first_token.labels(model).observe(timings["first_token_s"])
-    if usage["completion_tokens"] > 1:
-        metrics.per_token.labels(model).observe(timings["decode_s"] / (usage["completion_tokens"] - 1))
