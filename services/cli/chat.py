@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -25,11 +25,27 @@ def chat(
     system: Annotated[str | None, typer.Option(help="The system message.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    background: Annotated[
+        bool, typer.Option(help="Do not wait: print the job's id, for `heliu jobs answer`.")
+    ] = False,
+    priority: Annotated[
+        int | None, typer.Option(min=-100, max=100, help="Of a chat in the background; above 0 goes first.")
+    ] = None,
 ) -> None:
     """Ask a model; the answer is on stdout as it is made."""
+    if message is None and background:
+        raise typer.BadParameter("a chat in the background needs its message", param_hint="MESSAGE")
+    if priority is not None and not background:
+        raise typer.BadParameter("only a chat in the background has one", param_hint="--priority")
     told = [{"role": "system", "content": system}] if system is not None else []
     options = {"temperature": temperature, "max_tokens": max_tokens}
     with closing(connect()) as client:
+        if message is not None and background:
+            asked = [*told, {"role": "user", "content": message}]
+            body = {"model": model, "messages": asked, "background": True}
+            job = client.post("/v1/chat/completions", {**body, **_given({**options, "priority": priority})})
+            sys.stdout.write(f"{job['id']}\n")
+            return
         if message is not None:
             _ask(client, model, [*told, {"role": "user", "content": message}], options, trace=False)
             return
@@ -60,14 +76,22 @@ def _ask(
 
     body = {"model": model, "messages": messages, "stream": True, **_given(options)}
     for chunk in client.stream("/v1/chat/completions", body, on_headers=note):
-        text = chunk["choices"][0]["delta"].get("content") or "" if chunk["choices"] else ""
-        said += text
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        said += show_chunk(chunk)
     sys.stdout.write("\n")
     if trace:
         err.print(f"trace {traces[0]}", style="dim")
     return said
+
+
+def show_chunk(chunk: dict[str, Any]) -> str:
+    """Write what a chunk adds to its first choice; returns it."""
+    first = next((choice for choice in chunk["choices"] if choice["index"] == 0), None)
+    if first is None:
+        return ""
+    text = str(first["delta"].get("content") or "" if "delta" in first else first["text"])
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    return text
 
 
 def _given(options: dict[str, float | None]) -> dict[str, float]:

@@ -16,6 +16,9 @@ from deploy import local
 from services.cli.lifecycle import home
 from shared.errors import ConfigurationError, HeliuError, InvalidInput, Unavailable
 
+# How often in a row a stream that broke is taken up again, and the pause before it, longer each time.
+TRIES, PAUSE_S = 6, 0.5
+
 ENDED = frozenset({"succeeded", "failed", "dead", "cancelled", "expired"})
 
 
@@ -74,16 +77,31 @@ class Client:
         """The JSON objects of a server-sent stream, up to `[DONE]`. Raises HeliuError for an error object."""
         with self._send("POST", path, json=body) as response:
             on_headers(response.headers)
-            for line in response.iter_lines():
-                if not line.startswith("data:"):
-                    continue
-                data = line.removeprefix("data:").strip()
-                if data == "[DONE]":
+            try:
+                for _, chunk in _chunks(response):
+                    yield chunk
+            except _Broken as exc:
+                raise Unavailable("the stream broke off before its end") from exc
+
+    def follow(self, path: str) -> Iterator[Any]:
+        """The same of a stream that can be taken up again: a connection that breaks is made anew, behind what came.
+
+        Raises Unavailable when it cannot be made TRIES times in a row.
+        """
+        last, failed = "", 0
+        while True:
+            headers = {"accept": "text/event-stream", **({"last-event-id": last} if last else {})}
+            try:
+                with self._send("GET", path, headers=headers) as response:
+                    for name, chunk in _chunks(response):
+                        last, failed = name or last, 0
+                        yield chunk
                     return
-                chunk = json.loads(data)
-                if "error" in chunk:
-                    raise _error(chunk, response)
-                yield chunk
+            except (_Broken, httpx.TransportError, Unavailable) as exc:
+                failed += 1
+                if failed == TRIES:
+                    raise Unavailable(f"the stream broke off, and {self.base_url} does not answer") from exc
+                time.sleep(PAUSE_S * failed)
 
     def wait_job(
         self,
@@ -138,6 +156,28 @@ class _Response:
 
     def __exit__(self, *problem: Any) -> None:
         self._context.__exit__(*problem)
+
+
+class _Broken(Exception):
+    """A stream that ended without its last mark."""
+
+
+def _chunks(response: httpx.Response) -> Iterator[tuple[str, Any]]:
+    """(id, JSON object) of a server-sent stream, up to `[DONE]`. Raises HeliuError for an error object."""
+    name = ""
+    for line in response.iter_lines():
+        if line.startswith("id:"):
+            name = line.removeprefix("id:").strip()
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            return
+        chunk = json.loads(data)
+        if "error" in chunk:
+            raise _error(chunk, response)
+        yield name, chunk
+    raise _Broken
 
 
 def path_of(*parts: str) -> str:

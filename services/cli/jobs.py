@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from services.cli.chat import show_chunk
 from services.cli.client import ENDED, Client, connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.listing import field, moment, show, show_one, text, when
 from services.cli.output import out
+from shared.errors import HeliuError, InvalidInput
 
 app = typer.Typer(help="Look at jobs and steer them.", no_args_is_help=True)
 
@@ -79,6 +81,26 @@ def _print_after(client: Client, job_id: str, last: str | None, as_json: bool) -
         sys.stdout.flush()
         if not page["has_more"]:
             return last
+
+
+@app.command()
+def answer(job_id: JobId) -> None:
+    """What a chat in the background says: from its beginning, and on until it ends."""
+    with closing(connect()) as client:
+        if client.get(path_of("jobs", job_id))["kind"] != "inference.chat":
+            raise InvalidInput(
+                f"{job_id} is no chat; `heliu jobs show {job_id}` shows what it is", param="ID"
+            )
+        path = path_of("chat", "completions", job_id)
+        try:
+            for chunk in client.follow(path):
+                show_chunk(chunk)
+        except HeliuError as exc:
+            if exc.code != "not_found":
+                raise
+            for chunk in client.follow(path_of("completions", job_id)):
+                show_chunk(chunk)
+    sys.stdout.write("\n")
 
 
 @app.command()

@@ -18,7 +18,9 @@ import pytest
 import redis
 from openai import OpenAI, Stream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from typer.testing import CliRunner
 
+from services.cli.main import app
 from shared import job_store, streams
 from tests import servers
 from tests.conftest import TEMPLATE
@@ -413,6 +415,24 @@ def test_a_tasks_output_guard_goes_for_the_stream_and_for_what_is_stored(world: 
         assert b"example.com" not in str(client.xrange(streams.kept_stream(job_id))).encode()
     (row,) = world.usage(job_id)
     assert row["metadata"] == {"task": "reply", "task_version": 1}
+
+
+def test_the_command_line_asks_in_the_background_and_reads_the_answer_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HELIU_GATEWAY_URL", world.gateway.url)
+    monkeypatch.setenv("HELIU_API_KEY", world.gateway.keys["acme"])
+
+    def heliu(*words: str) -> str:
+        result = CliRunner().invoke(app, list(words))
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    job_id = heliu("chat", "echo", "退款 soon", "--background", "--priority", "2").strip()
+    assert heliu("jobs", "answer", job_id) == "退款 soon\n"
+    assert json.loads(heliu("jobs", "show", job_id, "--json"))["priority"] == 2
+    text = world.submit("a text", TEXT)["id"]
+    assert heliu("jobs", "answer", text) == "a text\n"
 
 
 @pytest.mark.parametrize(
