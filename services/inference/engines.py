@@ -31,12 +31,6 @@ class Engines(EngineProcess):
         """As EngineProcess; the requests are all for the one engine or for the other."""
         if requests and requests[0].get("op") == FORWARD:
             return self._upstream.submit(requests, heard)
-        if not has_packages():
-            raise Unavailable(
-                "this worker has no packages for models of its own, only for upstreams; name its upstreams in "
-                "HELIU_MODELS, or install heliu[models]",
-                code="no_worker",
-            )
         return super().submit(requests, heard)
 
     def close(self) -> None:
@@ -47,3 +41,13 @@ class Engines(EngineProcess):
 def has_packages() -> bool:
     """Whether an engine could start here; looks for torch and does not import it."""
     return find_spec("torch") is not None
+
+
+def check_packages(model: str) -> None:
+    """Raise Unavailable (`no_worker`) where only upstreams can be served."""
+    if not has_packages():
+        raise Unavailable(
+            f"the worker that got this for {model!r} has no packages for models of its own; it should name its "
+            "upstreams in HELIU_MODELS, or have heliu[models] installed",
+            code="no_worker",
+        )

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from services.inference import placement, repository
 from services.inference.engine_process import EngineProcess
-from services.inference.engines import Engines, has_packages
+from services.inference.engines import Engines, check_packages, has_packages
 from shared import semconv
 from shared.contracts.inference import (
     ModelRef,
@@ -57,6 +57,7 @@ def models_for_engine(platform: Platform, engine: EngineProcess, model: ModelRef
     placement.check_served(platform.settings.served_models, model.base_name)
     if model.upstream:
         return {"upstream": _upstream(platform, engine, model)}
+    check_packages(model.name)
     engine.names[model.base_artifact] = model.base_name
     if model.adapter_artifact:
         engine.names[model.adapter_artifact] = model.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.inference.engines import check_packages
 from services.inference.placement import check_served, holdings
 from shared.contracts.inference import Batch, BatchShard, Generate, ModelRef, rows_queue
 from shared.errors import HeliuError
@@ -55,3 +56,13 @@ def test_a_call_goes_to_workers_of_its_base_before_those_of_any() -> None:
 def test_the_names_of_served_bases_are_read_with_commas() -> None:
     assert read_settings({"HELIU_MODELS": " a, b,,a "}).served_models == ("a", "b")
     assert read_settings({}).served_models == ()
+
+
+def test_a_worker_without_packages_refuses_models_of_its_own_before_it_fetches_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_packages("qwen")
+    monkeypatch.setattr("services.inference.engines.find_spec", lambda _: None)
+    with pytest.raises(HeliuError, match="'qwen' has no packages") as caught:
+        check_packages("qwen")
+    assert (caught.value.code, caught.value.retryable) == ("no_worker", True)
