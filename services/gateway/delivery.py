@@ -26,13 +26,30 @@ class ExpiresAfter(Body):
 
 
 class Delivery(Body):
-    """`priority` orders a tenant's own background work, and above 0 is computed beside live requests; a background
-    answer that no worker has begun by `expires_after` (a day) expires."""
+    """What a request says of its delivery and not of its answer."""
 
-    background: bool | None = None
-    priority: int | None = Field(None, ge=-MOST_PRIORITY, le=MOST_PRIORITY)
-    expires_after: ExpiresAfter | None = None
-    resumable: bool | None = None
+    background: bool | None = Field(
+        None,
+        examples=[True],
+        description="Answer with a job (202) and make the answer in the background; with stream, its stream at once.",
+    )
+    priority: int | None = Field(
+        None,
+        ge=-MOST_PRIORITY,
+        le=MOST_PRIORITY,
+        examples=[10],
+        description="Of a background answer among its tenant's own; above 0 it is computed beside live requests.",
+    )
+    expires_after: ExpiresAfter | None = Field(
+        None,
+        examples=[{"anchor": "created_at", "seconds": 3600}],
+        description="A background answer that no worker has begun by then expires; a day where none is given.",
+    )
+    resumable: bool | None = Field(
+        None,
+        examples=[True],
+        description="Give the chunks of a stream ids, and let it be taken up again where Content-Location says.",
+    )
 
     @model_validator(mode="after")
     def _of_the_background_alone(self) -> Self:

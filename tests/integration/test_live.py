@@ -17,6 +17,7 @@ import redis
 from shared import streams
 from shared.contracts.inference import ChatMessage, Generate, ModelRef
 from shared.errors import HeliuError, LimitExceeded, Unavailable
+from shared.kept import Keep
 from shared.live_client import LiveClient, last_entry
 from shared.live_server import LiveContext, LiveServer
 from shared.metrics import Metrics
@@ -531,3 +532,30 @@ def test_a_drain_lets_the_answers_that_have_begun_end(live: Harness) -> None:
         assert await stopping == 0
 
     with_workers(live, scene, silence_s=LONG)
+
+
+def test_what_is_kept_says_when_another_attempt_begins_and_when_none_will(redis_url: str) -> None:
+    keep = Keep("chatcmpl-1", 60.0)
+
+    async def scene(client: LiveClient, fake: FakeWorker) -> None:
+        entries = client.call(
+            generate("speak"),
+            pool="default",
+            tenant="acme",
+            max_in_flight=8,
+            accept_s=LONG,
+            parent=None,
+            keep=keep,
+        )
+        answer = asyncio.create_task(texts(entries))
+        await fake.asked(2)
+        assert [envelope["keep"] for envelope in fake.sent] == [keep.dump()] * 2
+        with pytest.raises(Unavailable):
+            await answer
+        with redis.Redis.from_url(redis_url) as server:
+            told = [Entry.unpack(fields) for _, fields in server.xrange(streams.kept_stream(keep.answer))]  # type: ignore[union-attr]
+            assert 0 < server.pttl(streams.kept_stream(keep.answer)) <= 60_000  # type: ignore[operator]
+        assert [(entry.attempt, entry.type) for entry in told] == [(2, "attempt"), (2, "error")]
+        assert told[1].data["code"] == "worker_lost"
+
+    with_fake(redis_url, scene, silence_s=0.2)
