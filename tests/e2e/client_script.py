@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 import openai
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict
 
 PATIENCE_S = 240.0
@@ -232,6 +233,44 @@ def chat(client: openai.OpenAI, given: Seen) -> Seen:
     }
 
 
+def later(client: openai.OpenAI, given: Seen) -> Seen:
+    """A chat in the background, fetched and streamed; a stream that is left and taken up again."""
+    asked = {"model": given["tuned"], "messages": QUESTION, "max_tokens": 16, "temperature": 0}
+    job: Any = client.chat.completions.create(**asked, extra_body={"background": True, "priority": 1})
+    kept = f"/chat/completions/{job.id}"
+
+    def fetch() -> Any:
+        return client.get(kept, cast_to=ChatCompletion)
+
+    def follow(path: str, last: str = "") -> list[Any]:
+        stream: Any = client.get(
+            path,
+            cast_to=ChatCompletionChunk,
+            options={"headers": {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}},
+            stream=True,
+            stream_cls=openai.Stream[ChatCompletionChunk],
+        )
+        return [chunk.model_dump() for chunk in stream]
+
+    answer = wait_until(fetch, lambda found: getattr(found, "choices", None))
+    live = client.chat.completions.create(**asked, stream=True, extra_body={"resumable": True})
+    begun = live.response
+    path = begun.headers["content-location"].removeprefix("/v1")
+    lines = begun.iter_lines()
+    # Two chunks, each an id and its data; then the connection is closed.
+    head = [line for line in (next(lines) for _ in range(6)) if line]
+    begun.close()
+    return {
+        "job": {"id": job.id, "kind": job.kind, "priority": job.priority},
+        "plain": client.chat.completions.create(**asked).model_dump(),
+        "answer": answer.model_dump(),
+        "chunks": follow(kept),
+        "had": [json.loads(line.removeprefix("data: ")) for line in head if line.startswith("data: ")],
+        "rest": follow(path, [line.removeprefix("id: ") for line in head if line.startswith("id: ")][-1]),
+        "whole": follow(path),
+    }
+
+
 def vectors(client: openai.OpenAI, given: Seen) -> Seen:
     """Both formats, what is refused, a base's own vectors, tokens, and a batch."""
     texts = [
@@ -427,7 +466,19 @@ def main() -> None:
     given = json.load(sys.stdin)
     client = openai.OpenAI(base_url=given["base_url"], api_key=given["api_key"], timeout=120)
     seen: Seen = {"version": openai.__version__}
-    for part in (files, file_content, models, chat, shaped, tools, vectors, errors, batches, fine_tuning):
+    for part in (
+        files,
+        file_content,
+        models,
+        chat,
+        later,
+        shaped,
+        tools,
+        vectors,
+        errors,
+        batches,
+        fine_tuning,
+    ):
         seen[part.__name__] = part(client, given)
     json.dump(seen, sys.stdout)
 

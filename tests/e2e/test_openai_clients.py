@@ -253,6 +253,29 @@ def test_a_streamed_answer_is_the_plain_one_in_chunks(seen: Seen) -> None:
     )
 
 
+def said(chunks: list[Any]) -> str:
+    return "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks)
+
+
+def test_a_chat_in_the_background_says_what_a_live_one_does(seen: Seen) -> None:
+    later = seen["later"]
+    assert later["job"]["id"].startswith("chatjob-")
+    assert (later["job"]["kind"], later["job"]["priority"]) == ("inference.chat", 1)
+    plain, answer = later["plain"], later["answer"]
+    assert answer["choices"] == plain["choices"]
+    assert answer.keys() == plain.keys()
+    assert answer["usage"]["total_tokens"] == plain["usage"]["total_tokens"]
+    assert said(later["chunks"]) == answer["choices"][0]["message"]["content"]
+    assert {chunk["id"] for chunk in later["chunks"]} == {answer["id"]}
+
+
+def test_a_stream_that_was_left_is_taken_up_where_it_broke(seen: Seen) -> None:
+    later = seen["later"]
+    assert later["rest"] == later["whole"][len(later["had"]) :]
+    assert said([*later["had"], *later["rest"]]) == later["plain"]["choices"][0]["message"]["content"]
+    assert {chunk["id"] for chunk in [*later["had"], *later["rest"]]} == {later["had"][0]["id"]}
+
+
 def test_vectors_come_in_both_formats_and_like_texts_are_near(seen: Seen) -> None:
     vectors = seen["vectors"]
     coded = [row["embedding"] for row in vectors["coded"]["data"]]

@@ -31,6 +31,9 @@ def traces(stage: Stage) -> dict[str, str]:
     batch = client.batches.create(
         input_file_id=stage.batch_file(rows), endpoint="/v1/chat/completions", completion_window="24h"
     )
+    body = {"model": stage.tuned, "messages": [{"role": "user", "content": "你好"}], "max_tokens": 8}
+    with stage.http() as http:
+        later = http.post("/v1/chat/completions", json={**body, "background": True}).json()
     noop = stage.post("/v1/jobs", {"kind": "noop", "steps": 1})
     evaluation = stage.post(
         "/v1/evaluations", {"model": stage.tuned, "dataset_version": stage.version, "limit": 4}
@@ -38,12 +41,13 @@ def traces(stage: Stage) -> dict[str, str]:
     with stage.http() as http:
         preview = http.get(f"/v1/datasets/service/versions/{stage.version}/rows", params={"limit": 3})
     assert len(preview.json()["data"]) == 3
-    for job in (batch.id, noop["id"], evaluation["id"]):
+    for job in (batch.id, noop["id"], evaluation["id"], later["id"]):
         stage.succeeded(job)
     return {
         **stage.traces,
         "chat": chat.headers["x-trace-id"],
         "upstream": upstream.headers["x-trace-id"],
+        "background": later["trace_id"],
         "batch": str(batch.model_dump()["trace_id"]),
         "noop": noop["trace_id"],
         "evaluation": evaluation["trace_id"],

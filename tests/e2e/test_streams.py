@@ -70,3 +70,52 @@ def test_a_stream_whose_engine_is_killed_ends_with_an_answer_or_an_error(stage: 
             assert last["choices"][0]["finish_reason"] in ("stop", "length")
     # The next one is answered by a new engine.
     assert "error" not in stream(stage, 99, 4)[-1]
+
+
+def follow(stage: Stage, job_id: str, begun: threading.Event) -> str:
+    """What a reader of a background chat puts together, over as many connections as it takes; fails on an error."""
+    last, said = "", ""
+    path = f"/v1/chat/completions/{job_id}"
+    while True:
+        headers = {"accept": "text/event-stream", **({"last-event-id": last} if last else {})}
+        with stage.http() as http, http.stream("GET", path, headers=headers, timeout=PATIENCE_S) as answer:
+            for line in filter(None, answer.iter_lines()):
+                if line.startswith("id: "):
+                    last = line.removeprefix("id: ")
+                elif line == "data: [DONE]":
+                    return said
+                elif line.startswith("data: "):
+                    delta = json.loads(line.removeprefix("data: "))["choices"][0]["delta"]
+                    said += delta.get("content") or ""
+                    if said:
+                        begun.set()
+
+
+def test_readers_of_background_chats_notice_no_kill_of_their_worker(stage: Stage) -> None:
+    jobs = []
+    with stage.http() as http:
+        for number in range(8):
+            body = {
+                "model": stage.tuned,
+                "messages": [{"role": "user", "content": f"order {number}"}],
+                "max_tokens": 200,
+                "temperature": 1,
+                "background": True,
+            }
+            answer = http.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 202, answer.text
+            jobs.append(answer.json()["id"])
+    with ThreadPoolExecutor(8) as pool:
+        begun = threading.Event()
+        read = [pool.submit(follow, stage, job, begun) for job in jobs]
+        assert begun.wait(PATIENCE_S)
+        stage.running["inference"].kill()
+        stage.restart("inference")
+        texts = [future.result(PATIENCE_S) for future in read]
+    ended = [stage.succeeded(job) for job in jobs]
+    assert sum(job["crashes"] for job in ended) >= 1, "the kill came too late"
+    for job, text in zip(jobs, texts, strict=True):
+        whole = stage.get(f"/v1/chat/completions/{job}")
+        assert whole["choices"][0]["message"]["content"] == text
+        (row,) = stage.usage_rows(job)
+        assert (row["status"], row["completion_tokens"]) == ("ok", whole["usage"]["completion_tokens"])

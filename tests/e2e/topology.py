@@ -117,6 +117,11 @@ EDGES: tuple[Edge, ...] = (
     Edge("upstream", process("inference", LIVE_QUEUE), CHAT),
     Edge("upstream", CHAT, ASKED),
     Edge("upstream", ASKED, CHAT_ROUTE),
+    *durable("background", "/v1/chat/completions", "inference.*.chats.batch", "inference", "chat *"),
+    *(
+        Edge("background", CHAT, inside("inference", f"engine.{part}"))
+        for part in ("queue", "prefill", "decode")
+    ),
     *durable("data", "/v1/datasets*", "data", "data_governance", "data.build", "data.store"),
     *live("preview", ROWS_ROUTE, "data.live", "data_governance"),
     Edge("preview", process("data_governance", "data.live"), inside("data_governance", "data.preview")),
