@@ -6,6 +6,7 @@ chunks. `StepBatch` travels as the forward keyword `step`. Knows no request and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -104,7 +105,7 @@ class Segment:
 
     def index(self, heads: int) -> torch.Tensor:
         if heads not in self._index:
-            self._index[heads] = _by_head(self.blocks.unsqueeze(0), heads)
+            self._index[heads] = by_head(self.blocks.unsqueeze(0), heads)
         return self._index[heads]
 
     def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
@@ -121,22 +122,18 @@ class Segment:
 
 
 @dataclass
-class DecodeGroup:
-    """Decoding sequences of like length, step tokens `start:end`; `blocks` is (sequences, most blocks)."""
+class DecodeRows:
+    """Decoding sequences of like length, step tokens `start:end`, that are read `width` tokens wide.
+
+    `lengths` (sequences) counts the tokens that each attends to, of which `longest` is the most.
+    """
 
     start: int
     end: int
-    blocks: torch.Tensor
     lengths: torch.Tensor
     longest: int
     width: int
-    _index: dict[int, torch.Tensor] = field(default_factory=dict)
-    _masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
-
-    def index(self, heads: int) -> torch.Tensor:
-        if heads not in self._index:
-            self._index[heads] = _by_head(self.blocks, heads)
-        return self._index[heads]
+    _masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict, init=False)
 
     def mask(self, heads: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
         """(sequences x heads, 1, width) to add to scores: minus infinity past the end and before the window."""
@@ -153,6 +150,41 @@ class DecodeGroup:
             mask.masked_fill_(hidden, float("-inf"))
             self._masks[key] = mask.repeat_interleave(heads, 0).unsqueeze(1)
         return self._masks[key]
+
+
+@dataclass
+class DecodeGroup(DecodeRows):
+    """Rows that are read from their blocks; `blocks` is (sequences, most blocks)."""
+
+    blocks: torch.Tensor
+    _index: dict[int, torch.Tensor] = field(default_factory=dict, init=False)
+
+    def read(self, cache: PagedCache, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, (sequences x kv heads, width, head size)."""
+        heads = cache.keys[layer].shape[1]
+        if heads not in self._index:
+            self._index[heads] = by_head(self.blocks, heads)
+        keys, values = cache.gather(layer, self._index[heads], self.end - self.start)
+        return keys.flatten(0, 1), values.flatten(0, 1)
+
+
+class Decoding(Protocol):
+    """What a step decodes at once: `DecodeGroup`, or rows that are read from elsewhere."""
+
+    start: int
+    end: int
+
+    def read(self, cache: PagedCache, layer: int) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def mask(self, heads: int, window: int | None, dtype: torch.dtype) -> torch.Tensor: ...
+
+
+class Copies(Protocol):
+    """Keeps what a step adds somewhere else, too; see `decode_slots`."""
+
+    def write(self, cache: PagedCache, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Of (tokens, kv heads, head size); the cache's blocks have it already."""
+        ...
 
 
 class Attend(Protocol):
@@ -181,9 +213,10 @@ class StepBatch:
 
     cache: PagedCache
     slots: torch.Tensor
-    groups: list[DecodeGroup]
+    groups: Rows[Decoding]
     segments: list[Segment]
     attend: Attend | None = None
+    copies: Copies | None = None
     layers_seen: set[int] = field(default_factory=set)
     _write: dict[int, torch.Tensor] = field(default_factory=dict)
 
@@ -225,7 +258,10 @@ def paged_attention(
     if step.attend is not None:
         return step.attend(step.cache, layer, query, key, value, scale, sliding_window).unsqueeze(0), None
     queries = query[0].transpose(0, 1)
-    step.cache.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), step)
+    keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
+    step.cache.write(layer, keys, values, step)
+    if step.copies is not None:
+        step.copies.write(step.cache, layer, keys, values)
     parts = [_decode(step.cache, layer, group, queries, scale, sliding_window) for group in step.groups]
     for segment in step.segments:
         parts.append(prefill(step.cache, layer, segment, query, key, value, scale, sliding_window))
@@ -236,20 +272,18 @@ def paged_attention(
 def _decode(
     cache: PagedCache,
     layer: int,
-    group: DecodeGroup,
+    group: Decoding,
     queries: torch.Tensor,
     scale: float,
     window: int | None,
 ) -> torch.Tensor:
-    """One query a sequence: batched matmul over gathered blocks, query heads of a kv head together."""
-    sequences = group.end - group.start
+    """One query a sequence: batched matmul over its keys and values, query heads of a kv head together."""
     heads = cache.keys[layer].shape[1]
-    keys, values = cache.gather(layer, group.index(heads), sequences)
-    k, v = keys.flatten(0, 1), values.flatten(0, 1)
-    q = queries[group.start : group.end].reshape(sequences * heads, -1, k.shape[2])
+    k, v = group.read(cache, layer)
+    q = queries[group.start : group.end].reshape(k.shape[0], -1, k.shape[2])
     mask = group.mask(heads, window, q.dtype)
     scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)
-    return torch.bmm(scores.softmax(-1), v).view(sequences, -1, v.shape[2])
+    return torch.bmm(scores.softmax(-1), v).view(group.end - group.start, -1, v.shape[2])
 
 
 def prefill(
@@ -297,7 +331,7 @@ def _repeat_heads(tensor: torch.Tensor, repeat: int) -> torch.Tensor:
     return tensor.unsqueeze(2).expand(batch, heads, repeat, length, size).reshape(batch, -1, length, size)
 
 
-def _by_head(blocks: torch.Tensor, heads: int) -> torch.Tensor:
+def by_head(blocks: torch.Tensor, heads: int) -> torch.Tensor:
     """(sequences, blocks) -> rows of the cache seen as (blocks x heads, ...), by sequence, head, block."""
     head = torch.arange(heads, device=blocks.device).view(1, heads, 1)
     return (blocks.unsqueeze(1) * heads + head).reshape(-1)

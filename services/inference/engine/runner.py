@@ -24,6 +24,7 @@ from services.inference.engine.attention import (
     UnsupportedModel,
 )
 from services.inference.engine.blocks import PADDING_BLOCK, BlockAllocator
+from services.inference.engine.decode_slots import DecodeSlots, cut
 from services.inference.engine.gpu_attention import GpuStep, chunks_of, decodes_of, sent
 from services.inference.engine.graphs import DecodeGraphs, DecodeRow, Inputs, Outputs
 from services.inference.engine.linear import pack_linears
@@ -34,9 +35,9 @@ from shared.errors import HeliuError
 
 log = logging.getLogger(__name__)
 
-# A new decode group is opened when padding would cost more than one more round of small matmuls does.
+# A new group of gathered keys and values is opened when padding would cost more than one more round of small matmuls.
 _GROUP_WASTE_TOKENS = 512
-# And when its gathered keys and values would grow past this, which bounds the memory they take.
+# A group's gathered keys and values do not grow past this, which bounds the memory that they take.
 _GROUP_TOKENS = 4_096
 _PROBE_TOKENS = 9
 # How far paged attention may be from the model's own, as a share of the logits' size, in 16 bits.
@@ -63,9 +64,13 @@ class ModelRunner:
         positions: int | None = getattr(text_config, "max_position_embeddings", None)
         self._layers: int = text_config.num_hidden_layers
         self.width: int = model.get_output_embeddings().weight.shape[1]
+        self._slots: DecodeSlots | None = None
         self._take_over(config, min(_PROBE_TOKENS, positions or _PROBE_TOKENS))
         self._make_cache(self._cache_tokens(config), config.block_size)
         self.context: int = positions or self.allocator.capacity_tokens
+        if self.device.type == "cpu" and self.accelerator is None:
+            longest = self.allocator.capacity_tokens // config.max_slots
+            self._slots = DecodeSlots(config.max_slots, longest, config.block_size)
         # (1, rows, width): what the last forward's logits were made of.
         self._hidden: torch.Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._keep_hidden)
@@ -83,7 +88,14 @@ class ModelRunner:
     def bytes(self) -> int:
         """Memory of the cache, the adapters and (about) the weights."""
         weights = sum(p.nbytes for p in self._model.parameters()) + self._packed_bytes
-        return int(weights + self.cache.bytes() + self.adapters.bytes())
+        slots = self._slots.bytes() if self._slots is not None else 0
+        return int(weights + self.cache.bytes() + slots + self.adapters.bytes())
+
+    def scrub(self, blocks: list[int]) -> None:
+        """Zero what these blocks held, wherever it is."""
+        self.cache.scrub(blocks)
+        if self._slots is not None:
+            self._slots.clear()
 
     @property
     def records(self) -> bool:
@@ -92,7 +104,7 @@ class ModelRunner:
 
     def sampled(self, rows: Rows[Row]) -> list[Row]:
         """The rows that `forward` returns logits of, in its order."""
-        return [row for row in _ordered(rows)[0] if row.samples]
+        return [row for row in self._ordered(rows)[0] if row.samples]
 
     @torch.inference_mode()
     def forward(self, rows: Rows[Row]) -> tuple[list[Row], torch.Tensor]:
@@ -100,18 +112,24 @@ class ModelRunner:
 
         Writes only the rows' own cache slots, so a pass that failed may be repeated, whole or in parts.
         """
-        ordered, decodes = _ordered(rows)
+        ordered, decodes, placed = self._ordered(rows)
         recorded = self._replayed(ordered) if decodes == len(ordered) else None
         if recorded is not None:
             return ordered, recorded
-        step, ids, positions, keep = self._batch(ordered, decodes)
+        step, ids, positions, keep = self._batch(ordered, decodes, placed)
         self.step_adapters.set(
             [row.sequence.adapter for row in ordered], [row.count for row in ordered], self.device
         )
-        sampled = self.sampled(rows)
-        output = self._model(
-            input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, step=step
-        )
+        sampled = [row for row in ordered if row.samples]
+        try:
+            output = self._model(
+                input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, step=step
+            )
+        except Exception:
+            # Of what it was to copy to the slots, some layers have nothing.
+            if self._slots is not None:
+                self._slots.clear()
+            raise
         return sampled, output.logits[0][: len(sampled)]
 
     def hidden(self) -> torch.Tensor:
@@ -122,10 +140,24 @@ class ModelRunner:
     def _keep_hidden(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._hidden = inputs[0]
 
+    def _ordered(self, rows: Rows[Row]) -> tuple[list[Row], int, int]:
+        """Rows as a step has them, and how many of them decode and how many of these are in slots.
+
+        Decodes come first, by slot and then by length; the others by adapter.
+        """
+        decodes = {row.sequence: row for row in sorted(rows, key=lambda row: row.start) if row.count == 1}
+        chunks = sorted((row for row in rows if row.count > 1), key=lambda row: row.sequence.adapter or "")
+        placed = self._slots.place(list(decodes)) if self._slots is not None else []
+        ordered = [decodes.pop(sequence) for sequence in placed] + list(decodes.values())
+        return ordered + chunks, len(ordered), len(placed)
+
     def _batch(
-        self, rows: list[Row], decodes: int
+        self, rows: list[Row], decodes: int, placed: int = 0
     ) -> tuple[StepBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The step, its ids and positions (1, T), and which of its tokens have logits: those sampled, or the first."""
+        """The step, its ids and positions (1, T), and which of its tokens have logits: those sampled, or the first.
+
+        Of `rows` the first `decodes` are of one token, and the first `placed` of these are in slots.
+        """
         size = self.allocator.block_size
         ids: list[int] = []
         positions: list[int] = []
@@ -152,8 +184,12 @@ class ModelRunner:
         numbers = sent([*ids, *positions, *slots, *(keep or [0])], self.device)
         at = numbers[2 * count : 3 * count]
         if self.accelerator is None:
-            groups = self._groups([row.sequence for row in rows[:decodes]], positions)
-            step = StepBatch(self.cache, at, groups, segments)
+            copies = self._slots.step() if self._slots is not None and placed else None
+            groups = self._groups(
+                [row.sequence for row in rows[placed:decodes]], positions[placed:decodes], placed
+            )
+            in_place = copies.groups if copies is not None else []
+            step = StepBatch(self.cache, at, [*in_place, *groups], segments, copies=copies)
         else:
             tables = [(row.start + 1, row.sequence.blocks) for row in rows[:decodes]]
             attend = GpuStep(
@@ -232,25 +268,26 @@ class ModelRunner:
         self._hidden = hidden.unsqueeze(0)
         return logits
 
-    def _groups(self, sequences: list[Sequence], positions: list[int]) -> list[DecodeGroup]:
-        """Runs of sequences, sorted by length, in which padding to the longest stays cheap."""
-        groups: list[DecodeGroup] = []
-        start, waste = 0, 0
-        for end in range(1, len(sequences) + 1):
-            if end < len(sequences):
-                waste += (positions[end] - positions[end - 1]) * (end - start)
-                padded = (positions[end] + 1) * (end + 1 - start)
-                if waste <= _GROUP_WASTE_TOKENS and padded <= _GROUP_TOKENS:
-                    continue
-            longest = positions[end - 1] + 1
+    def _groups(self, sequences: list[Sequence], positions: list[int], first: int) -> list[DecodeGroup]:
+        """Sequences of the step's tokens from `first`, sorted by length, in groups that little is padded in."""
+        groups = []
+        lengths = [place + 1 for place in positions]
+        for start, end in cut(lengths, waste=_GROUP_WASTE_TOKENS, most=_GROUP_TOKENS):
+            longest = lengths[end - 1]
             count = self.allocator.blocks_for(longest)
             tables = [
                 s.blocks[:count] + [PADDING_BLOCK] * (count - len(s.blocks)) for s in sequences[start:end]
             ]
-            lengths = self._tensor(positions[start:end]) + 1
-            width = count * self.allocator.block_size
-            groups.append(DecodeGroup(start, end, self._tensor(tables), lengths, longest, width))
-            start, waste = end, 0
+            groups.append(
+                DecodeGroup(
+                    first + start,
+                    first + end,
+                    self._tensor(lengths[start:end]),
+                    longest,
+                    count * self.allocator.block_size,
+                    self._tensor(tables),
+                )
+            )
         return groups
 
     def _tensor(self, values: list[Any]) -> torch.Tensor:
@@ -320,10 +357,3 @@ def _alike(got: torch.Tensor, expected: torch.Tensor) -> bool:
         return torch.allclose(got, expected, rtol=1e-3, atol=1e-3)
     difference = (got.float() - expected.float()).norm()
     return bool(difference <= _HALF_TOLERANCE * expected.float().norm())
-
-
-def _ordered(rows: Rows[Row]) -> tuple[list[Row], int]:
-    """Rows as a step has them, and how many of them are decodes: those first, by length; the others by adapter."""
-    decodes = sorted((row for row in rows if row.count == 1), key=lambda row: row.start)
-    chunks = sorted((row for row in rows if row.count > 1), key=lambda row: row.sequence.adapter or "")
-    return decodes + chunks, len(decodes)

@@ -286,7 +286,7 @@ class Runtime:
         generation = self._generations[sequence.id]
         if cause is None:
             # What it wrote may be non-finite too, and 0 x NaN would spoil the padding of whoever gets its blocks.
-            self._runner.cache.scrub(self.scheduler.allocator.spoil(sequence.blocks))
+            self._runner.scrub(self.scheduler.allocator.spoil(sequence.blocks))
         self.withdraw(generation)
         if cause is None:
             message, code = "the model's output for this request is not finite", "model_output_invalid"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.inference.engine import runner
+from services.inference.engine import decode_slots, runner
 from services.inference.engine.engine import Engine
 from services.inference.engine.request import (
     EngineConfig,
@@ -125,11 +125,17 @@ def test_a_chat_is_answered_in_pieces_that_join_to_the_whole(
     assert [span.name for span in end.spans] == ["engine.queue", "engine.prefill", "engine.decode"]
 
 
-def test_groups_of_decodes_do_not_change_the_answers(
-    make: Callable[..., Engine], folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("slot", [0, 32, 1024])
+def test_groups_and_slots_of_decodes_do_not_change_the_answers(
+    make: Callable[..., Engine], folder: Path, monkeypatch: pytest.MonkeyPatch, slot: int
 ) -> None:
+    """None in slots, those that outgrow theirs, and all."""
     monkeypatch.setattr(runner, "_GROUP_TOKENS", 60)
     monkeypatch.setattr(runner, "_GROUP_WASTE_TOKENS", 5)
+    monkeypatch.setattr(decode_slots, "_WASTE", 5)
+    monkeypatch.setattr(
+        runner, "DecodeSlots", lambda most, _, size: decode_slots.DecodeSlots(most, slot, size)
+    )
     asked = [ask(folder, f"r{number}", prompt_ids=tuple(p)) for number, p in enumerate(prompts(8))]
     ends = run(make(), *asked)
     model = build_model("llama")
