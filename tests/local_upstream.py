@@ -2,11 +2,11 @@
 
 In a process of its own (`python -m tests.local_upstream`, one line of JSON with its port on stdout), or on threads of
 the test (`local_upstream()`). The last user message, prompt or first text is an order of words: `429 2` answers 429
-twice and then well, `500`, `400 top_k`, `401`, `cut` (two chunks, then the connection closes), `cut-early`, `silence`
-(headers and nothing more), `mute` (not even these), `garbage` (an event that is no JSON), `json` (a stream's answer in
-one piece), `lies` (JSON of another shape), `error` (an error event after a token), `endless` (tokens until the client
-goes), `nousage`, `nologprobs`, `call` (two calls of tools), `leak` (an error that repeats the key). Anything else is
-echoed, word by word.
+twice and then well, `later` (429, an hour's wait), `500`, `400 top_k`, `401`, `cut` (two chunks, then the connection
+closes), `cut-early`, `silence` (headers and nothing more), `mute` (not even these), `garbage` (an event that is no
+JSON), `json` (a stream's answer in one piece), `lies` (JSON of another shape), `error` (an error event after a token),
+`endless` (tokens until the client goes), `nousage`, `nologprobs`, `call` (two calls of tools), `leak` (an error that
+repeats the key). Anything else is echoed, word by word.
 """
 
 from __future__ import annotations
@@ -138,6 +138,9 @@ class LocalUpstream:
                 retry = {"retry_after": "0"} if word in ("429", "503") else {}
                 self.send(handler, int(word), {"error": error}, **retry)
                 return
+        if word == "later":
+            self.send(handler, 429, {"error": {"message": "come back"}}, retry_after="3600")
+            return
         if word == "leak":
             error = {"message": f"the header was {handler.headers['authorization']}", "code": 500}
             self.send(handler, 500, {"error": error})

@@ -14,7 +14,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from services.gateway.auth import PUBLIC
-from services.gateway.routes import operator
+from services.gateway.routes import operator, upstreams
 from shared import keys
 from shared.errors import ConfigurationError
 from shared.settings import read_settings
@@ -36,6 +36,12 @@ INSERT INTO monitoring.alert (id, tenant_id, rule, subject, severity, message, v
 VALUES (%s, %s, 'r', 's', 'warn', 'm', 1, 1)"""
 
 TASK = {"model": "m", "prompt": "{{ text }}", "variables": {"text": {}}}
+OPERATORS = {
+    route.path
+    for router in (operator.router, upstreams.router)
+    for route in router.routes
+    if isinstance(route, APIRoute)
+}
 # What a route wants to read before it looks for what is named in its path.
 BODIES = {
     "/v1/webhooks/{endpoint_id}": {"events": ["job.dead"]},
@@ -84,7 +90,7 @@ def test_the_public_paths_need_no_key(gateway: RunningGateway) -> None:
 
 
 def test_a_tenants_key_on_an_operators_route_is_a_403(gateway: RunningGateway) -> None:
-    paths = {r.path for r in operator.router.routes if isinstance(r, APIRoute)} | {"/metrics"}
+    paths = OPERATORS | {"/metrics"}
     assert {"/v1/keys", "/v1/tenants", "/v1/workers", "/scaling/{pool}", "/metrics"} <= paths
     with gateway.http() as client:
         for path in paths:
@@ -199,10 +205,9 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         )
         text = acme.post("/v1/completions", json={**later, "prompt": "a"})
         answers = {"chat": chat.json()["id"], "completions": text.json()["id"]}
-        operators = {r.path for r in operator.router.routes if isinstance(r, APIRoute)}
         tried = 0
         for path, methods in described(gateway).items():
-            if "{" not in path or path in operators:
+            if "{" not in path or path in OPERATORS:
                 continue
             kind = path.split("/")[2]
             address = path.format(**names, job_id=jobs.get(kind, ""), answer_id=answers.get(kind, ""))

@@ -227,6 +227,13 @@ def test_silence_is_a_typed_error_and_not_asked_again(upstream: LocalUpstream) -
             assert upstream.gone.acquire(timeout=20)
 
 
+def test_a_live_request_does_not_wait_beyond_its_deadline(asker: Asker) -> None:
+    (error,) = asker.chat("later").errors
+    assert (error["code"], error["retryable"]) == ("upstream_busy", True)
+    assert "come back" in error["message"]
+    assert asker.upstream.tries["later"] == 1
+
+
 def test_a_refused_request_names_its_parameter_and_is_not_repeated(asker: Asker) -> None:
     (error,) = asker.chat("400 top_k", top_k=5).errors
     assert (error["code"], error["param"], error["retryable"]) == ("upstream_refused", "top_k", False)
