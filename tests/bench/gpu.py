@@ -223,6 +223,7 @@ def table(figures: list[Figure]) -> str:
 def measured(options: argparse.Namespace, device: str, figures: list[Figure]) -> None:
     """All parts of all models, onto `figures`. Raises gpu_check.Wrong before any where the card computes wrongly."""
     if device == "cuda":
+        say("checking the kernels, which are compiled now: some minutes")
         say(f"{gpu_check.kernels()} cases of kernels are right")
     say(f"{gpu_check.answers(device)} answers are those of generate")
     dtype = "bfloat16" if device == "cuda" else "float32"

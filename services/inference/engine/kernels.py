@@ -8,7 +8,6 @@ install of torch, this module can be imported and no kernel in it used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 try:
@@ -18,7 +17,13 @@ except ImportError:
     triton = None
 
 AVAILABLE = triton is not None
-jit: Callable[[Any], Any] = triton.jit if triton is not None else lambda function: function
+INTERPRETED = AVAILABLE and bool(triton.knobs.runtime.interpret)
+# These begin anywhere in a longer tensor: to compile anew for each alignment of theirs would stop a step for a second.
+_ANYWHERE = ["slots", "lengths", "starts", "blocks"]
+
+
+def jit(kernel: Any) -> Any:
+    return triton.jit(kernel, do_not_specialize_on_alignment=_ANYWHERE) if AVAILABLE else kernel
 
 
 @jit

@@ -12,7 +12,7 @@ from functools import cache
 
 import torch
 
-from services.inference.engine.kernels import decode_kernel, join_kernel, write_kernel
+from services.inference.engine.kernels import INTERPRETED, decode_kernel, join_kernel, write_kernel
 
 # Of a kv head's query heads in one program: the least rows of a tensor core's product.
 _LEAST_ROWS = 16
@@ -119,7 +119,7 @@ def decode(
         TILE=_tile(max(width, value_width) * query.element_size()),
         SPLITS=splits,
         # The interpreter knows bfloat16 as bits only.
-        WIDEN=query.device.type == "cpu",
+        WIDEN=INTERPRETED,
         num_warps=4,
         num_stages=2,
     )

@@ -1,49 +1,69 @@
-"""`python compile_kernels.py CAPABILITY DTYPE...`: the Triton kernels down to a GPU's machine code; a line for each."""
+"""`python compile_kernels.py CAPABILITY DTYPE...`: every launch as the engine makes it, down to a GPU's machine code.
+
+A driver that is none stands in for the GPU, so a launch ends where the kernel would run. Prints the kernels' names with
+how often each was compiled.
+"""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-import triton
+import torch
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
 
 from services.inference.engine.kernels import decode_kernel, join_kernel, write_kernel
+from services.inference.engine.paged_decode import Decodes, decode, write
 
-STRIDES = {"query_row_stride": "i32", "query_head_stride": "i32"}
-NEW = ("key_row_stride", "key_head_stride", "value_row_stride", "value_head_stride")
+SIZE = 16
 
 
-def compiled(kernel: Any, signature: dict[str, str], constants: dict[str, Any], capability: int) -> None:
-    source = ASTSource(
-        fn=kernel,
-        signature={**signature, **dict.fromkeys(constants, "constexpr")},
-        constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
-    )
-    code = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4})
-    print(kernel.__name__, len(code.asm["cubin"]))
+class NoGpu:
+    """What Triton asks of a driver before it launches."""
+
+    def __init__(self, capability: int) -> None:
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+
+launch = JITFunction.run
+
+
+def compile_alone(kernel: Any, *given: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+    return launch(kernel, *given, grid=grid, warmup=True, **options)
+
+
+def launched(dtype: torch.dtype, heads: int, group: int, width: int, window: int | None, count: int) -> None:
+    keys = torch.zeros(9, heads, SIZE, width, dtype=dtype)
+    # As in a step: one tensor of numbers, of which each is a part that begins anywhere.
+    numbers = torch.zeros(3 * count + 20, dtype=torch.long)
+    new = torch.zeros(heads, count, width, dtype=dtype).transpose(0, 1)
+    write(keys, keys.clone(), new, new, numbers[2 * count : 3 * count])
+    query = torch.zeros(1, heads * group, count + 5, width, dtype=dtype)[0, :, :count].transpose(0, 1)
+    rows = Decodes(numbers[:count], numbers[count : 2 * count], numbers[2 * count :])
+    decode(query, keys, keys.clone(), rows, 0.1, window, splits=4)
 
 
 def main() -> int:
-    capability = int(sys.argv[1])
-    for dtype in sys.argv[2:]:
-        tensor = f"*{dtype}"
-        decode = dict.fromkeys(("out", "query", "keys", "values"), tensor)
-        decode |= {"partial": "*fp32", "weights": "*fp32", "lengths": "*i64", "starts": "*i64"}
-        decode |= {"blocks": "*i64", "scale": "fp32", **STRIDES}
-        ordered = {name: decode[name] for name in decode_kernel.arg_names if name in decode}
-        shape = {"HEADS": 8, "SIZE": 16, "TILE": 32, "WIDEN": False}
-        for group, width, room, splits, window in ((4, 128, 128, 8, 0), (1, 80, 128, 1, 4096)):
-            widths = {"KEY_WIDTH": width, "KEY_ROOM": room, "VALUE_WIDTH": width, "VALUE_ROOM": room}
-            groups = {"GROUP": group, "GROUP_ROOM": 16 if group > 1 else 1, "WINDOW": window}
-            compiled(decode_kernel, ordered, {**shape, **widths, **groups, "SPLITS": splits}, capability)
-        stored = dict.fromkeys(("keys", "values", "new_keys", "new_values"), tensor)
-        stored |= {"slots": "*i64", **dict.fromkeys(NEW, "i32")}
-        widths = {"KEY_WIDTH": 128, "VALUE_WIDTH": 80, "WIDTH": 128}
-        compiled(write_kernel, stored, {"HEADS": 8, "SIZE": 16, **widths}, capability)
-        joined = {"out": tensor, "partial": "*fp32", "weights": "*fp32"}
-        compiled(join_kernel, joined, {"VALUE_WIDTH": 128, "VALUE_ROOM": 128, "SPLITS": 32}, capability)
+    driver.set_active(NoGpu(int(sys.argv[1])))
+    JITFunction.run = compile_alone
+    for name in sys.argv[2:]:
+        for count in (2, 3, 8, 61):
+            launched(getattr(torch, name), 8, 4, 128, None, count)
+            launched(getattr(torch, name), 2, 1, 80, 4096, count)
+    for kernel in (write_kernel, decode_kernel, join_kernel):
+        (compiled,) = (caches[0] for caches in kernel.device_caches.values())
+        print(kernel.__name__, len(compiled))
     return 0
 
 
