@@ -9,7 +9,9 @@ from typing import Any
 
 import openai
 import pytest
+from typer.testing import CliRunner
 
+from services.cli.main import app
 from shared.artifacts import ArtifactStore
 from tests import servers
 from tests.harness import Harness, platform, wait_for
@@ -153,6 +155,20 @@ def test_an_answer_leaves_one_usage_row_with_its_endpoint(served: Served) -> Non
     wait_for(lambda: len(usage()) > before, 20, "the usage row")
     row = usage()[-1]
     assert (row["endpoint"], row["prompt_tokens"]) == ("/v1/rerank", answer["usage"]["prompt_tokens"])
+
+
+def test_the_command_line_classifies_and_ranks(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HELIU_GATEWAY_URL", served.url)
+    monkeypatch.setenv("HELIU_API_KEY", served.harness.key())
+    shown = CliRunner().invoke(app, ["classify", "classifier", "您好", "hello", "--top", "1"])
+    assert shown.exit_code == 0, shown.output
+    best = served.post("/classifications", model="classifier", input="hello")["data"][0]
+    assert shown.stdout.splitlines()[2].split() == ["hello", best["label"], f"{best['score']:.3f}"]
+    ranked = CliRunner().invoke(app, ["rerank", "ranker", "退款多久", *DOCUMENTS, "--top", "2", "--json"])
+    wanted = served.post("/rerank", model="ranker", query="退款多久", documents=DOCUMENTS, top_n=2)
+    assert [row["index"] for row in json.loads(ranked.stdout)["results"]] == [
+        row["index"] for row in wanted["results"]
+    ]
 
 
 def test_a_batch_classifies_and_ranks(served: Served) -> None:
