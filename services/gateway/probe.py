@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ MAX_ANSWER = 4 * 1024 * 1024
 NAMED = 8
 
 
-class TestFailed(HeliuError):
+class ProbeFailed(HeliuError):
     """What stands there does not answer as an OpenAI-compatible server does."""
 
     code = "upstream_test_failed"
@@ -34,26 +35,27 @@ class Probed:
 
 
 async def probe(url: str, model: str, key: str | None, listed: Hosts) -> Probed:
-    """Raises TestFailed, or Forbidden for an address that may not be."""
+    """Raises ProbeFailed, or Forbidden for an address that may not be."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     transport = GuardedTransport(listed, setting=SETTING, connections=1)
     try:
         async with (
-            httpx.AsyncClient(transport=transport, trust_env=False, timeout=TIMEOUT_S) as http,
+            asyncio.timeout(TIMEOUT_S),
+            httpx.AsyncClient(transport=transport, trust_env=False, timeout=None) as http,
             http.stream("GET", f"{url}/models", headers=headers) as response,
         ):
             body = b""
             async for part in response.aiter_bytes():
                 body += part
                 if len(body) > MAX_ANSWER:
-                    raise TestFailed(f"{url}/models answered more than {MAX_ANSWER} bytes", param="url")
+                    raise ProbeFailed(f"{url}/models answered more than {MAX_ANSWER} bytes", param="url")
             _check_status(url, response.status_code, body, key)
     except Forbidden as exc:
         raise Forbidden(exc.message, param="url") from exc
-    except httpx.TimeoutException as exc:
-        raise TestFailed(f"{url}/models did not answer within {TIMEOUT_S:g} s", param="url") from exc
+    except TimeoutError as exc:
+        raise ProbeFailed(f"{url}/models did not answer within {TIMEOUT_S:g} s", param="url") from exc
     except httpx.TransportError as exc:
-        raise TestFailed(f"{url}/models did not answer: {exc or type(exc).__name__}", param="url") from exc
+        raise ProbeFailed(f"{url}/models did not answer: {exc or type(exc).__name__}", param="url") from exc
     return _read(url, model, body)
 
 
@@ -62,15 +64,15 @@ def _check_status(url: str, status: int, body: bytes, key: str | None) -> None:
         return
     if status in (401, 403):
         why = "refuses the key" if key else "wants a key; give it one with --key-file or --key-env"
-        raise TestFailed(f"{url} {why}: it answered {status}", param="api_key")
+        raise ProbeFailed(f"{url} {why}: it answered {status}", param="api_key")
     if 300 <= status < 400:
-        raise TestFailed(
+        raise ProbeFailed(
             f"{url}/models answered {status}, a redirect; give the address that it points to", param="url"
         )
     hint = "; the address of such a server mostly ends with /v1" if status == 404 else ""
     said = body[:200].decode("utf-8", "replace").strip()
     said = said.replace(key, "[redacted]") if key else said
-    raise TestFailed(f"{url}/models answered {status}{hint}: {said}", param="url")
+    raise ProbeFailed(f"{url}/models answered {status}{hint}: {said}", param="url")
 
 
 def _read(url: str, model: str, body: bytes) -> Probed:
@@ -78,12 +80,12 @@ def _read(url: str, model: str, body: bytes) -> Probed:
         data = json.loads(body)["data"]
         models = {str(row["id"]): row for row in data}
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise TestFailed(
+        raise ProbeFailed(
             f"{url}/models answered with something that is no list of models", param="url"
         ) from exc
     if model not in models:
         names = ", ".join(list(models)[:NAMED]) + (", ..." if len(models) > NAMED else "")
-        raise TestFailed(f"the upstream has no model {model!r}; it lists {names or 'none'}", param="model")
+        raise ProbeFailed(f"the upstream has no model {model!r}; it lists {names or 'none'}", param="model")
     return Probed(tuple(models), _context(models[model]))
 
 

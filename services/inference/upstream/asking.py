@@ -110,17 +110,18 @@ async def _posted(
 
 
 async def _read(response: httpx.Response, most: int, silence_s: float, *, cut: bool = False) -> bytes:
-    """The body; over `most` bytes it is cut, or malformed."""
+    """The body, whole within `silence_s`; over `most` bytes it is cut, or malformed."""
     parts, size = [], 0
     try:
-        async for part in response.aiter_bytes():
-            size += len(part)
-            if size > most and not cut:
-                raise malformed(f"an answer of more than {most} bytes")
-            parts.append(part)
-            if size > most:
-                break
-    except httpx.TimeoutException as exc:
+        async with asyncio.timeout(silence_s):
+            async for part in response.aiter_bytes():
+                size += len(part)
+                if size > most and not cut:
+                    raise malformed(f"an answer of more than {most} bytes")
+                parts.append(part)
+                if size > most:
+                    break
+    except (TimeoutError, httpx.TimeoutException) as exc:
         raise silent(silence_s) from exc
     except httpx.TransportError as exc:
         raise broken(type(exc).__name__) from exc
