@@ -16,7 +16,7 @@ from shared.contracts.inference import Completion
 from shared.errors import HeliuError
 from shared.frames import Frame
 
-MAX_TEXT = 16 * 1024 * 1024
+MAX_TEXT = 4 * 1024 * 1024
 MAX_CALLS = 128
 # Bytes of a token, where an upstream does not count: few, so that quotas are not outrun.
 BYTES_OF_TOKEN = 4

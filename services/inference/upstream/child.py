@@ -20,7 +20,7 @@ import httpx
 from pydantic import ValidationError
 
 from services.inference.upstream.forwarding import Forwarding
-from services.inference.upstream.messages import CONFIGURE, OPERATION, AskStats, Cancel, Configure, Forward
+from services.inference.upstream.messages import CONFIGURE, OPERATION, Configure, Forward
 from services.inference.upstream.slots import Slots
 from shared.contracts.upstream import SETTING
 from shared.errors import InvalidInput
@@ -50,18 +50,15 @@ class Forwarder:
             # Places and complaints alone: what was sent holds a key.
             first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
             place = ".".join(map(str, first["loc"]))
-            self._write(_error(frame.get("id"), f"{place}: {first['msg']}"))
+            names = frame.get("ids")
+            for name in names if isinstance(names, list) else [frame.get("id")]:
+                self._write(_error(name, f"{place}: {first['msg']}"))
             return
         if isinstance(message, Forward):
             self._begin(message)
-        elif isinstance(message, Cancel):
+        elif (task := self._tasks.get(message.id)) is not None:
             # A choice's request is that of all of them.
-            task = self._tasks.get(message.id)
-            if task is not None:
-                task.cancel()
-        elif isinstance(message, AskStats):
-            counts = {url: {"busy": s.busy, "waiting": s.waiting} for url, s in self._slots.items()}
-            self._write({"type": "stats", "upstreams": counts})
+            task.cancel()
 
     def _begin(self, ask: Forward) -> None:
         url = ask.upstream.url
@@ -84,10 +81,6 @@ class Forwarder:
                 log.error("forwarding_failed", exc_info=exc)
 
         task.add_done_callback(ended)
-
-    async def close(self) -> None:
-        for client in self._clients.values():
-            await client.aclose()
 
 
 def _error(name: Any, message: str) -> Frame:

@@ -60,11 +60,7 @@ class Cancel(_Message):
     id: str
 
 
-class AskStats(_Message):
-    op: Literal["stats"]
-
-
-Operation = Forward | Cancel | AskStats
+Operation = Forward | Cancel
 CONFIGURE: TypeAdapter[Configure] = TypeAdapter(Configure)
 OPERATION: TypeAdapter[Operation] = TypeAdapter(Annotated[Operation, Field(discriminator="op")])
 

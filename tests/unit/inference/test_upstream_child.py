@@ -346,6 +346,15 @@ def test_live_requests_find_a_place_that_rows_do_not_take(asker: Asker) -> None:
     assert upstream.most_at_once == SLOTS
 
 
+def test_a_frame_that_cannot_be_read_ends_each_of_its_choices_and_tells_no_key(asker: Asker) -> None:
+    common = asker.common()
+    common["upstream"] |= {"context": "long"}
+    errors = asker.chat("x", common=common, n=2).errors
+    assert [error["code"] for error in errors] == ["invalid_value"] * 2
+    assert "context" in errors[0]["message"]
+    assert KEY not in str(errors)
+
+
 def test_the_process_needs_no_package_of_models() -> None:
     code = (
         "import sys, services.inference.upstream.child, services.inference.main; "
