@@ -108,13 +108,13 @@ def test_adapters_come_and_go_between_recorded_steps(family: str, tmp_path: Path
     paths = [
         save_adapter(tmp_path / "0", folder, family, seed=1),
         save_adapter(tmp_path / "1", folder, family, seed=2, r=9, lora_alpha=5, **few),
-        save_adapter(tmp_path / "2", folder, family, seed=3, r=2),
+        save_adapter(tmp_path / "2", folder, family, seed=3, r=20),
     ]
     refs: list[ModelRef | None] = [ModelRef(f"a{n}", str(path)) for n, path in enumerate(paths)]
     texts = questions()[2:]
     oracles = [PeftModel.from_pretrained(build_model(family), path).eval() for path in paths]
     oracles.append(build_model(family))
-    # Two fit: the third drives one out, whose slot it takes.
+    # Two fit: the third drives one out, whose slot it takes though its rank is higher.
     config = EngineConfig(max_slots=16, kv_tokens=1024, step_tokens=64, max_adapters=2)
     choices = [[0], [None, 0, 1], [2, None], [1, 2]]
     rounds = [[None if which is None else refs[which] for which in choice] for choice in choices]
