@@ -97,7 +97,10 @@ class Client:
                         last, failed = name or last, 0
                         yield chunk
                     return
-            except (_Broken, httpx.TransportError, Unavailable) as exc:
+            except (_Broken, httpx.TransportError, HeliuError) as exc:
+                told = isinstance(exc, HeliuError) and not isinstance(exc, Unavailable)
+                if told and exc.code != "gateway_stopping":  # type: ignore[union-attr]
+                    raise
                 failed += 1
                 if failed == TRIES:
                     raise Unavailable(f"the stream broke off, and {self.base_url} does not answer") from exc

@@ -27,7 +27,7 @@ from services.gateway.delivery import Delivery, labels
 from services.gateway.following import Follower, Gap
 from services.gateway.places import HEADER, Place
 from services.gateway.submission import submit
-from services.gateway.taken_up import COMMENT_S, TakenUp
+from services.gateway.taken_up import COMMENT_S, TakenUp, stopping
 from services.gateway.task_calls import TaskCall, prepare
 from shared import job_store, semconv
 from shared.contracts.answers import completion
@@ -236,7 +236,7 @@ async def _events(
                 # Whoever reads waits out a restart of Postgres; nothing that was said is lost.
                 seen = None
             if seen is not None and seen.said is not None:
-                for event in _rest(seen, follower):
+                async for event in _rest(seen, follower):
                     yield event
                 return
             if seen is not None and seen.job.state in TERMINAL:
@@ -270,14 +270,17 @@ async def _events(
         if time.monotonic() - spoken_at > COMMENT_S:
             spoken_at = time.monotonic()
             yield sse.COMMENT
+    raise stopping()
 
 
-def _rest(seen: _Seen, follower: Follower) -> list[bytes]:
+async def _rest(seen: _Seen, follower: Follower) -> AsyncGenerator[bytes, None]:
     """What the reader has not had of an answer that is whole, as one more attempt that says what was committed."""
     assert seen.said is not None
     attempt = max(follower.attempt, seen.job.epoch) + 1
-    events = []
     for seq, (type_, data) in enumerate(seen.said):
         chunks = follower.take(Entry(seen.job.id, attempt, seq, type_, data))
-        events += [sse.event(chunk, id_=str(place)) for place, chunk in chunks]
-    return [*events, sse.DONE]
+        for place, chunk in chunks:
+            yield sse.event(chunk, id_=str(place))
+        # A long answer is told in one go: others want the loop too.
+        await asyncio.sleep(0)
+    yield sse.DONE

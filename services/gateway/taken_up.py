@@ -130,6 +130,12 @@ async def _events(
         if time.monotonic() - spoken_at > COMMENT_S:
             spoken_at = time.monotonic()
             yield sse.COMMENT
+    raise stopping()
+
+
+def stopping() -> Unavailable:
+    """Why a stream that is not at its end has one: a client must not take it for the answer's."""
+    return Unavailable(f"this gateway stops; take the stream up again with {HEADER}", code="gateway_stopping")
 
 
 def _chunks(follower: Follower, entry: Entry) -> list[bytes]:

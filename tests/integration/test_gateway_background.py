@@ -435,6 +435,24 @@ def test_the_command_line_asks_in_the_background_and_reads_the_answer_later(
     assert heliu("jobs", "answer", text) == "a text\n"
 
 
+def test_a_chat_waits_where_a_worker_of_its_base_alone_takes_it(world: World) -> None:
+    named = "inference.default.echo.chats.batch"
+    with world.gateway.platform.db.core() as c:
+        c.execute(
+            "INSERT INTO core.worker (id, name, service, pool, queues, host, pid, slots) "
+            "VALUES ('w:1', 'w', 'inference', 'default', %s, 'here', 1, 1)",
+            ([named],),
+        )
+    try:
+        # What the gateway knows of workers is a moment old.
+        job = wait_until(lambda: (j := world.submit("hello"))["queue"] == named and j, "the queue")
+        assert world.gateway.http().post(f"/v1/jobs/{job['id']}/cancel").json()["status"] == "cancelled"
+    finally:
+        with world.gateway.platform.db.core() as c:
+            c.execute("UPDATE core.worker SET state = 'stopped' WHERE id = 'w:1'")
+        wait_until(lambda: world.submit("hello")["queue"] != named, "the worker to be forgotten")
+
+
 @pytest.mark.parametrize(
     ("more", "status", "param"),
     [

@@ -166,7 +166,7 @@ def test_who_does_not_come_back_in_time_frees_the_worker_and_finds_nothing(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     with (
-        running_gateway(database_url, redis_url, tmp_path, resume_seconds=2.0) as gateway,
+        running_gateway(database_url, redis_url, tmp_path, resume_seconds=1.5) as gateway,
         worker(gateway),
     ):
         gateway.add_model("echo")
@@ -174,7 +174,7 @@ def test_who_does_not_come_back_in_time_frees_the_worker_and_finds_nothing(
         with http.stream("POST", CHAT, json=body("endless")) as response:
             path = response.headers["content-location"]
             # Whoever stays is waited for, beyond the time for those who have gone.
-            until = time.monotonic() + 3.0
+            until = time.monotonic() + 2.0
             for line in response.iter_lines():
                 assert "error" not in line
                 if time.monotonic() > until:
@@ -185,7 +185,7 @@ def test_who_does_not_come_back_in_time_frees_the_worker_and_finds_nothing(
         late = http.get(path)
         assert (late.status_code, late.json()["error"]["code"]) in ((410, "stream_gone"), (404, "not_found"))
         forgotten = wait_until(lambda: (r := http.get(path)).status_code == 404 and r, "the forgetting")
-        assert "2 s" in forgotten.json()["error"]["message"]
+        assert "1.5 s" in forgotten.json()["error"]["message"]
 
 
 def test_a_stream_whose_worker_is_killed_says_so_to_who_takes_it_up(

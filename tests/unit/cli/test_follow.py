@@ -75,6 +75,13 @@ def test_a_stream_that_says_nothing_more_is_given_up(server: Server) -> None:
     assert len(server.asked) == client.TRIES
 
 
+def test_a_gateway_that_stops_is_no_end(server: Server) -> None:
+    server.error, server.each = "gateway_stopping", 0
+    with pytest.raises(Unavailable):
+        read(server)
+    assert len(server.asked) == client.TRIES
+
+
 def test_an_error_in_the_stream_is_told_and_not_tried_again(server: Server) -> None:
     server.error = "answer_restarted"
     with pytest.raises(HeliuError) as caught:
