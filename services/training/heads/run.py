@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from transformers import AutoTokenizer
 
@@ -14,27 +12,17 @@ from services.training.checkpoint import Checkpoint, CheckpointStore, file_sha25
 from services.training.dataset import is_version
 from services.training.heads.examples import Example, check, hold_out, labels_of, read_examples
 from services.training.heads.losses import LossOptions, make_loss
-from services.training.heads.model import Encoding, HeadModel, check_parity, save_head
+from services.training.heads.model import HeadModel, check_parity, save_head
+from services.training.heads.pace import pace_of
+from services.training.heads.rows import features_of, rows_of, scale_of
 from services.training.heads.scoring import MAIN, label_counts, yardstick
-from services.training.heads.trainer import HeadTrainer, Pace, Rows
+from services.training.heads.trainer import HeadTrainer
 from services.training.heads.trunk import Trunk, load_trunk, new_lstm
 from services.training.hyperparameters import HeadHyperparameters, parse
 from services.training.model_folder import prepare_torch
-from services.training.plan import Schedule, order
-from services.training.run import Result, Run, Stopped
+from services.training.run import Result, Run
 from services.training.spec import Spec
 from shared.contracts.heads import HeadChoice
-
-# By method: rows that all epochs together should come to, the fewest and the most epochs.
-_EPOCHS = {
-    "full": (32_000, 3, 20),
-    "lora": (32_000, 3, 20),
-    "lstm": (100_000, 8, 60),
-    "frozen": (400_000, 20, 200),
-}
-_LSTM_RATE, _FROZEN_RATE = 3e-3, 1e-2
-# The last layer begins from nothing, and so learns faster than a trunk that knows its texts.
-_LAYER_FACTOR = 10.0
 
 
 def run(spec: Spec, run: Run) -> Result:
@@ -57,17 +45,17 @@ def run(spec: Spec, run: Run) -> Result:
     torch.manual_seed(spec.seed)
     model = HeadModel(trunk, len(labels) or 1, 0.0 if choice.method == "frozen" else wanted.dropout, device)
     _choose_trainable(model, choice, wanted)
-    scale = _scale(training, choice)
+    scale = scale_of(training, choice)
     with run.timed("tokenise") as seen:
-        rows = _rows(training, trunk, choice, labels, scale, device)
-        watched = _rows(held_out, trunk, choice, labels, scale, device)
+        rows = rows_of(training, trunk, choice, labels, scale, device)
+        watched = rows_of(held_out, trunk, choice, labels, scale, device)
         seen["tokens"] = sum(rows.lengths)
     if choice.method == "frozen":
         with run.timed("features"):
             for part in (rows, watched):
-                part.features = _features(model, part, run)
+                part.features = features_of(model, part, run)
 
-    pace = _pace(rows, choice, wanted, trunk.width, spec.seed)
+    pace = pace_of(rows, choice, wanted, trunk.width, spec.seed)
     measure = yardstick(training, choice.head, labels, spec.seed)
     options = LossOptions(
         wanted.label_smoothing,
@@ -204,96 +192,3 @@ def _choose_trainable(model: HeadModel, choice: HeadChoice, wanted: HeadHyperpar
             task_type="FEATURE_EXTRACTION",
         )
         model.body = model.trunk.model = get_peft_model(model.trunk.model, config)
-
-
-def _scale(training: Sequence[Example], choice: HeadChoice) -> tuple[float, float]:
-    """(deviation, mean) of the scores that are learned as numbers, which are brought to 1 and 0 for it."""
-    scores = [example.target for example in training if isinstance(example.target, float)]
-    if not scores or choice.named_loss == "binary_cross_entropy":
-        return 1.0, 0.0
-    mean = math.fsum(scores) / len(scores)
-    return math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores)), mean
-
-
-def _rows(
-    examples: Sequence[Example],
-    trunk: Trunk,
-    choice: HeadChoice,
-    labels: Sequence[str],
-    scale: tuple[float, float],
-    device: torch.device,
-) -> Rows:
-    encodings: list[tuple[Encoding, ...]] = []
-    for example in examples:
-        if choice.head == "rank_pairwise":
-            query, better, worse = example.texts
-            encodings.append((Encoding(*trunk.encode(query, better)), Encoding(*trunk.encode(query, worse))))
-        else:
-            encodings.append((Encoding(*trunk.encode(*example.texts)),))
-    return Rows(examples, encodings, _targets(examples, choice, labels, scale).to(device))
-
-
-def _targets(
-    examples: Sequence[Example], choice: HeadChoice, labels: Sequence[str], scale: tuple[float, float]
-) -> torch.Tensor:
-    place = {label: number for number, label in enumerate(labels)}
-    if choice.head == "single_label":
-        return torch.tensor([place[str(example.target)] for example in examples])
-    if choice.head == "multi_label":
-        many = torch.zeros(len(examples), len(labels))
-        for row, example in enumerate(examples):
-            for label in labels_of([example]):
-                many[row, place[label]] = 1.0
-        return many
-    if choice.head == "rank_pairwise":
-        return torch.zeros(len(examples))
-    deviation, mean = scale
-    return torch.tensor([[(float(e.target or 0.0) - mean) / deviation] for e in examples])  # type: ignore[arg-type]
-
-
-def _features(model: HeadModel, rows: Rows, run: Run) -> torch.Tensor:
-    """What the frozen trunk makes of every text, once: (rows, texts of a row, width)."""
-    flat = [one for row in rows.encodings for one in row]
-    by_length = sorted(range(len(flat)), key=lambda i: len(flat[i].ids))
-    found: list[torch.Tensor] = []
-    with torch.no_grad():
-        model.eval()
-        for start in range(0, len(flat), 64):
-            if run.stop_reason:
-                raise Stopped(run.stop_reason, 0)
-            found.append(model.features([flat[i] for i in by_length[start : start + 64]]))
-    back = torch.from_numpy(np.argsort(by_length))
-    return torch.cat(found)[back].view(len(rows), -1, found[0].shape[1])
-
-
-def _pace(rows: Rows, choice: HeadChoice, wanted: HeadHyperparameters, width: int, seed: int) -> Pace:
-    count = len(rows)
-    batch_size = wanted.batch_size or min(32, max(4, count // 8))
-    target, fewest, most = _EPOCHS[choice.method]
-    if wanted.n_epochs is None and wanted.max_steps is not None:
-        epochs = -(-wanted.max_steps * batch_size // count)
-    else:
-        epochs = wanted.n_epochs or max(fewest, min(most, round(target / count)))
-    ordered = order(rows.lengths, epochs, batch_size, seed)
-    steps = -(-len(ordered) // batch_size)
-    total = min(steps, wanted.max_steps or steps)
-    return Pace(
-        ordered[: total * batch_size],
-        batch_size,
-        Schedule.of(total, wanted.warmup_ratio, wanted.max_seconds),
-        wanted.learning_rate or _learning_rate(choice, width),
-        _LAYER_FACTOR if choice.method in ("full", "lora") else 1.0,
-        wanted.weight_decay,
-        wanted.checkpoint_every or max(25, total // 4),
-        wanted.log_every or max(1, total // 50),
-    )
-
-
-def _learning_rate(choice: HeadChoice, width: int) -> float:
-    """As of fine-tuning for a trunk that is tuned: 2e-5 (LoRA 2e-4) at a width of 4096, higher for narrower ones."""
-    if choice.method == "lstm":
-        return _LSTM_RATE
-    if choice.method == "frozen":
-        return _FROZEN_RATE
-    narrow = max(1.0, 4096 / width)
-    return float((2e-4 if choice.method == "lora" else 2e-5) * narrow**0.75)

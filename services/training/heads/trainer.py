@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,51 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from services.training.checkpoint import Checkpoint, CheckpointStore
-from services.training.heads.examples import Example
 from services.training.heads.losses import Loss
-from services.training.heads.model import Encoding, HeadModel
+from services.training.heads.model import HeadModel
+from services.training.heads.pace import Pace
+from services.training.heads.rows import Rows
 from services.training.heads.scoring import Yardstick
-from services.training.plan import Schedule
 from services.training.run import Run, Stopped
 
 # Held-out rows that are looked at after each epoch; all of them count at the end.
 WATCHED = 512
 EVALUATED_AT_ONCE = 64
 _STATE, _WEIGHTS = "trainer_state.pt", "trainable.safetensors"
-
-
-@dataclass
-class Rows:
-    """Examples as the model sees them: `encodings` of each one's texts (two of a pair), and its target as numbers.
-
-    `features` are what a frozen trunk makes of them, (rows, texts of a row, width).
-    """
-
-    examples: Sequence[Example]
-    encodings: list[tuple[Encoding, ...]]
-    targets: torch.Tensor
-    features: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    @property
-    def lengths(self) -> list[int]:
-        return [sum(len(one.ids) for one in row) for row in self.encodings]
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long and how fast: `rows` are all epochs' row numbers in order."""
-
-    rows: npt.NDArray[np.int64]
-    batch_size: int
-    schedule: Schedule
-    learning_rate: float
-    layer_factor: float
-    weight_decay: float
-    checkpoint_every: int
-    log_every: int
 
 
 @dataclass
