@@ -12,7 +12,7 @@ from services.gateway import metered
 from services.gateway.context import Gateway
 from shared.contracts.classifications import CLASSIFICATIONS, classifications
 from shared.contracts.inference import ClassificationRequest, Classify, Rerank, RerankRequest
-from shared.contracts.rerank import RERANK, reranked
+from shared.contracts.rerank import RERANK, check_cut, reranked
 
 
 async def classify(request: Request, gateway: Gateway, asked: ClassificationRequest) -> Response:
@@ -34,6 +34,7 @@ async def classify(request: Request, gateway: Gateway, asked: ClassificationRequ
 async def rerank(request: Request, gateway: Gateway, asked: RerankRequest) -> Response:
     """The documents of a checked request, the best first."""
     ref = await metered.resolved(request, gateway, asked.model, RERANK)
+    check_cut(asked, ref.kind)
     call = Rerank(model=ref, query=asked.query, documents=asked.documents, truncate=asked.truncate)
     found = await metered.collect(request, gateway, call, RERANK, "results")
     body = reranked(request.state.request_id, asked, found.rows, found.tokens)

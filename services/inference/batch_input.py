@@ -26,7 +26,7 @@ from shared.contracts.inference import (
     RerankRequest,
 )
 from shared.contracts.json_size import MAX_TOKEN_VALUES, MAX_VALUES, too_many_values
-from shared.contracts.rerank import RERANK, parse_rerank
+from shared.contracts.rerank import RERANK, check_cut, parse_rerank
 from shared.contracts.serving import check_serves
 from shared.errors import HeliuError, InvalidInput
 from shared.task.bind import TaskVersion
@@ -198,6 +198,8 @@ def plan(
                 name = row.request.model
                 model = known_models[name]
                 check_serves(name, model.kind, endpoint, "body.model", upstream=model.upstream)
+                if isinstance(row.request, RerankRequest):
+                    check_cut(row.request, model.kind, "body.")
                 models.add(row.request.model)
             except InvalidInput as exc:
                 if len(errors) < MAX_ERRORS:

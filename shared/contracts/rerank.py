@@ -44,6 +44,16 @@ def parse_rerank(body: Mapping[str, Any]) -> RerankRequest:
     )
 
 
+def check_cut(asked: RerankRequest, kind: str, place: str = "") -> None:
+    """Raise InvalidInput where texts are to be cut that an encoder compares: a vector is of a whole text."""
+    if kind == "encoder" and asked.truncate is not None:
+        raise InvalidInput(
+            f"the model {asked.model!r} is an encoder, whose texts are not cut; leave truncate_prompt_tokens out",
+            code="unsupported_parameter",
+            param=f"{place}truncate_prompt_tokens",
+        )
+
+
 def _plain(document: Any) -> Any:
     """Cohere's and Jina's objects with a text alone; anything else is told of by its place."""
     return document["text"] if isinstance(document, dict) and document.keys() == {"text"} else document

@@ -122,6 +122,12 @@ def test_documents_come_in_order_by_a_ranker_and_by_an_encoder(served: Served) -
         ),
         (
             "/rerank",
+            {"model": "encoder", "query": "x", "documents": ["y"], "truncate_prompt_tokens": 8},
+            "unsupported_parameter",
+            "truncate_prompt_tokens",
+        ),
+        (
+            "/rerank",
             {"model": "encoder", "query": "long " * 200, "documents": ["y"]},
             "context_length_exceeded",
             "query",

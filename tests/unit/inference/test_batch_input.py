@@ -143,6 +143,9 @@ def test_a_row_may_ask_for_labels_or_an_order_of_a_model_that_gives_them() -> No
     documents = ["b", {"text": "c"}]
     assert planned("/v1/rerank", RANKER, query="a", documents=documents) == []
     assert planned("/v1/rerank", ENCODER, query="a", documents=documents) == []
+    cut = {"query": "a", "documents": documents, "truncate_prompt_tokens": -1}
+    assert planned("/v1/rerank", RANKER, **cut) == []
+    assert planned("/v1/rerank", ENCODER, **cut) == [("unsupported_parameter", "body.truncate_prompt_tokens")]
     assert planned("/v1/rerank", BASE, query="a", documents=documents) == [
         ("unsupported_model", "body.model")
     ]
