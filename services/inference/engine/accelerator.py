@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16")
 # Flash-attention 2, which `varlen_attn` is by default, and Triton's products in bfloat16 begin with Ampere.
 _LEAST_CAPABILITY = (8, 0)
-
-
 # Of a GPU's memory, what bases and encoders may take where no limit was set: computing needs some too.
 _MODELS_SHARE = 0.9
 # Where the weights are read once for thousands of tokens, and a step of live answers still is tens of milliseconds.
@@ -83,7 +81,7 @@ def settled_dtype(dtype: str, device: str) -> str:
     return dtype
 
 
-def accelerator_of(device: torch.device, *, graphs: bool = True) -> Accelerator | None:
+def accelerator_of(device: torch.device) -> Accelerator | None:
     """The GPU's kernels; None on a CPU, or where Triton is missing or the GPU too old for them."""
     if device.type != "cuda":
         return None
@@ -96,7 +94,7 @@ def accelerator_of(device: torch.device, *, graphs: bool = True) -> Accelerator 
         )
         return None
     found = Kernels(paged_decode.write, paged_decode.decode, varlen_attn)
-    return Accelerator(found, CudaRecorder() if graphs else None, partial(free_bytes, device))
+    return Accelerator(found, CudaRecorder(), partial(free_bytes, device))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -34,7 +34,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     """Have every base that is loaded find this accelerator."""
 
     def chosen(accelerator: Accelerator) -> None:
-        monkeypatch.setattr(runner, "accelerator_of", lambda device, **_: accelerator)
+        monkeypatch.setattr(runner, "accelerator_of", lambda device: accelerator)
 
     return chosen
 
