@@ -14,6 +14,8 @@ from tests.e2e.stage import PATIENCE_S, Stage
 pytestmark = pytest.mark.timeout(600)
 
 STREAMS = 200
+# More than a worker has at once, so that one is in work whenever it is killed.
+CHATS = 16
 
 
 def stream(
@@ -94,7 +96,7 @@ def follow(stage: Stage, job_id: str, begun: threading.Event) -> str:
 def test_readers_of_background_chats_notice_no_kill_of_their_worker(stage: Stage) -> None:
     jobs = []
     with stage.http() as http:
-        for number in range(8):
+        for number in range(CHATS):
             body = {
                 "model": stage.tuned,
                 "messages": [{"role": "user", "content": f"order {number}"}],
@@ -105,7 +107,7 @@ def test_readers_of_background_chats_notice_no_kill_of_their_worker(stage: Stage
             answer = http.post("/v1/chat/completions", json=body)
             assert answer.status_code == 202, answer.text
             jobs.append(answer.json()["id"])
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(CHATS) as pool:
         begun = threading.Event()
         read = [pool.submit(follow, stage, job, begun) for job in jobs]
         assert begun.wait(PATIENCE_S)
