@@ -188,6 +188,8 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         pretrain = acme.post("/v1/pretraining/jobs", json={"name": "n", "training_file": "dsv-1"}).json()[
             "id"
         ]
+        head = {"name": "h", "head": "single_label", "method": "lstm", "training_file": "dsv-1"}
+        head_job = acme.post("/v1/training/jobs", json=head).json()["id"]
         wanted = {"model": "m", "dataset_version": "dsv-1"}
         evaluation = acme.post("/v1/evaluations", json=wanted).json()["id"]
         with gateway.platform.db.core() as c:
@@ -199,6 +201,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         names |= {"version_id": "dsv-1", "trace_id": "a" * 32, "blob": blob, "version": "1"}
         assert acme.post("/v1/tasks", json={"name": "service", "spec": TASK}).status_code == 200
         jobs = {"pretraining": pretrain, "evaluations": evaluation, "fine_tuning": tune, "jobs": tune}
+        jobs["training"] = head_job
         later = {"model": "m", "background": True}
         chat = acme.post(
             "/v1/chat/completions", json={**later, "messages": [{"role": "user", "content": "a"}]}
