@@ -120,7 +120,9 @@ class Settings:
         doc="hosts of your own cluster that upstream models may stand on though their addresses are private or they "
         "speak plain http: HOST or HOST:PORT, with commas between",
     )
-    upstream_slots: int = setting(32, doc="requests that a worker has in one upstream at once; batches take 3/4")
+    upstream_slots: int = setting(
+        32, doc="requests that a worker has in one upstream at once; batches take 3/4"
+    )
     upstream_silence_seconds: float = setting(
         120.0, doc="silence of an upstream after which its answer counts as lost"
     )

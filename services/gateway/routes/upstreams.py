@@ -105,7 +105,11 @@ def retrieve(name: str, gateway: GatewayDep, tenant: TenantQuery = "default") ->
     return shapes.upstream(_find(gateway, tenant, name))
 
 
-@router.post("/v1/upstreams/{name}", summary="Change an upstream model", **json_body(ChangeUpstream, EXAMPLE))
+@router.post(
+    "/v1/upstreams/{name}",
+    summary="Change an upstream model",
+    **json_body(ChangeUpstream, {"url": EXAMPLE["url"]}),
+)
 async def change(
     name: str,
     gateway: GatewayDep,
