@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
+from xdist.scheduler import LoadScopeScheduling
 
 from shared.migrate import migrate
 from tests import servers
@@ -20,11 +22,17 @@ os.environ["TRITON_INTERPRET"] = "1"
 TEMPLATE = "heliu_template"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class Lots(LoadScopeScheduling):
     """Tests of one file share what they started, and so do all end-to-end tests: each lot runs in one process."""
-    for item in items:
-        lot = "e2e" if "e2e" in item.path.parts else item.path.name
-        item.add_marker(pytest.mark.xdist_group(lot))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "e2e" if file.startswith("tests/e2e/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lots:
+    return Lots(config, log)
 
 
 @pytest.fixture(scope="session")
