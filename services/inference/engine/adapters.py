@@ -102,12 +102,14 @@ class Groups:
     """A step's tokens for one stack of adapters.
 
     `gather` is (adapters, most decodes), None without decodes; where an adapter has fewer it holds token 0, and `keep`
-    (adapters, most decodes, 1) is 0 there, None where nothing is padded. `runs` are (adapter, start, end) of prefill
-    chunks.
+    (adapters, most decodes, 1) is 0 there, None where nothing is padded. `back` (decodes) are the places in `gather` of
+    the step's decodes, which are its first tokens; None where one has no adapter. `runs` are (adapter, start, end) of
+    prefill chunks.
     """
 
     gather: torch.Tensor | None
     keep: torch.Tensor | None
+    back: torch.Tensor | None
     runs: tuple[tuple[int, int, int], ...]
 
 
@@ -122,6 +124,7 @@ class StepAdapters:
     alone: bool = False
     _device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _decodes: dict[str, list[int]] = field(default_factory=dict)
+    _decoding: int = 0
     _runs: list[tuple[str, int, int]] = field(default_factory=list)
     _groups: dict[tuple[str, ...], Groups] = field(default_factory=dict)
     _last: tuple[torch.Tensor, tuple[str, ...], torch.Tensor] | None = None
@@ -131,6 +134,7 @@ class StepAdapters:
         self._groups.clear()
         self._last = None
         self._decodes, self._runs, self._device = {}, [], device
+        self._decoding = counts.count(1)
         start = 0
         for name, count in zip(names, counts, strict=True):
             end = start + count
@@ -159,9 +163,12 @@ class StepAdapters:
         padded = [row + [0] * (width - len(row)) for row in rows]
         keep = [[1.0] * len(row) + [0.0] * (width - len(row)) for row in rows]
         number = {name: n for n, name in enumerate(layout)}
+        back = {token: n * width + place for n, row in enumerate(rows) for place, token in enumerate(row)}
+        whole = sorted(back) == list(range(self._decoding))
         return Groups(
             torch.tensor(padded, device=self._device) if width else None,
             torch.tensor(keep, device=self._device).unsqueeze(2) if any(0.0 in row for row in keep) else None,
+            torch.tensor([back[token] for token in sorted(back)], device=self._device) if whole else None,
             tuple((number[name], start, end) for name, start, end in self._runs if name in number),
         )
 
@@ -172,7 +179,8 @@ class StepAdapters:
         """
         if self._last is not None and self._last[0] is x and self._last[1] == layout:
             return self._last[2]
-        found = x.flatten(0, -2)[gather]
+        # More than twice as fast as an index of two dimensions.
+        found = x.flatten(0, -2).index_select(0, gather.flatten()).view(*gather.shape, -1)
         keep = self.groups(layout).keep
         if keep is not None:
             found *= keep.to(found.dtype)
@@ -222,8 +230,11 @@ class LoraLayer(nn.Module):
             added[start:end].addmm_(flat[start:end] @ stack.a[number], stack.b[number])
         if groups.gather is not None:
             gathered = self.step.gathered(x, stack.layout, groups.gather)
-            products = torch.bmm(torch.bmm(gathered, stack.a), stack.b)
-            added.index_add_(0, groups.gather.flatten(), products.flatten(0, 1))
+            products = torch.bmm(torch.bmm(gathered, stack.a), stack.b).flatten(0, 1)
+            if groups.back is not None:
+                added[: len(groups.back)].add_(products.index_select(0, groups.back))
+            else:
+                added.index_add_(0, groups.gather.flatten(), products)
         return added.view_as(out)
 
     def _stacked(self, wanted: list[str]) -> _Stack:
