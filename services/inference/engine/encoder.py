@@ -18,7 +18,13 @@ from transformers.utils.logging import disable_progress_bar
 from services.inference.engine.attention import UnsupportedModel
 from services.inference.engine.head_folder import is_head, read_head_folder
 from services.inference.engine.linear import pack_linears
-from services.inference.engine.loading import BrokenModel, check_folder, load_tokenizer, refuse_pickles
+from services.inference.engine.loading import (
+    BrokenModel,
+    check_folder,
+    load_tokenizer,
+    load_weights,
+    refuse_pickles,
+)
 from services.inference.engine.sentence_folder import SentenceFolder, read_sentence_folder
 from services.inference.engine.vectors import pool
 from services.inference.prompt import PromptTooLong, check_length
@@ -209,24 +215,5 @@ def read_encoder_config(folder: Path) -> Any:
 
 def load_trunk(folder: Path, *, dtype: str, device: str) -> Any:
     config = read_encoder_config(folder)
-    try:
-        model, info = AutoModel.from_pretrained(
-            folder,
-            output_loading_info=True,
-            config=config,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except Exception as exc:
-        raise BrokenModel(
-            f"{str(folder)!r} cannot be loaded: {type(exc).__name__}: {exc}", param="path"
-        ) from exc
     # A pooler of the library's own is not asked, and many folders have none.
-    missing = [name for name in info["missing_keys"] if not name.startswith("pooler.")]
-    if missing:
-        raise BrokenModel(
-            f"{str(folder)!r} lacks {len(missing)} weights, {min(missing)!r} for one", param="path"
-        )
-    return model.to(device).eval()
+    return load_weights(AutoModel, folder, config, dtype=dtype, device=device, needless=("pooler.",))

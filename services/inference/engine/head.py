@@ -20,7 +20,13 @@ from transformers.utils.logging import disable_progress_bar
 from services.inference.engine.attention import UnsupportedModel
 from services.inference.engine.encoder import Encoder, load_trunk, read_auto_config
 from services.inference.engine.head_folder import HeadFolder, read_head_folder
-from services.inference.engine.loading import BrokenModel, check_folder, load_tokenizer, refuse_pickles
+from services.inference.engine.loading import (
+    BrokenModel,
+    check_folder,
+    load_tokenizer,
+    load_weights,
+    refuse_pickles,
+)
 from services.inference.engine.lstm import is_lstm, load_lstm
 from services.inference.engine.sentence_folder import SentenceFolder
 from services.inference.engine.vectors import pool
@@ -134,27 +140,7 @@ def _load_whole(folder: Path, *, dtype: str, device: str) -> Any:
             f"{config.model_type!r} has no sequence classification that transformers has built in",
             param="path",
         )
-    try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            output_loading_info=True,
-            config=config,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except Exception as exc:
-        raise BrokenModel(
-            f"{str(folder)!r} cannot be loaded: {type(exc).__name__}: {exc}", param="path"
-        ) from exc
-    if info["missing_keys"]:
-        # The library would go on with random ones.
-        raise BrokenModel(
-            f"{str(folder)!r} lacks {len(info['missing_keys'])} weights, {min(info['missing_keys'])!r} for one",
-            param="path",
-        )
-    return model.to(device).eval()
+    return load_weights(AutoModelForSequenceClassification, folder, config, dtype=dtype, device=device)
 
 
 def _load_layer(

@@ -88,8 +88,18 @@ def load_model(path: str, *, dtype: str, device: str) -> Any:
     if (folder / "adapter_config.json").exists():
         raise BrokenModel(f"{path!r} is an adapter; give the folder of its base", param="path")
     config = read_config(folder)
+    return load_weights(AutoModelForCausalLM, folder, config, dtype=dtype, device=device)
+
+
+def load_weights(
+    auto: Any, folder: Path, config: Any, *, dtype: str, device: str, needless: tuple[str, ...] = ()
+) -> Any:
+    """A model of the library's class `auto` in evaluation mode, from safetensors that have all of its weights.
+
+    Those whose names begin as one of `needless` may be missing. Raises BrokenModel.
+    """
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = auto.from_pretrained(
             folder,
             output_loading_info=True,
             config=config,
@@ -99,12 +109,14 @@ def load_model(path: str, *, dtype: str, device: str) -> Any:
             use_safetensors=True,
         )
     except Exception as exc:
-        raise BrokenModel(f"{path!r} cannot be loaded: {type(exc).__name__}: {exc}", param="path") from exc
-    if info["missing_keys"]:
+        raise BrokenModel(
+            f"{str(folder)!r} cannot be loaded: {type(exc).__name__}: {exc}", param="path"
+        ) from exc
+    missing = [name for name in info["missing_keys"] if not name.startswith(needless)]
+    if missing:
         # The library would go on with random ones.
         raise BrokenModel(
-            f"{path!r} lacks {len(info['missing_keys'])} weights, {min(info['missing_keys'])!r} for one",
-            param="path",
+            f"{str(folder)!r} lacks {len(missing)} weights, {min(missing)!r} for one", param="path"
         )
     return model.to(device).eval()
 
