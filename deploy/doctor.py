@@ -58,10 +58,15 @@ def _python() -> Check:
 
 
 def _libraries() -> Iterator[Check]:
-    for name in ("torch", "transformers", "peft", "trl"):
-        found = importlib.util.find_spec(name) is not None
-        detail = "installed" if found else "missing: training and inference cannot run here"
-        yield Check(name, found, detail, "pip install 'heliu[models]'")
+    needed = {
+        "models": (("torch", "transformers", "peft", "trl"), "training and inference"),
+        "data": (("duckdb", "polars", "rensa", "opencc"), "data governance"),
+    }
+    for extra, (names, what) in needed.items():
+        for name in names:
+            found = importlib.util.find_spec(name) is not None
+            detail = "installed" if found else f"missing: {what} cannot run here"
+            yield Check(name, found, detail, f"pip install 'heliu[{extra}]'")
 
 
 def _servers(settings: Settings) -> Iterator[Check]:

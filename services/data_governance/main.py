@@ -6,7 +6,7 @@ import os
 import sys
 from functools import partial
 
-from services.data_governance import tasks
+from services.data_governance.tasks import builds
 from shared.contracts.base import JobContract
 from shared.contracts.data_governance import BuildVersion, PreviewRows
 from shared.errors import HeliuError
@@ -25,14 +25,14 @@ def main() -> int:
     except HeliuError as exc:
         sys.stderr.write(f"data_governance: {exc.message}\n")
         return 78
-    handlers: dict[type[JobContract], Handler] = {BuildVersion: partial(tasks.build_version, platform)}
+    handlers: dict[type[JobContract], Handler] = {BuildVersion: partial(builds.build_version, platform)}
     spec = WorkerSpec(
         "data_governance",
         {BuildVersion.queue_for(): settings.slots or SLOTS},
         live_queue=PreviewRows.queue_for(),
         live_slots=LIVE_SLOTS,
     )
-    return Worker(platform, spec, handlers, {PreviewRows: partial(tasks.preview_rows, platform)}).run()
+    return Worker(platform, spec, handlers, {PreviewRows: partial(builds.preview_rows, platform)}).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Queue entries of data governance: one function a contract."""
+"""Queue entries of dataset builds: one function a contract."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from services.data_governance import repository
+from services.data_governance.repository import versions
 from services.data_governance.build import Progress, Stopped, VersionResult
 from services.data_governance.build import build_version as build
 from services.data_governance.preview import bad_rows, preview
@@ -88,7 +88,7 @@ def scratch_folder(work: Path, job_id: str, epoch: int) -> Iterator[Path]:
 def _publish(
     connection: Connection, ctx: JobContext, job: BuildVersion, result: VersionResult, artifact: str
 ) -> None:
-    repository.add_version(
+    versions.add_version(
         connection,
         tenant=ctx.job.tenant_id,
         dataset_id=job.dataset_id,

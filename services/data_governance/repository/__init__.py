@@ -1,0 +1,1 @@
+"""The SQL of data governance: one module a subject."""
