@@ -14,8 +14,9 @@ from services.data_governance.quality import Quality, operator_versions
 from services.data_governance.rows import Message, Operator, Row, question_key
 from services.data_governance.split import assign
 from services.data_governance.versions import VersionWriter
-from shared.contracts.recipe import Recipe, Step
+from shared.contracts.recipe import Recipe
 from shared.contracts.recipe_infer import default_recipe
+from shared.contracts.steps import Step
 from shared.errors import HeliuError, InvalidInput
 
 Batches = Iterator[list[Row]]

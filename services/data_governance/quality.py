@@ -19,7 +19,8 @@ from services.data_governance.operators.mask_pii import count_pii
 from services.data_governance.rows import Outcome, Row, hash128
 from services.data_governance.samples import Samples
 from services.data_governance.split import TRAIN, VALIDATION
-from shared.contracts.recipe import Recipe, Step
+from shared.contracts.recipe import Recipe
+from shared.contracts.steps import Step
 from shared.text.language import script_of
 
 MAX_LABELS = 1000

@@ -1,7 +1,6 @@
 """The recipe of a dataset version: its models, and the checks that need no data. Reads no file, runs nothing.
 
-An operator's parameters are declared here, so that the gateway refuses a wrong recipe before a worker sees
-it; what the operator does lives in `services/data_governance/operators/`.
+What its steps may say is in `shared.contracts.steps`.
 """
 
 from __future__ import annotations
@@ -9,21 +8,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from shared.contracts.steps import Step
+from shared.contracts.steps.base import Count, Name, Ratio, Strict
 
 MAX_STEPS = 64
-
-OnDrop = Literal["drop", "fail"]
-PiiType = Literal["email", "phone", "id_card", "bank_card"]
-Name = Annotated[str, Field(min_length=1, max_length=256)]
-Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
-
-
-class Strict(BaseModel):
-    """Unknown fields are refused, values are never converted, instances never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class InputMapping(Strict):
@@ -67,126 +57,6 @@ class InputMapping(Strict):
         told = (self.messages, self.prompt, self.context, self.completion, self.text)
         named = (*told, self.id, self.label, self.system)
         return tuple(dict.fromkeys(c for c in named if c is not None))
-
-
-class NormalizeTextParams(Strict):
-    """`width` makes full-width letters, digits and spaces half width; Chinese punctuation stays."""
-
-    form: Literal["none", "nfc", "nfkc"] = "nfc"
-    width: bool = True
-    whitespace: bool = True
-    control: bool = True
-    mojibake: bool = True
-
-
-class NoParams(Strict):
-    """An operator without parameters."""
-
-
-class ExactDuplicatesParams(Strict):
-    """What makes two rows the same.
-
-    `normalised` compares without case, width, spaces and punctuation, marks within numbers excepted;
-    `include_label` tells rows apart whose labels differ.
-    """
-
-    normalised: bool = False
-    include_label: bool = True
-
-
-class ConflictingLabelsParams(Strict):
-    """Rows with the same user turns (`label`) or the same context (`answer`) that disagree.
-
-    `majority` keeps the value most rows have (a tie drops all), `drop` keeps none of them.
-    """
-
-    compare: Literal["label", "answer"] = "label"
-    resolution: Literal["majority", "drop"] = "majority"
-
-
-class MaskPiiParams(Strict):
-    """Types to mask, and whether the remaining source columns in `meta` are masked too."""
-
-    types: list[PiiType] = Field(default=["email", "phone", "id_card", "bank_card"], min_length=1)
-    meta: bool = True
-
-
-class LengthBoundsParams(Strict):
-    """Characters of the whole row, turns counted as user messages; plain text has no turns."""
-
-    min_chars: Count = 1
-    max_chars: Annotated[int, Field(ge=1, le=2**31)] = 100_000
-    min_turns: Count = 1
-    max_turns: Annotated[int, Field(ge=1, le=2**31)] = 10_000
-
-    @model_validator(mode="after")
-    def _bounds(self) -> Self:
-        for what in ("chars", "turns"):
-            low, high = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
-            if low > high:
-                raise ValueError(f"`min_{what}` ({low}) is above `max_{what}` ({high})")
-        return self
-
-
-class _Step(Strict):
-    version: Literal[1] = 1
-    on_drop: OnDrop = "drop"
-
-
-class NormalizeText(_Step):
-    """Unicode, width, whitespace, control characters, and mojibake where the repair is certain."""
-
-    op: Literal["normalize_text"]
-    params: NormalizeTextParams = NormalizeTextParams()
-
-
-class DropEmpty(_Step):
-    """Rows without any text, and conversations with a blank message."""
-
-    op: Literal["drop_empty"]
-    params: NoParams = NoParams()
-
-
-class DropBroken(_Step):
-    """Rows with encoding damage, and conversations that cannot be learnt from."""
-
-    op: Literal["drop_broken"]
-    params: NoParams = NoParams()
-
-
-class ExactDuplicates(_Step):
-    """All but the first of rows with the same content."""
-
-    op: Literal["exact_duplicates"]
-    params: ExactDuplicatesParams = ExactDuplicatesParams()
-
-
-class ConflictingLabels(_Step):
-    """Rows that say different things of the same question."""
-
-    op: Literal["conflicting_labels"]
-    params: ConflictingLabelsParams = ConflictingLabelsParams()
-
-
-class MaskPii(_Step):
-    """Personal data replaced by typed placeholders such as `[PHONE]`."""
-
-    op: Literal["mask_pii"]
-    params: MaskPiiParams = MaskPiiParams()
-
-
-class LengthBounds(_Step):
-    """Rows that are too short or too long."""
-
-    op: Literal["length_bounds"]
-    params: LengthBoundsParams = LengthBoundsParams()
-
-
-STEP_TYPES = (NormalizeText, DropEmpty, DropBroken, ConflictingLabels, ExactDuplicates, MaskPii, LengthBounds)
-Step = Annotated[
-    NormalizeText | DropEmpty | DropBroken | ConflictingLabels | ExactDuplicates | MaskPii | LengthBounds,
-    Field(discriminator="op"),
-]
 
 
 class Gates(Strict):
@@ -237,31 +107,18 @@ class Recipe(Strict):
         return json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-# (first, second): why `first` may not come after `second`
-_BEFORE = {
-    ("normalize_text", "mask_pii"): "normalising can uncover numbers that masking could not read",
-    ("normalize_text", "exact_duplicates"): "normalising makes new duplicates",
-    ("normalize_text", "conflicting_labels"): "normalising makes more questions the same",
-    ("normalize_text", "drop_broken"): "repairable encoding damage would be dropped",
-    ("normalize_text", "drop_empty"): "normalising can leave a row empty",
-    ("normalize_text", "length_bounds"): "normalising changes lengths",
-    ("mask_pii", "length_bounds"): "masking changes lengths",
-    ("conflicting_labels", "exact_duplicates"): "without the duplicates there are no votes to count",
-}
-
-
 def check_order(recipe: Recipe) -> None:
     """Raises ValueError where two steps stand in an order that would undo what one of them promises."""
     places: dict[str, int] = {}
     for index, step in enumerate(recipe.steps):
-        if step.op in places:
+        if step.op in places and not step.repeatable:
             raise ValueError(f"step {index} repeats `{step.op}` of step {places[step.op]}; keep one of them")
-        places[step.op] = index
-    for (first, second), why in _BEFORE.items():
-        if first in places and second in places and places[first] > places[second]:
-            raise ValueError(
-                f"`{first}` (step {places[first]}) must come before `{second}` (step {places[second]}): {why}"
-            )
+        for op, why in step.before.items():
+            if op in places:
+                raise ValueError(
+                    f"`{step.op}` (step {index}) must come before `{op}` (step {places[op]}): {why}"
+                )
+        places.setdefault(step.op, index)
     if recipe.split.by == "id" and recipe.split.validation > 0 and "exact_duplicates" not in places:
         raise ValueError(
             "a split by `id` needs an `exact_duplicates` step: equal rows under two ids would land in "

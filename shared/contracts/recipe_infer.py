@@ -6,22 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from shared.contracts.recipe import (
-    ConflictingLabels,
-    DropBroken,
-    DropEmpty,
-    ExactDuplicates,
-    ExactDuplicatesParams,
-    Gates,
-    InputMapping,
-    LengthBounds,
-    LengthBoundsParams,
-    MaskPii,
-    NormalizeText,
-    Recipe,
-    Split,
-    Step,
-)
+from shared.contracts.recipe import Gates, InputMapping, Recipe, Split
+from shared.contracts.steps import Step
+from shared.contracts.steps.conflicting_labels import ConflictingLabels
+from shared.contracts.steps.drop_broken import DropBroken
+from shared.contracts.steps.drop_empty import DropEmpty
+from shared.contracts.steps.exact_duplicates import ExactDuplicates, ExactDuplicatesParams
+from shared.contracts.steps.length_bounds import LengthBounds, LengthBoundsParams
+from shared.contracts.steps.mask_pii import MaskPii
+from shared.contracts.steps.normalize_text import NormalizeText
 from shared.errors import InvalidInput
 
 # In order of preference; compared without case, spaces, dashes and underscores.

@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from shared.contracts.recipe import STEP_TYPES, Gates, InputMapping, Recipe, Split
+from shared.contracts.recipe import Gates, InputMapping, Recipe, Split
+from shared.contracts.steps import STEP_TYPES
 from shared.errors import InvalidInput
 
 MAX_RECIPE_BYTES = 64 * 1024

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from shared.contracts.base import Message
-from shared.contracts.recipe import PiiType
+from shared.contracts.steps.mask_pii import PiiType
 from shared.errors import InvalidInput
 
 PREFIX = "task:"

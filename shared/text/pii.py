@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from shared.contracts.recipe import PiiType
+from shared.contracts.steps.mask_pii import PiiType
 
 PLACEHOLDER: dict[PiiType, str] = {
     "email": "[EMAIL]",

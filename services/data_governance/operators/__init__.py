@@ -13,7 +13,7 @@ from services.data_governance.operators.length_bounds import Lengths
 from services.data_governance.operators.mask_pii import Mask
 from services.data_governance.operators.normalize_text import Normalize
 from services.data_governance.rows import Operator
-from shared.contracts.recipe import Step
+from shared.contracts.steps import Step
 
 OPERATORS: dict[str, Callable[[Any], Operator]] = {
     "normalize_text": Normalize,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.data_governance.rows import Dropped, Outcome, Row, hash128, normalise_key
-from shared.contracts.recipe import ConflictingLabels
+from shared.contracts.steps.conflicting_labels import ConflictingLabels
 
 
 class Conflicts:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from services.data_governance.mojibake import damage
 from services.data_governance.rows import ROLES, Dropped, Message, Outcome, Row
-from shared.contracts.recipe import DropBroken
+from shared.contracts.steps.drop_broken import DropBroken
 
 
 class Broken:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.data_governance.rows import Dropped, Outcome, Row, hash128, normalise_key
-from shared.contracts.recipe import ExactDuplicates
+from shared.contracts.steps.exact_duplicates import ExactDuplicates
 
 
 class Duplicates:

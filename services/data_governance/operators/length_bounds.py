@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.data_governance.rows import Dropped, Outcome, Row
-from shared.contracts.recipe import LengthBounds
+from shared.contracts.steps.length_bounds import LengthBounds
 
 
 class Lengths:

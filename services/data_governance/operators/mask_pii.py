@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from services.data_governance.rows import Changed, Outcome, Row
-from shared.contracts.recipe import MaskPii, PiiType
+from shared.contracts.steps.mask_pii import MaskPii, PiiType
 from shared.text.pii import find, mask, might_have
 
 # What spreadsheets and data frames make of a column of whole numbers once one of them is missing.

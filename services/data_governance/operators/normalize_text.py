@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from services.data_governance.mojibake import repair
 from services.data_governance.rows import Changed, Outcome, Row
-from shared.contracts.recipe import NormalizeText, NormalizeTextParams
+from shared.contracts.steps.normalize_text import NormalizeText, NormalizeTextParams
 
 # Letters, digits, @ and the space, one to one; Chinese punctuation such as ，！？ is right as it is.
 _WIDE = re.compile("[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff20\u3000]")

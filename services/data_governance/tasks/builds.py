@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from services.data_governance.repository import versions
 from services.data_governance.build import Progress, Stopped, VersionResult
 from services.data_governance.build import build_version as build
 from services.data_governance.preview import bad_rows, preview
+from services.data_governance.repository import versions
 from shared.contracts.data_governance import BuildVersion, PreviewRows
 from shared.contracts.recipe_text import parse_recipe
 from shared.db import Connection

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from services.data_governance.operators import OPERATORS, build
 from services.data_governance.operators.mask_pii import count_pii
 from services.data_governance.rows import Message, Outcome, Row, normalise_key
-from shared.contracts.recipe import STEP_TYPES, Step
+from shared.contracts.steps import STEP_TYPES, Step
 
 MakeRow = Callable[..., Row]
 
