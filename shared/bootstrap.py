@@ -18,6 +18,7 @@ from shared import keys
 from shared.db import Connection, Database
 from shared.errors import HeliuError
 from shared.jobs import new_id
+from shared.sealing import Sealer
 from shared.settings import Settings, read_settings
 
 TENANT = """
@@ -36,6 +37,19 @@ def pepper_of(settings: Settings) -> str:
     if not path.exists():
         _write_private(path, secrets.token_hex(32))
     return path.read_text().strip()
+
+
+def sealer_of(settings: Settings) -> Sealer:
+    """What seals credentials: under the setting's secrets, or under those of a file in HELIU_HOME made at first use.
+
+    The file has one secret a line, the newest first.
+    """
+    if settings.secret_keys:
+        return Sealer(settings.secret_keys)
+    path = settings.home / "keys" / "secrets"
+    if not path.exists():
+        _write_private(path, secrets.token_hex(32) + "\n", keep=True)
+    return Sealer(path.read_text().split())
 
 
 def create_tenant(connection: Connection, name: str) -> UUID:
@@ -57,6 +71,7 @@ def bootstrap(settings: Settings) -> list[Path]:
     db = Database(settings.database_url, application="heliu-bootstrap", max_size=1)
     try:
         pepper = pepper_of(settings)
+        sealer_of(settings)
         with db.core() as connection:
             tenant = create_tenant(connection, "default")
             return [
@@ -78,13 +93,22 @@ def _ensure_key(connection: Connection, path: Path, tenant: UUID, name: str, rol
     return path
 
 
-def _write_private(path: Path, text: str) -> None:
+def _write_private(path: Path, text: str, *, keep: bool = False) -> None:
+    """`keep` leaves what another process has put there meanwhile."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as target:
         target.write(text)
-    temporary.replace(path)
+    if not keep:
+        temporary.replace(path)
+        return
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    finally:
+        temporary.unlink()
 
 
 def main() -> int:

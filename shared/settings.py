@@ -42,6 +42,12 @@ class Settings:
     key_pepper: str = setting(
         "", doc="secret that API keys are hashed with; made once in HELIU_HOME by default"
     )
+    secret_key: str = setting(
+        "",
+        doc="secret that credentials at rest are sealed with, 16 characters or more; made once in HELIU_HOME by "
+        "default. To change it put the new one in front of the old with a comma between, run `heliu sources reseal`, "
+        "drop the old",
+    )
     pool: str = setting("default", doc="pool that this worker belongs to")
     worker_index: int = setting(0, doc="number of this worker among its alikes on this machine")
     worker_name: str = setting("", doc="stable name of this worker; service.pool.host.index by default")
@@ -126,6 +132,15 @@ class Settings:
     upstream_silence_seconds: float = setting(
         120.0, doc="silence of an upstream after which its answer counts as lost"
     )
+    source_hosts: str = setting(
+        "",
+        doc="hosts of your own network that sources may stand on though their addresses are private or they speak "
+        "without TLS: HOST or HOST:PORT, with commas between",
+    )
+    source_folders: str = setting(
+        "",
+        doc="folders that sources of every tenant may read files and SQLite databases from, with commas between",
+    )
     shard_rows: int = setting(64, doc="rows of a batch shard")
     webhook_allow_private: bool = setting(False, doc="let webhooks go to private and loopback addresses")
     webhook_timeout_seconds: float = setting(10.0, doc="time limit of one webhook delivery")
@@ -141,6 +156,29 @@ class Settings:
         """Host and port of each entry of HELIU_UPSTREAM_HOSTS; port 0 is any. Raises ConfigurationError."""
         entries = filter(None, (entry.strip() for entry in self.upstream_hosts.split(",")))
         return tuple(_host_and_port(entry, "HELIU_UPSTREAM_HOSTS") for entry in entries)
+
+    @property
+    def allowed_sources(self) -> tuple[tuple[str, int], ...]:
+        """The same of HELIU_SOURCE_HOSTS."""
+        entries = filter(None, (entry.strip() for entry in self.source_hosts.split(",")))
+        return tuple(_host_and_port(entry, "HELIU_SOURCE_HOSTS") for entry in entries)
+
+    @property
+    def allowed_folders(self) -> tuple[Path, ...]:
+        """The folders of HELIU_SOURCE_FOLDERS. Raises ConfigurationError for one that is not absolute."""
+        folders = [Path(entry.strip()) for entry in self.source_folders.split(",") if entry.strip()]
+        for folder in folders:
+            if not folder.is_absolute():
+                raise ConfigurationError(
+                    f"HELIU_SOURCE_FOLDERS holds {str(folder)!r}; give each folder from / on",
+                    param="HELIU_SOURCE_FOLDERS",
+                )
+        return tuple(folders)
+
+    @property
+    def secret_keys(self) -> tuple[str, ...]:
+        """The secrets of HELIU_SECRET_KEY, the one that seals first; none where the file in HELIU_HOME counts."""
+        return tuple(filter(None, (entry.strip() for entry in self.secret_key.split(","))))
 
     @property
     def artifact_folder(self) -> Path:
@@ -203,7 +241,12 @@ def _check(settings: Settings) -> None:
             f"HELIU_RESUME_SECONDS must be from 0.5 to 3600, got {settings.resume_seconds:g}",
             param="HELIU_RESUME_SECONDS",
         )
-    _ = settings.allowed_upstreams
+    _ = (settings.allowed_upstreams, settings.allowed_sources, settings.allowed_folders)
+    if any(len(secret) < 16 for secret in settings.secret_keys):
+        raise ConfigurationError(
+            "HELIU_SECRET_KEY holds a secret of less than 16 characters; `openssl rand -hex 32` makes one",
+            param="HELIU_SECRET_KEY",
+        )
     if settings.upstream_slots < 1 or settings.upstream_silence_seconds <= 0:
         raise ConfigurationError(
             "HELIU_UPSTREAM_SLOTS must be 1 or more and HELIU_UPSTREAM_SILENCE_SECONDS over 0",

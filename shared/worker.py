@@ -65,7 +65,13 @@ def open_platform(settings: Settings, service: str, *, max_connections: int = 8)
     setup_logging(
         service,
         settings.log_level,
-        [settings.key_pepper, settings.otlp_token, settings.api_key, settings.hub_token],
+        [
+            settings.key_pepper,
+            *settings.secret_keys,
+            settings.otlp_token,
+            settings.api_key,
+            settings.hub_token,
+        ],
     )
     db = Database(settings.database_url, application=f"heliu-{service}", max_size=max_connections)
     artifacts = ArtifactStore(settings.artifact_folder)
