@@ -17,6 +17,7 @@ from services.cli import (
     jobs,
     keys,
     lifecycle,
+    lineage,
     models,
     scores,
     tasks,
@@ -39,6 +40,7 @@ app.add_typer(alerts.app, name="alerts")
 app.add_typer(chat.app)
 app.add_typer(embed.app)
 app.add_typer(scores.app)
+datasets.app.command("lineage")(lineage.lineage)
 app.add_typer(datasets.app, name="data")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")

@@ -6,11 +6,13 @@ import os
 import sys
 from functools import partial
 
-from services.data_governance.tasks import builds
-from shared.contracts.base import JobContract
+from services.data_governance.tasks import builds, lineage
+from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.data_governance import BuildVersion, PreviewRows
+from shared.contracts.lineage import FindRows, VersionRows
 from shared.errors import HeliuError
 from shared.job_context import Handler
+from shared.live_server import LiveHandler
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
 
@@ -32,7 +34,12 @@ def main() -> int:
         live_queue=PreviewRows.queue_for(),
         live_slots=LIVE_SLOTS,
     )
-    return Worker(platform, spec, handlers, {PreviewRows: partial(builds.preview_rows, platform)}).run()
+    live: dict[type[LiveCall], LiveHandler] = {
+        PreviewRows: partial(builds.preview_rows, platform),
+        FindRows: partial(lineage.find_rows, platform),
+        VersionRows: partial(lineage.version_rows, platform),
+    }
+    return Worker(platform, spec, handlers, live).run()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ class Ledger:
             first_token_seconds=None,
             trace_id=state.trace_id,
             metadata=json.dumps(self._metadata),
+            answer_id=answer.id,
         )
 
     def dump(self) -> dict[str, Any]:

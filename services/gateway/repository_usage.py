@@ -10,8 +10,8 @@ from shared.db import Connection, Row
 
 INSERT_USAGE = """
 INSERT INTO gateway.usage AS usage (tenant_id, api_key_id, request_id, endpoint, model, model_artifact, pool, status,
-    prompt_tokens, completion_tokens, seconds, first_token_seconds, trace_id, metadata)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb)
+    prompt_tokens, completion_tokens, seconds, first_token_seconds, trace_id, metadata, answer_id)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s)
 ON CONFLICT (tenant_id, request_id) DO UPDATE SET status = EXCLUDED.status,
     prompt_tokens = EXCLUDED.prompt_tokens, completion_tokens = EXCLUDED.completion_tokens,
     seconds = EXCLUDED.seconds, metadata = EXCLUDED.metadata

@@ -39,6 +39,8 @@ class UsageRow:
     trace_id: str
     # A JSON object: which task and version it was, and what guard ended it.
     metadata: str = "{}"
+    # Of a generated answer: what lineage leads back from.
+    answer_id: str | None = None
 
 
 class UsageWriter:

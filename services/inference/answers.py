@@ -24,6 +24,8 @@ class StoredRow:
     seconds: float = 0.0
     # Which task and version it was, and what guard ended it.
     metadata: dict[str, Any] = field(default_factory=dict)
+    # Of a generated text; what a row of numbers is known by is its batch and number.
+    answer_id: str | None = None
 
 
 def row_error(code: str, message: str, param: str | None = None) -> dict[str, Any]:

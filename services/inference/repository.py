@@ -9,7 +9,7 @@ from uuid import UUID
 from psycopg.types.json import Json, Jsonb
 
 from services.inference.answers import StoredRow
-from shared.contracts.background import ChatJob
+from shared.contracts.background import ChatJob, answer_of
 from shared.db import Connection
 from shared.errors import Conflict
 from shared.jobs import Job
@@ -20,8 +20,8 @@ INSERT INTO inference.batch_row (batch_id, row_no, tenant_id, custom_id, status_
 
 ADD_USAGE = """
 INSERT INTO gateway.usage (tenant_id, api_key_id, request_id, job_id, endpoint, model, model_artifact, pool, status,
-    prompt_tokens, completion_tokens, seconds, trace_id, metadata)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+    prompt_tokens, completion_tokens, seconds, trace_id, metadata, answer_id)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 
 ADD_ANSWER = "INSERT INTO inference.chat_answer (job_id, tenant_id, entries) VALUES (%s, %s, %s)"
 
@@ -115,6 +115,7 @@ def add_rows(
                     row.seconds,
                     trace_id,
                     Jsonb(row.metadata),
+                    row.answer_id,
                 )
                 for row in rows
                 if row.status_code == 200
@@ -155,6 +156,7 @@ def add_chat(
             timings["prefill_s"] + timings["decode_s"],
             job.trace_id,
             Jsonb(metadata),
+            answer_of(job.id, contract.endpoint),
         ),
     )
     if entries is not None:

@@ -143,6 +143,7 @@ class ShardRun:
         asked, task = item.row.request, item.row.task
         model, usage, timings = asked.model, result["usage"], result["timings"]
         metadata = task.metadata if task else {}
+        answer: str | None = None
         request_id, tokens = row_request_id(self._batch_id, item.row_no), usage["prompt_tokens"]
         if isinstance(asked, CompletionRequest):
             answer = answer_id(self._endpoint, request_id)
@@ -172,6 +173,7 @@ class ShardRun:
             model_artifact=item.model.adapter_artifact or item.model.base_artifact,
             seconds=seconds,
             metadata=metadata,
+            answer_id=answer,
         )
 
     def _commit_if_due(self) -> None:

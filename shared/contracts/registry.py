@@ -22,6 +22,7 @@ from shared.contracts.inference import (
     Rerank,
     Tokenize,
 )
+from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.models import ImportModel
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.errors import InvalidInput
@@ -43,7 +44,17 @@ JOBS: Mapping[str, type[JobContract]] = {
 }
 CALLS: Mapping[str, type[LiveCall]] = {
     contract.name: contract
-    for contract in (Generate, Embed, Classify, Rerank, Tokenize, Detokenize, PreviewRows)
+    for contract in (
+        Generate,
+        Embed,
+        Classify,
+        Rerank,
+        Tokenize,
+        Detokenize,
+        PreviewRows,
+        FindRows,
+        VersionRows,
+    )
 }
 
 
