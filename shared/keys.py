@@ -1,4 +1,4 @@
-"""API keys: how they are made, checked for typing errors and hashed. Pure; knows no SQL."""
+"""API keys and labelling tokens: how they are made, checked for typing errors and hashed. Pure; knows no SQL."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ import secrets
 import zlib
 
 PREFIX = "hl_"
+# A token that lets a person label in one project, and do nothing else.
+LABELLING_PREFIX = "hll_"
 SHOWN = 10
 
 
-def new_key() -> str:
-    """`hl_`, 32 random bytes in base64url, and a checksum of them: 256 bits of strength."""
+def new_key(prefix: str = PREFIX) -> str:
+    """The prefix, 32 random bytes in base64url, and a checksum of them: 256 bits of strength."""
     body = secrets.token_urlsafe(32)
-    return f"{PREFIX}{body}{_checksum(body)}"
+    return f"{prefix}{body}{_checksum(body)}"
 
 
-def well_formed(key: str) -> bool:
+def well_formed(key: str, prefix: str = PREFIX) -> bool:
     """True when the checksum fits, so that a mistyped key costs no query."""
-    if not key.startswith(PREFIX) or len(key) > 80 or not key.isascii():
+    if not key.startswith(prefix) or len(key) > 80 or not key.isascii():
         return False
-    body, checksum = key[len(PREFIX) : -6], key[-6:]
+    body, checksum = key[len(prefix) : -6], key[-6:]
     return hmac.compare_digest(_checksum(body), checksum)
 
 

@@ -8,7 +8,7 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.gateway.auth import PUBLIC, Authenticator
+from services.gateway.auth import Authenticator, check_reach, is_public
 from services.gateway.errors import error_response
 from services.gateway.limits import RateLimiter
 from shared.errors import HeliuError
@@ -16,7 +16,7 @@ from shared.telemetry import Span, Tracing
 
 
 class GateMiddleware:
-    """Denies by default: only paths in PUBLIC pass without a caller."""
+    """Denies by default: only public paths pass without a caller, and a labeller nowhere but in the own project."""
 
     def __init__(
         self, app: ASGIApp, authenticator: Authenticator, limiter: RateLimiter, tracing: Tracing
@@ -27,7 +27,7 @@ class GateMiddleware:
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PUBLIC:
+        if scope["type"] != "http" or is_public(scope["path"]):
             await self._app(scope, receive, send)
             return
         try:
@@ -45,6 +45,7 @@ class GateMiddleware:
             if caller is None:
                 caller = await to_thread.run_sync(self._authenticator.authenticate, header)
         state["caller"] = caller
+        check_reach(caller, scope["path"])
         with self._span("quota", scope):
             budget = self._limiter.take_granted(caller)
             if budget is None:

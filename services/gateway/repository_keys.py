@@ -15,6 +15,13 @@ SELECT k.id, k.tenant_id, k.digest, k.role, k.requests_per_minute, k.tokens_per_
 FROM core.api_key k JOIN core.tenant t ON t.id = k.tenant_id
 WHERE k.digest = %s AND k.revoked_at IS NULL"""
 
+FIND_LABELLER = """
+SELECT l.id, l.tenant_id, l.digest, 'labeller' AS role, NULL::int AS requests_per_minute,
+    NULL::bigint AS tokens_per_day, t.name AS tenant_name, t.max_live, l.project_id
+FROM data_governance.label_labeller l JOIN data_governance.label_project p ON p.id = l.project_id
+JOIN core.tenant t ON t.id = l.tenant_id
+WHERE l.digest = %s AND l.revoked_at IS NULL AND p.deleted_at IS NULL"""
+
 DEFAULT_TENANT = """
 SELECT NULL AS id, id AS tenant_id, 'operator' AS role, NULL::int AS requests_per_minute,
     NULL::bigint AS tokens_per_day, name AS tenant_name, max_live
@@ -64,6 +71,11 @@ AUDIT = "INSERT INTO core.audit (tenant_id, actor, action, subject, data) VALUES
 def find_key(connection: Connection, digest: bytes) -> Row | None:
     """The living key with this digest, with what its tenant may do."""
     return connection.execute(FIND_KEY, (digest,)).fetchone()
+
+
+def find_labeller(connection: Connection, digest: bytes) -> Row | None:
+    """The labeller whose token has this digest, in the shape of a key, while the project lives."""
+    return connection.execute(FIND_LABELLER, (digest,)).fetchone()
 
 
 def default_tenant(connection: Connection) -> Row | None:

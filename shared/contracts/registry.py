@@ -22,6 +22,14 @@ from shared.contracts.inference import (
     Rerank,
     Tokenize,
 )
+from shared.contracts.labelling import (
+    ApplyFunctions,
+    ExportLabels,
+    FindSuspects,
+    ImportItems,
+    LabelAgreement,
+    PickItems,
+)
 from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.models import ImportModel
 from shared.contracts.training import Evaluate, FineTune, Pretrain
@@ -40,6 +48,11 @@ JOBS: Mapping[str, type[JobContract]] = {
         BatchShard,
         ChatJob,
         ImportModel,
+        ImportItems,
+        ExportLabels,
+        FindSuspects,
+        PickItems,
+        ApplyFunctions,
     )
 }
 CALLS: Mapping[str, type[LiveCall]] = {
@@ -52,6 +65,7 @@ CALLS: Mapping[str, type[LiveCall]] = {
         Tokenize,
         Detokenize,
         PreviewRows,
+        LabelAgreement,
         FindRows,
         VersionRows,
     )
