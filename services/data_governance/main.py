@@ -6,10 +6,11 @@ import os
 import sys
 from functools import partial
 
-from services.data_governance.tasks import builds, lineage
+from services.data_governance.tasks import builds, lineage, retrieval
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.data_governance import BuildVersion, PreviewRows
 from shared.contracts.lineage import FindRows, VersionRows
+from shared.contracts.retrieval import IndexFile, ReadChunks, SearchStore
 from shared.errors import HeliuError
 from shared.job_context import Handler
 from shared.live_server import LiveHandler
@@ -27,10 +28,14 @@ def main() -> int:
     except HeliuError as exc:
         sys.stderr.write(f"data_governance: {exc.message}\n")
         return 78
-    handlers: dict[type[JobContract], Handler] = {BuildVersion: partial(builds.build_version, platform)}
+    segments = retrieval.segment_cache(platform)
+    handlers: dict[type[JobContract], Handler] = {
+        BuildVersion: partial(builds.build_version, platform),
+        IndexFile: partial(retrieval.index_file, platform),
+    }
     spec = WorkerSpec(
         "data_governance",
-        {BuildVersion.queue_for(): settings.slots or SLOTS},
+        {BuildVersion.queue_for(): settings.slots or SLOTS, IndexFile.queue_for(): SLOTS},
         live_queue=PreviewRows.queue_for(),
         live_slots=LIVE_SLOTS,
     )
@@ -38,6 +43,8 @@ def main() -> int:
         PreviewRows: partial(builds.preview_rows, platform),
         FindRows: partial(lineage.find_rows, platform),
         VersionRows: partial(lineage.version_rows, platform),
+        SearchStore: partial(retrieval.search_store, platform, segments),
+        ReadChunks: partial(retrieval.read_chunks, platform, segments),
     }
     return Worker(platform, spec, handlers, live).run()
 

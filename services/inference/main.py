@@ -8,7 +8,7 @@ import threading
 from functools import partial
 
 from services.inference.engines import Engines, has_packages
-from services.inference.tasks import batches, chats, live, models, placed, scored
+from services.inference.tasks import batches, chats, embedding_jobs, live, models, placed, scored
 from shared.contracts.background import ChatJob, chats_queue
 from shared.contracts.base import JobContract
 from shared.contracts.inference import (
@@ -24,6 +24,7 @@ from shared.contracts.inference import (
     rows_queue,
 )
 from shared.contracts.models import ImportModel
+from shared.contracts.retrieval import EmbedTexts
 from shared.errors import HeliuError
 from shared.job_context import Handler
 from shared.kept import KeptWriters
@@ -65,6 +66,7 @@ def main() -> int:
         BatchShard: partial(batches.shard, platform, engine),
         ImportModel: partial(models.import_model, platform),
         ChatJob: partial(chats.chat, platform, engine, kept),
+        EmbedTexts: partial(embedding_jobs.embed_texts, platform, engine),
     }
     served = settings.served_models
     pool = settings.pool

@@ -10,6 +10,8 @@ from psycopg.types.json import Json, Jsonb
 
 from services.inference.answers import StoredRow
 from shared.contracts.background import ChatJob, answer_of
+from shared.contracts.embeddings import EMBEDDINGS
+from shared.contracts.inference import ModelRef
 from shared.db import Connection
 from shared.errors import Conflict
 from shared.jobs import Job
@@ -161,6 +163,39 @@ def add_chat(
     )
     if entries is not None:
         connection.execute(ADD_ANSWER, (job.id, job.tenant_id, entries))
+
+
+def add_embedding_usage(
+    connection: Connection,
+    job: Job,
+    *,
+    model: ModelRef,
+    pool: str,
+    tokens: int,
+    seconds: float,
+) -> None:
+    """One row for all texts of a job, which stands for its request: a job that ran twice is charged once."""
+    artifact = model.adapter_artifact or model.base_artifact
+    connection.execute(
+        ADD_USAGE,
+        (
+            job.tenant_id,
+            job.api_key_id,
+            job.id,
+            job.id,
+            EMBEDDINGS,
+            model.name,
+            artifact,
+            pool,
+            "ok",
+            tokens,
+            0,
+            seconds,
+            job.trace_id,
+            Jsonb({}),
+            None,
+        ),
+    )
 
 
 def done_rows(connection: Connection, batch_id: str, first: int, count: int) -> set[int]:

@@ -32,6 +32,7 @@ from shared.contracts.labelling import (
 )
 from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.models import ImportModel
+from shared.contracts.retrieval import EmbedTexts, IndexFile, ReadChunks, SearchStore
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.errors import InvalidInput
 
@@ -48,6 +49,8 @@ JOBS: Mapping[str, type[JobContract]] = {
         BatchShard,
         ChatJob,
         ImportModel,
+        IndexFile,
+        EmbedTexts,
         ImportItems,
         ExportLabels,
         FindSuspects,
@@ -65,6 +68,8 @@ CALLS: Mapping[str, type[LiveCall]] = {
         Tokenize,
         Detokenize,
         PreviewRows,
+        SearchStore,
+        ReadChunks,
         LabelAgreement,
         FindRows,
         VersionRows,
