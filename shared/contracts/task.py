@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from shared.contracts.base import Message
-from shared.contracts.steps.mask_pii import PiiType
+from shared.contracts.steps.mask_pii import CorePiiType
 from shared.errors import InvalidInput
 
 PREFIX = "task:"
@@ -68,7 +68,7 @@ class PiiGuard(_Part):
     """What happens where personal data are found."""
 
     action: Literal["mask", "refuse"]
-    types: list[PiiType] = Field(default=["email", "phone", "id_card", "bank_card"], min_length=1)
+    types: list[CorePiiType] = Field(default=["email", "phone", "id_card", "bank_card"], min_length=1)
 
 
 class Guard(_Part):

@@ -39,7 +39,7 @@ def test_the_canonical_text_writes_defaults_out() -> None:
             "'phone'",
         ),
         ({"steps": [{"op": "mask_pii", "vers": 1}]}, "steps[0].vers", "did you mean `version`"),
-        ({"steps": [{"op": "mask_pii", "version": 2}]}, "steps[0].version", "should be 1"),
+        ({"steps": [{"op": "drop_empty", "version": 2}]}, "steps[0].version", "should be 1"),
         ({"steps": [{"op": "drop_empty", "params": {"x": 1}}]}, "steps[0].params.x", "unknown key"),
         (
             {"steps": [{"op": "length_bounds", "params": {"min_chars": 9, "max_chars": 3}}]},
