@@ -13,6 +13,7 @@ from services.cli import (
     datasets,
     demo,
     embed,
+    erasures,
     files,
     jobs,
     keys,
@@ -41,6 +42,9 @@ app.add_typer(chat.app)
 app.add_typer(embed.app)
 app.add_typer(scores.app)
 datasets.app.command("lineage")(lineage.lineage)
+datasets.app.command("erase")(erasures.erase)
+datasets.app.command("erasures")(erasures.erasures)
+datasets.app.command("rebuild")(erasures.rebuild)
 app.add_typer(datasets.app, name="data")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")

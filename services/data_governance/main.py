@@ -6,9 +6,10 @@ import os
 import sys
 from functools import partial
 
-from services.data_governance.tasks import builds, lineage, retrieval
+from services.data_governance.tasks import builds, erasures, lineage, retrieval
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.data_governance import BuildVersion, PreviewRows
+from shared.contracts.erasure import EraseSubject
 from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.retrieval import IndexFile, ReadChunks, SearchStore
 from shared.errors import HeliuError
@@ -32,6 +33,7 @@ def main() -> int:
     handlers: dict[type[JobContract], Handler] = {
         BuildVersion: partial(builds.build_version, platform),
         IndexFile: partial(retrieval.index_file, platform),
+        EraseSubject: partial(erasures.erase_subject, platform),
     }
     spec = WorkerSpec(
         "data_governance",

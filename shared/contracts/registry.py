@@ -11,6 +11,7 @@ from shared.contracts.background import ChatJob
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.core import Noop
 from shared.contracts.data_governance import BuildVersion, PreviewRows
+from shared.contracts.erasure import EraseSubject
 from shared.contracts.heads import TrainHead
 from shared.contracts.inference import (
     Batch,
@@ -49,6 +50,7 @@ JOBS: Mapping[str, type[JobContract]] = {
         BatchShard,
         ChatJob,
         ImportModel,
+        EraseSubject,
         IndexFile,
         EmbedTexts,
         ImportItems,
