@@ -56,6 +56,8 @@ from services.gateway.routes import (
     training,
     upstreams,
     usage,
+    vector_store_files,
+    vector_stores,
     webhooks,
 )
 from services.gateway.tracing import HttpMetrics, TracingMiddleware
@@ -88,6 +90,8 @@ ROUTERS = (
     labelling_jobs.router,
     labelling_work.router,
     lineage.router,
+    vector_stores.router,
+    vector_store_files.router,
     erasures.router,
     jobs.router,
     webhooks.router,
