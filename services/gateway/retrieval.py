@@ -17,8 +17,8 @@ from shared.errors import HeliuError
 from shared.live_client import last_entry
 
 TOO_LONG = "context_length_exceeded"
-# What an encoder of Chinese takes of a query at least: it has a token for each character, and some room around.
-_SHORTEST = 32
+# A model that does not take so many characters takes no text at all.
+_SHORTEST = 8
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Compound(_Part):
     filters: list[Filter] = Field(min_length=1, max_length=MAX_FILTERS)
 
 
-Filter = Comparison | Compound
+Filter = Annotated[Comparison | Compound, Field(discriminator="type")]
 Compound.model_rebuild()
 
 
