@@ -148,6 +148,31 @@ class OutboundClient:
         return [str(address) for address in found]
 
 
+def judged(host: str, port: int, *, listed: bool, setting: str, resolve: Resolve | None = None) -> list[str]:
+    """Every address of a host, all of which may be talked to. A host that the operator `listed` under `setting` may
+    have private ones. Raises Forbidden, and Unavailable where the name has none."""
+    try:
+        found = [ipaddress.ip_address(text) for text in (resolve or resolve_host)(host, port)]
+    except (OSError, ValueError) as exc:
+        raise Unavailable(f"the name {host} cannot be resolved", code="receiver_unavailable") from exc
+    if not found:
+        raise Unavailable(f"the name {host} has no address", code="receiver_unavailable")
+    for address in found:
+        try:
+            check_address(address, allow_private=listed)
+        except Forbidden as exc:
+            raise Forbidden(
+                f"the platform does not talk to {host} at {address}; public addresses are allowed, and the "
+                f"private ones of hosts that the operator lists in {setting}"
+            ) from exc
+    return [str(address) for address in found]
+
+
+def connect(addresses: Sequence[str], port: int, timeout_s: float) -> socket.socket:
+    """A connection to the first of some judged addresses that takes one. Raises OSError."""
+    return _connect(addresses, port, time.monotonic() + timeout_s)
+
+
 def _connect(addresses: Sequence[str], port: int, deadline: float) -> socket.socket:
     """A connection to the first of the addresses that takes one."""
     for last, address in enumerate(addresses, start=1 - len(addresses)):

@@ -7,13 +7,14 @@ link-local, multicast and metadata addresses never pass.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 from collections.abc import Iterable
+from functools import partial
 
 import httpx
 
-from shared.outbound import Forbidden, Resolve, check_address, check_url, resolve_host
+from shared.errors import Unavailable
+from shared.outbound import Forbidden, Resolve, check_url, judged, resolve_host
 
 CONNECT_S = 10.0
 
@@ -77,23 +78,21 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             )
 
     async def _judged(self, host: str, port: int) -> list[str]:
+        judge = partial(
+            judged,
+            host,
+            port,
+            listed=self._is_listed(host, port),
+            setting=self._setting,
+            resolve=self._resolve,
+        )
         try:
             async with asyncio.timeout(CONNECT_S):
-                texts = await asyncio.to_thread(self._resolve, host, port)
-            addresses = [ipaddress.ip_address(text) for text in texts]
-        except (OSError, UnicodeError, TimeoutError, ValueError) as exc:
+                return await asyncio.to_thread(judge)
+        except TimeoutError as exc:
             raise httpx.ConnectError(f"the name {host} cannot be resolved") from exc
-        if not addresses:
-            raise httpx.ConnectError(f"the name {host} has no address")
-        for address in addresses:
-            try:
-                check_address(address, allow_private=self._is_listed(host, port))
-            except Forbidden as exc:
-                raise Forbidden(
-                    f"the platform does not talk to {host} at {address}; public addresses are allowed, and the "
-                    f"private ones of hosts that the operator lists in {self._setting}"
-                ) from exc
-        return [str(address) for address in addresses]
+        except Unavailable as exc:
+            raise httpx.ConnectError(exc.message) from exc
 
     def _is_listed(self, host: str, port: int) -> bool:
         return (host, port) in self._listed or (host, 0) in self._listed
