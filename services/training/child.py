@@ -27,6 +27,7 @@ _RUNNERS = {
     "sft": "services.training.sft",
     "evaluate": "services.training.evaluate",
     "head": "services.training.heads.run",
+    "encoder": "services.training.encoders.run",
 }
 
 

@@ -92,6 +92,27 @@ class HeadHyperparameters:
 
 
 @dataclass(frozen=True)
+class EncoderHyperparameters:
+    """A character-level sentence encoder from scratch. With the defaults: about 1.7 million parameters."""
+
+    hidden_size: int = _number(int, 16, 1024, 192)
+    layers: int = _number(int, 1, 24, 1)
+    heads: int = _number(int, 1, 16, 4)
+    max_length: int = _number(int, 16, 512, 128)
+    n_epochs: int | None = _number(int, 1, 1000)
+    max_steps: int | None = _number(int, 1, 10_000_000)
+    batch_size: int | None = _number(int, 2, 4096)
+    learning_rate: float | None = _number(float, 1e-8, 1.0)
+    warmup_ratio: float = _number(float, 0.0, 0.999, 0.1)
+    temperature: float = _number(float, 1e-3, 1.0, 0.05)
+    dropout: float = _number(float, 0.0, 0.99, 0.2)
+    max_seconds: float | None = _number(float, 1.0, 1e8)
+    checkpoint_every: int | None = _number(int, 1, 10_000_000)
+    log_every: int | None = _number(int, 1, 10_000_000)
+    validation_share: float = _number(float, 1e-6, 0.999, 0.2)
+
+
+@dataclass(frozen=True)
 class EvaluateHyperparameters:
     """How many held-out answers are asked for, and how."""
 
@@ -113,6 +134,11 @@ def parse(cls: type[T], given: Mapping[str, Any]) -> T:
             continue
         values[name] = _checked(name, value, known[name].metadata)
     parsed = cls(**values)
+    if isinstance(parsed, EncoderHyperparameters) and parsed.hidden_size % parsed.heads:
+        raise InvalidInput(
+            f"hidden_size {parsed.hidden_size} must be a multiple of heads, which is {parsed.heads}",
+            param="hyperparameters.hidden_size",
+        )
     if isinstance(parsed, PretrainHyperparameters):
         _check_shape(parsed)
     return parsed

@@ -8,6 +8,7 @@ from functools import partial
 
 from services.training import tasks
 from shared.contracts.base import JobContract
+from shared.contracts.encoders import TrainEncoder
 from shared.contracts.heads import TrainHead
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.errors import HeliuError
@@ -29,6 +30,7 @@ def main() -> int:
         Pretrain: partial(tasks.pretrain, platform),
         FineTune: partial(tasks.fine_tune, platform),
         TrainHead: partial(tasks.train_head, platform),
+        TrainEncoder: partial(tasks.train_encoder, platform),
         Evaluate: partial(tasks.evaluate, platform),
     }
     spec = WorkerSpec("training", {Pretrain.queue_for(settings.pool): settings.slots or SLOTS})

@@ -10,6 +10,7 @@ from typing import Any
 
 from services.training import repository
 from services.training.supervise import Sink, supervise
+from shared.contracts.encoders import TrainEncoder
 from shared.contracts.heads import RANKS, TrainHead
 from shared.contracts.training import DataRef, Evaluate, FineTune, Pretrain
 from shared.db import Connection, retrying
@@ -132,6 +133,34 @@ def train_head(platform: Platform, ctx: JobContext, job: TrainHead) -> Outcome:
             info=result["data"],
             base_id=base.model if base else None,
             kind=kind,
+        ),
+    )
+
+
+def train_encoder(platform: Platform, ctx: JobContext, job: TrainEncoder) -> Outcome:
+    """A sentence encoder from scratch, served at once when it is done."""
+    run = _Run(platform, ctx, job.name)
+    spec = {
+        "kind": "encoder",
+        "seed": job.seed,
+        "data": run.data(job.training, job.validation),
+        "hyperparameters": job.hyperparameters.model_dump(exclude_defaults=True),
+    }
+    result = run.train(spec)
+    artifact = platform.artifacts.put_tree(Path(result["output_dir"]))
+    run.clean()
+    told = {"trained_tokens": result["trained_tokens"], **result["data"]}
+    return Outcome(
+        result={"model": job.name, "kind": "encoder", "artifact": artifact, **told},
+        write=lambda connection: repository.add_model(
+            connection,
+            ctx.job.tenant_id,
+            job.name,
+            artifact=artifact,
+            job_id=ctx.job.id,
+            dataset_version=job.training.id,
+            info=result["data"],
+            kind="encoder",
         ),
     )
 

@@ -11,6 +11,7 @@ from shared.contracts.background import ChatJob
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.core import Noop
 from shared.contracts.data_governance import BuildVersion, PreviewRows
+from shared.contracts.encoders import TrainEncoder
 from shared.contracts.erasure import EraseSubject
 from shared.contracts.heads import TrainHead
 from shared.contracts.inference import (
@@ -45,6 +46,7 @@ JOBS: Mapping[str, type[JobContract]] = {
         Pretrain,
         FineTune,
         TrainHead,
+        TrainEncoder,
         Evaluate,
         Batch,
         BatchShard,
