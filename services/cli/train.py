@@ -87,6 +87,27 @@ def head(
 
 
 @app.command()
+def encoder(
+    name: Annotated[str, typer.Argument(help="Name of the new encoder.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A dataset version (dsv-) or file (file-).")],
+    validation: Annotated[str | None, typer.Option(help="Held-out rows, as DATA.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    parameters: Set = None,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Train a sentence encoder from scratch on texts whose label says which mean the same."""
+    body = {
+        "name": name,
+        "training_file": data,
+        "validation_file": validation,
+        "seed": seed,
+        "hyperparameters": _parsed(parameters),
+    }
+    _submit("/v1/training/encoders", body, wait, as_json)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL")],
     data: Data,

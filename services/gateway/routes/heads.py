@@ -15,6 +15,7 @@ from services.gateway.metadata import Metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
 from shared import job_store
+from shared.contracts.encoders import TrainEncoder
 from shared.contracts.heads import HeadChoice, HeadKind, HeadParameters, Method, TrainHead, check_choice
 from shared.contracts.models import NAME
 from shared.db import Connection
@@ -47,6 +48,7 @@ class CreateHead(Body):
         return self
 
 
+KINDS = (TrainHead.kind, TrainEncoder.kind)
 EXAMPLE = {
     "name": "intents",
     "head": "single_label",
@@ -90,21 +92,21 @@ def create_head(
     return shapes.job(submit(gateway, request, TrainHead, make, metadata=body.metadata))
 
 
-@router.get("/v1/training/jobs", summary="List jobs that train heads")
+@router.get("/v1/training/jobs", summary="List jobs that train heads and encoders")
 def list_heads(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     """Newest first. Events, cancel, pause and resume are those of /v1/jobs."""
     with gateway.db.transaction(caller.tenant) as connection:
         try:
             jobs, more = job_store.list_jobs(
-                connection, caller.tenant, kinds=[TrainHead.kind], after=page.after, limit=page.limit
+                connection, caller.tenant, kinds=KINDS, after=page.after, limit=page.limit
             )
         except NotFound as exc:
             raise unknown_cursor(page.after or "") from exc
     return listing([shapes.job(job) for job in jobs], more)
 
 
-@router.get("/v1/training/jobs/{job_id}", summary="One job that trains a head")
+@router.get("/v1/training/jobs/{job_id}", summary="One job that trains a head or an encoder")
 def retrieve_head(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
-        job = job_store.get(connection, job_id, kinds=[TrainHead.kind])
+        job = job_store.get(connection, job_id, kinds=KINDS)
         return shapes.job(job, job_store.position(connection, job))

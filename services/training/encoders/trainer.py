@@ -109,7 +109,7 @@ class EncoderTrainer:
         self._optimizer.zero_grad()
         self.step += 1
         self.trained_tokens += sum(map(len, both))
-        return float(loss)
+        return loss.item()
 
     def _pairs(self) -> tuple[list[int], list[int]]:
         """Rows of this step and one of the same label for each: decided by seed and step alone.
