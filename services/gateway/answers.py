@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.contracts import answers
+from shared.task.citations import Sources
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Answer:
     counts: dict[str, int] = field(default_factory=lambda: {"prompt_tokens": 0, "completion_tokens": 0})
     began: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
+    sources: Sources | None = None
     _calls: dict[int, int] = field(default_factory=dict)
     _ended: set[int] = field(default_factory=set)
 
@@ -43,18 +45,17 @@ class Answer:
             self._ended.add(index)
         calls, calls_before = data.get("tool_calls", ()), self._calls.get(index, 0)
         self._calls[index] = calls_before + len(calls)
-        return self._chunk(
-            answers.piece(
-                self.endpoint,
-                index,
-                text,
-                finish_reason=reason,
-                logprobs=data.get("logprobs"),
-                tool_calls=calls,
-                offset=len(before),
-                calls_before=calls_before,
-            )
+        made = answers.piece(
+            self.endpoint,
+            index,
+            text,
+            finish_reason=reason,
+            logprobs=data.get("logprobs"),
+            tool_calls=calls,
+            offset=len(before),
+            calls_before=calls_before,
         )
+        return self._chunk(self._cited(made, index) if reason is not None else made)
 
     def done(self, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Take the `done` entry; yields chunks of text that no `token` entry brought, and of each choice's end."""
@@ -73,21 +74,33 @@ class Answer:
                 yield self._chunk(more)
             if index not in self._ended:
                 end = answers.piece(self.endpoint, index, "", finish_reason=choice["finish_reason"])
-                yield self._chunk(end)
+                yield self._chunk(self._cited(end, index))
 
     def opening(self) -> Iterator[dict[str, Any]]:
         """The chunk that a chat's stream begins with, for its first choice; the others' roles go without saying."""
         if self.endpoint == answers.CHAT:
             delta = {"role": "assistant", "content": "", "refusal": None}
-            yield self._chunk({"index": 0, "delta": delta, "logprobs": None, "finish_reason": None})
+            chunk = self._chunk({"index": 0, "delta": delta, "logprobs": None, "finish_reason": None})
+            yield chunk if self.sources is None else {**chunk, "retrieval": self.sources.told()}
 
     def whole(self) -> dict[str, Any]:
         """The whole answer at once."""
-        return answers.completion(self.endpoint, self.id, self.model, self.created, self.choices, self.counts)
+        made = answers.completion(self.endpoint, self.id, self.model, self.created, self.choices, self.counts)
+        if self.sources is None:
+            return made
+        for choice in made["choices"]:
+            choice["message"]["annotations"] = self.sources.annotations(choice["message"]["content"] or "")
+        return {**made, "retrieval": self.sources.told()}
 
     def usage_chunk(self) -> dict[str, Any]:
         """What `stream_options.include_usage` asks for: no choices, only the counts."""
         return {**self._chunk(), "usage": answers.usage_object(self.counts)}
+
+    def _cited(self, piece: dict[str, Any], index: int) -> dict[str, Any]:
+        """The last chunk of a choice with what its whole text cites."""
+        if self.sources is not None:
+            piece["delta"]["annotations"] = self.sources.annotations(self.texts.get(index, ""))
+        return piece
 
     @property
     def seconds(self) -> float:

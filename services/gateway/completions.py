@@ -24,6 +24,7 @@ from shared.errors import HeliuError
 from shared.kept import Keep
 from shared.streams import Entry
 from shared.task.bind import TaskVersion
+from shared.task.citations import Sources
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +37,19 @@ async def complete(
     task: TaskVersion | None = None,
     *,
     resumable: bool = False,
+    sources: Sources | None = None,
+    said: str | None = None,
 ) -> Response:
     """Answer a checked request, of a task or of a model; leaves one usage row, however it ends.
+
+    `sources` are the passages that stand in its prompt; `said` is the answer where no model needs to be asked.
 
     A `resumable` stream is made on when its client has gone; the header Content-Location says where it is taken up.
     """
     caller: Caller = request.state.caller
     ref = await to_thread.run_sync(_resolve, gateway, caller, asked.model, endpoint)
     answer = Answer(endpoint, f"task:{task.label}" if task else asked.model, asked.include_usage)
+    answer.sources = sources
     guarded = (
         Guarded(task.spec.guards.output, asked.n) if task and not task.spec.guards.output.empty else None
     )
@@ -58,16 +64,20 @@ async def complete(
         )
         await gateway.kept.open(keep, told)
         headers["content-location"] = f"{endpoint}/{answer.id}"
-    entries: AsyncIterator[Entry] = gateway.live.call(
-        call_of(asked, ref),
-        pool=gateway.settings.pool,
-        tenant=str(caller.tenant),
-        max_in_flight=caller.max_live,
-        accept_s=accept_s,
-        parent=request.state.span.traceparent,
-        enough=guarded.enough if guarded else lambda: False,
-        keep=keep,
-    )
+    entries: AsyncIterator[Entry]
+    if said is not None:
+        entries = _saying(said, asked.n)
+    else:
+        entries = gateway.live.call(
+            call_of(asked, ref),
+            pool=gateway.settings.pool,
+            tenant=str(caller.tenant),
+            max_in_flight=caller.max_live,
+            accept_s=accept_s,
+            parent=request.state.span.traceparent,
+            enough=guarded.enough if guarded else lambda: False,
+            keep=keep,
+        )
     if guarded is not None:
         entries = guarded.entries(entries)
     if keep is not None:
@@ -87,6 +97,13 @@ async def complete(
         ledger.close("ok")
         return JSONResponse(answer.whole(), headers=headers)
     return sse.EventStream(_Chunks(request, entries, first, answer, ledger), headers)
+
+
+async def _saying(text: str, count: int) -> AsyncIterator[Entry]:
+    """An answer that no worker makes, as one would tell it."""
+    choices = [{"text": text, "finish_reason": "stop"}] * count
+    usage = {"prompt_tokens": 0, "completion_tokens": 0}
+    yield Entry("", 1, 0, "done", {"choices": choices, "usage": usage, "timings": {}})
 
 
 def call_of(asked: CompletionRequest, ref: ModelRef) -> Generate:

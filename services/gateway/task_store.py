@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from services.gateway import repository_models, resolve
+from services.gateway import repository_models, repository_vector_stores, resolve
 from services.gateway import repository_tasks as repository
 from shared.contracts.answers import CHAT
 from shared.contracts.task import TaskSpec
@@ -150,6 +150,9 @@ def _check_model(connection: Connection, tenant: UUID, spec: TaskSpec) -> None:
         resolve.served(row, CHAT)
     except InvalidInput as exc:
         raise InvalidInput(exc.message, code=exc.code, param="spec.model") from exc
+    asked = spec.retrieval
+    if asked is not None and repository_vector_stores.find(connection, tenant, asked.vector_store) is None:
+        raise NotFound(f"no vector store {asked.vector_store[:80]!r}", param="spec.retrieval.vector_store")
 
 
 def _check_runs(connection: Connection, tenant: UUID, found: Row, number: int) -> None:

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from shared.contracts.base import Message
 from shared.contracts.steps.mask_pii import CorePiiType
-from shared.errors import InvalidInput
 
 PREFIX = "task:"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -96,6 +95,20 @@ class Guards(_Part):
     output: Guard = Guard()
 
 
+class Retrieval(_Part):
+    """Where the answer stands: passages of a vector store are the template's variable `passages`, numbered from [1].
+
+    `query` is a template over the variables, the input variable by default. `unknown` is the answer where no passage
+    has `min_score`; without it the model is asked all the same, with no passages.
+    """
+
+    vector_store: str = Field(min_length=1, max_length=256)
+    max_results: int = Field(default=5, ge=1, le=20)
+    min_score: float = Field(default=0.0, ge=0, le=1)
+    query: str | None = Field(default=None, min_length=1, max_length=MAX_TEXT)
+    unknown: str | None = Field(default=None, min_length=1, max_length=2000)
+
+
 class TaskSpec(_Part):
     """A version of a task. `prompt` and `system` are templates over the variables; `input` names the variable that
     the last user message is bound to where the caller sends none by that name."""
@@ -109,19 +122,7 @@ class TaskSpec(_Part):
     response_format: Any = None
     structured_outputs: Any = None
     guards: Guards = Guards()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_retrieval_yet(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("retrieval") is not None:
-            raise InvalidInput(
-                "retrieval is not served in a task yet; leave it out",
-                code="unsupported_parameter",
-                param="spec.retrieval",
-            )
-        if isinstance(value, dict):
-            return {name: item for name, item in value.items() if name != "retrieval"}
-        return value
+    retrieval: Retrieval | None = None
 
     @field_validator("model")
     @classmethod

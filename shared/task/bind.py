@@ -11,8 +11,10 @@ from typing import Any
 
 from shared.contracts.chat import parse_chat
 from shared.contracts.inference import ChatMessage, CompletionRequest
+from shared.contracts.retrieval import MAX_QUERY
 from shared.contracts.task import NAME, PREFIX, TaskSpec
 from shared.errors import InvalidInput
+from shared.task.citations import VARIABLE, Sources
 from shared.task.guards import guard_input
 from shared.task.template import render
 from shared.task.variables import values
@@ -56,12 +58,39 @@ def task_name(model: Any) -> tuple[str, int | None] | None:
     return name, int(version) if at else None
 
 
-def bind(task: TaskVersion, body: Mapping[str, Any]) -> CompletionRequest:
-    """The request for the task's model. Raises InvalidInput with the place in `body`, and Refused by a guard."""
+def question(task: TaskVersion, body: Mapping[str, Any]) -> str:
+    """What a task with retrieval searches for. Raises as `bind` does."""
     spec = task.spec
+    assert spec.retrieval is not None
+    _refuse_set(task, body)
+    bound = _guarded(spec, values(spec.variables, _split(task, body)[0]))
+    if spec.retrieval.query is not None:
+        text = render(spec.retrieval.query, bound, f"the query of {task.label}").strip()
+    else:
+        text = str(bound[input_variable(spec) or ""]).strip()
+    if not text:
+        raise InvalidInput(f"there is nothing that {task.label} could search for", param="variables")
+    return text[:MAX_QUERY]
+
+
+def bind(task: TaskVersion, body: Mapping[str, Any], sources: Sources | None = None) -> CompletionRequest:
+    """The request for the task's model; a task with retrieval needs what was found for its `question`.
+
+    Raises InvalidInput with the place in `body`, and Refused by a guard.
+    """
+    spec = task.spec
+    if spec.retrieval is not None and sources is None:
+        raise InvalidInput(
+            f"{task.label} answers from a vector store, which is served in live chats alone so far; leave out "
+            "background and resumable, and ask for it outside of a batch",
+            code="unsupported_parameter",
+            param="model",
+        )
     _refuse_set(task, body)
     given, history = _split(task, body)
     bound = _guarded(spec, values(spec.variables, given))
+    if sources is not None:
+        bound[VARIABLE] = sources.text
     settings = {
         name: value
         for name, value in (

@@ -6,6 +6,8 @@ from shared.contracts.decoding import DecodingBody, read_body
 from shared.contracts.structured import response_format, structured_outputs
 from shared.contracts.task import Guard, TaskSpec
 from shared.errors import InvalidInput
+from shared.task.bind import input_variable
+from shared.task.citations import VARIABLE as PASSAGES
 from shared.task.template import check_template
 from shared.task.variables import checked
 from shared.text.patterns import check_patterns
@@ -19,7 +21,7 @@ def check(spec: TaskSpec) -> None:
     for name, variable in spec.variables.items():
         if variable.default is not None:
             checked(variable, variable.default, f"spec.variables.{name}.default")
-    declared = list(spec.variables)
+    declared = [*spec.variables, *_check_retrieval(spec)]
     for place, source in (("spec.prompt", spec.prompt), ("spec.system", spec.system)):
         if source is not None:
             check_template(source, declared, place)
@@ -27,6 +29,26 @@ def check(spec: TaskSpec) -> None:
     _check_decoding(spec)
     for side, guard in (("input", spec.guards.input), ("output", spec.guards.output)):
         _check_guard(guard, f"spec.guards.{side}")
+
+
+def _check_retrieval(spec: TaskSpec) -> list[str]:
+    """The variables that retrieval brings. Raises InvalidInput where there is nothing to search for."""
+    asked = spec.retrieval
+    if asked is None:
+        return []
+    if PASSAGES in spec.variables:
+        raise InvalidInput(
+            f"the variable {PASSAGES!r} is what retrieval finds; call yours otherwise",
+            param=f"spec.variables.{PASSAGES}",
+        )
+    if asked.query is not None:
+        check_template(asked.query, list(spec.variables), "spec.retrieval.query")
+    elif input_variable(spec) is None:
+        raise InvalidInput(
+            "retrieval searches for the input variable, and this task has none; give a query, or name the input",
+            param="spec.retrieval.query",
+        )
+    return [PASSAGES]
 
 
 def _check_input(spec: TaskSpec) -> None:

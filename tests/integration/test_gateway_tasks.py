@@ -152,7 +152,18 @@ def test_a_task_is_made_shown_listed_across_pages_and_deleted(http: httpx.Client
         ({"name": "x", "spec": {**SPEC, "model": "task:y"}}, 400, "invalid_value", "spec.model"),
         ({"name": "x", "spec": {**SPEC, "prompt": "{{ txt }}"}}, 400, "undeclared_variable", "spec.prompt"),
         ({"name": "x", "spec": {**SPEC, "promt": "a"}}, 400, "unknown_parameter", "spec.promt"),
-        ({"name": "x", "spec": {**SPEC, "retrieval": {}}}, 400, "unsupported_parameter", "spec.retrieval"),
+        (
+            {"name": "x", "spec": {**SPEC, "retrieval": {}}},
+            400,
+            "missing_required_parameter",
+            "spec.retrieval.vector_store",
+        ),
+        (
+            {"name": "x", "spec": {**SPEC, "retrieval": {"vector_store": "vs_none"}}},
+            404,
+            "not_found",
+            "spec.retrieval.vector_store",
+        ),
         (
             {"name": "x", "spec": {**SPEC, "variables": {"text": {"type": "text"}}}},
             400,

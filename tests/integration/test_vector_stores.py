@@ -17,6 +17,7 @@ from shared.bootstrap import create_key, create_tenant, pepper_of
 from tests import servers
 from tests.harness import Harness, platform, wait_for
 from tests.unit.inference.tiny_encoders import save_encoder
+from tests.unit.inference.tiny_models import save_model
 
 TEXTS = {
     "bank.txt": "本店支持银行转账与刷卡付款。",
@@ -41,12 +42,15 @@ class Stores:
             tenant = create_tenant(c, "rival")
             _, key = create_key(c, tenant, "rival", "tenant", pepper_of(harness.settings))
         self.rival = self._client(key)
-        artifact = ArtifactStore(harness.settings.artifact_folder).put_tree(save_encoder(folder / "encoder"))
+        store = ArtifactStore(harness.settings.artifact_folder)
+        artifact = store.put_tree(save_encoder(folder / "encoder"))
+        base = store.put_tree(save_model(folder / "base"))
         with harness.db.transaction(harness.tenant) as c:
-            c.execute(
-                "INSERT INTO training.model (tenant_id, id, kind, artifact) VALUES (%s, 'encoder', 'encoder', %s)",
-                (harness.tenant, artifact),
-            )
+            for name, content in (("encoder", artifact), ("base", base)):
+                c.execute(
+                    "INSERT INTO training.model (tenant_id, id, kind, artifact) VALUES (%s, %s, %s, %s)",
+                    (harness.tenant, name, name, content),
+                )
         harness.start("inference")
         self.worker = harness.start("data_governance")
         harness.start("dispatcher")
@@ -319,7 +323,7 @@ def test_what_is_not_served_or_wrong_is_refused_with_its_place(stores: Stores, w
             {"query": "x", "ranking_options": {"score_threshold": 2}},
             "ranking_options.score_threshold",
         ),
-        (search, {"query": "x", "filters": {"type": "like", "key": "a", "value": "b"}}, "filters.type"),
+        (search, {"query": "x", "filters": {"type": "like", "key": "a", "value": "b"}}, "filters"),
         (search, {"query": "x", "filters": {"type": "in", "key": "a", "value": "b"}}, "filters"),
         (search, {"query": "x", "filters": deep}, "body"),
         ("/v1/vector_stores", {"embedding_model": "none"}, "embedding_model"),
@@ -346,6 +350,55 @@ def test_what_is_not_served_or_wrong_is_refused_with_its_place(stores: Stores, w
         assert answer.status_code in (400, 404), (path, body, answer.text)
         assert answer.json()["error"]["param"] == param, (body, answer.text)
     http.close()
+
+
+@pytest.fixture(scope="module")
+def task(stores: Stores) -> str:
+    """A task that answers from a store of one file, and says so where it finds nothing."""
+    file = stores.upload("refund.txt", "退款三天到账。")
+    store = stores.client.vector_stores.create(file_ids=[file])
+    stores.client.vector_stores.files.poll(file, vector_store_id=store.id, poll_interval_ms=100)
+    spec = {
+        "model": "base",
+        "prompt": "{{ passages }} {{ q }}",
+        "variables": {"q": {}},
+        "decoding": {"max_tokens": 4},
+        "retrieval": {"vector_store": store.id, "min_score": 0.1, "unknown": "没有找到"},
+    }
+    http = httpx.Client(base_url=stores.url, headers={"authorization": f"Bearer {stores.harness.key()}"})
+    with http:
+        made = http.post("/v1/tasks", json={"name": "help", "spec": spec})
+    assert made.status_code == 200, made.text
+    return store.id
+
+
+def _ask(stores: Stores, text: str, **options: Any) -> Any:
+    messages = [{"role": "user", "content": text}]
+    return stores.client.chat.completions.create(model="task:help", messages=messages, **options)  # type: ignore[arg-type]
+
+
+def test_a_task_answers_with_the_passages_that_it_found(stores: Stores, task: str) -> None:
+    answer = _ask(stores, "退款三天到账")
+    told = answer.model_extra["retrieval"]
+    assert (told["vector_store"], [p["filename"] for p in told["passages"]]) == (task, ["refund.txt"])
+    assert answer.choices[0].message.annotations == []
+    assert answer.usage.prompt_tokens > len("退款三天到账")
+    first, *_, last = _ask(stores, "退款三天到账", stream=True)
+    assert first.model_extra["retrieval"] == told
+    assert last.choices[0].delta.model_extra["annotations"] == []
+
+
+def test_a_task_says_that_it_does_not_know_where_nothing_is_found(stores: Stores, task: str) -> None:
+    answer = _ask(stores, "xyzzy")
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("没有找到", "stop")
+    assert answer.model_extra["retrieval"]["passages"] == []
+    assert answer.usage.total_tokens == 0
+
+
+def test_a_task_with_retrieval_refuses_what_it_is_not_served_in(stores: Stores, task: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        _ask(stores, "退款", extra_body={"background": True})
+    assert refused.value.code == "unsupported_parameter"
 
 
 def test_killed_in_the_middle_every_file_still_ends_completed_once(stores: Stores) -> None:

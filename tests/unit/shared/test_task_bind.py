@@ -143,7 +143,11 @@ def test_ways_around_an_output_guard_are_refused(name: str, value: Any) -> None:
             "spec.variables.text.default",
             "whole number",
         ),
-        ({"retrieval": {"store": "vs"}}, "spec.retrieval", "not served"),
+        (
+            {"retrieval": {"vector_store": "vs", "query": "{{ txt }}"}},
+            "spec.retrieval.query",
+            "txt",
+        ),
     ],
 )
 def test_a_version_that_would_fail_its_callers_is_refused(
