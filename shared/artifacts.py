@@ -6,6 +6,7 @@ to start instead of missing every object.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
@@ -20,12 +23,23 @@ from shared.errors import InvalidInput, NotFound
 
 CHUNK = 1024 * 1024
 ID = re.compile(r"^sha256:[0-9a-f]{64}$")
+# How the listing of a tree begins.
+TREE = b'{"tree":'
 
 
 class Source(Protocol):
     """Anything that gives bytes: an open file, an upload."""
 
     def read(self, size: int = -1, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object as it lies in the store; `written_at` is when its bytes last came, in unix seconds."""
+
+    artifact: str
+    bytes: int
+    written_at: float
 
 
 class ArtifactStore:
@@ -37,6 +51,15 @@ class ArtifactStore:
         self._incoming = root / "incoming"
         for folder in (self._objects, self._incoming):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def scratch(self, name: str) -> Path:
+        """A folder for what the workers of one job hand each other; whoever uses it makes and removes it."""
+        return self.root / "scratch" / name
+
+    def scratches(self) -> list[Path]:
+        """The scratch folders that are there."""
+        folder = self.root / "scratch"
+        return sorted(folder.iterdir()) if folder.is_dir() else []
 
     def store_id(self) -> str:
         """The id of this store, made at its first use."""
@@ -73,7 +96,8 @@ class ArtifactStore:
             final = self._path(f"sha256:{name}")
             final.parent.mkdir(exist_ok=True)
             temporary.chmod(0o440)
-            temporary.replace(final)
+            with self._locked(fcntl.LOCK_SH):
+                temporary.replace(final)
         finally:
             temporary.unlink(missing_ok=True)
         return f"sha256:{name}", size
@@ -93,7 +117,10 @@ class ArtifactStore:
             final = self._path(artifact)
             final.parent.mkdir(exist_ok=True)
             path.chmod(0o440)
-            path.replace(final)
+            # Its bytes may have come long ago, and nothing names it yet: it is new from now on.
+            os.utime(path)
+            with self._locked(fcntl.LOCK_SH):
+                path.replace(final)
         else:
             path.unlink()
         return found
@@ -169,6 +196,50 @@ class ArtifactStore:
             if path == name:
                 return self.path(entry).read_bytes()
         raise NotFound(f"tree {tree} has no file {name}", code="artifact_not_found")
+
+    def stored(self) -> Iterator[Stored]:
+        """Every object, in no order; what comes or goes meanwhile may be missed."""
+        for folder in self._objects.iterdir():
+            for path in folder.iterdir():
+                try:
+                    about = path.stat()
+                except FileNotFoundError:
+                    continue
+                yield Stored(f"sha256:{folder.name}{path.name}", about.st_size, about.st_mtime)
+
+    def parts_of(self, artifact: str) -> list[str]:
+        """The objects of a tree; nothing for what is no tree, or is not there."""
+        try:
+            with self.open(artifact) as source:
+                if source.read(len(TREE)) != TREE:
+                    return []
+        except NotFound:
+            return []
+        try:
+            return [entry for _, entry in self._entries(artifact)]
+        except (ValueError, KeyError, TypeError):
+            # An upload that only begins like one.
+            return []
+
+    def remove(self, artifact: str, written_before: float) -> bool:
+        """Remove an object unless its bytes have come again since; whether it was removed."""
+        path = self._path(artifact)
+        with self._locked(fcntl.LOCK_EX):
+            try:
+                if path.stat().st_mtime >= written_before:
+                    return False
+                path.unlink()
+            except FileNotFoundError:
+                return False
+        return True
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Who puts bytes in their place shares a lock, and who takes objects away has it alone: between its look at
+        an object's age and its removal the same bytes cannot come again."""
+        with (self.root / "lock").open("a") as handle:
+            fcntl.flock(handle, how)
+            yield
 
     def _entries(self, tree: str) -> Iterator[tuple[str, str]]:
         listing = json.loads(self.path(tree).read_bytes())

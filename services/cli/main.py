@@ -25,6 +25,7 @@ from services.cli import (
     traces,
     train,
     upstreams,
+    warehouse,
 )
 from services.cli.output import report
 from shared.errors import HeliuError
@@ -45,6 +46,19 @@ datasets.app.command("lineage")(lineage.lineage)
 datasets.app.command("erase")(erasures.erase)
 datasets.app.command("erasures")(erasures.erasures)
 datasets.app.command("rebuild")(erasures.rebuild)
+for verb in (
+    warehouse.query,
+    warehouse.diff,
+    warehouse.tag,
+    warehouse.tags,
+    warehouse.untag,
+    warehouse.download,
+    warehouse.export,
+    warehouse.croissant,
+    warehouse.retention,
+    warehouse.gc,
+):
+    datasets.app.command()(verb)
 app.add_typer(datasets.app, name="data")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")

@@ -6,12 +6,13 @@ import os
 import sys
 from functools import partial
 
-from services.data_governance.tasks import builds, erasures, lineage, retrieval
+from services.data_governance.tasks import builds, erasures, lineage, retrieval, warehouse
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.data_governance import BuildVersion, PreviewRows
 from shared.contracts.erasure import EraseSubject
 from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.retrieval import IndexFile, ReadChunks, SearchStore
+from shared.contracts.warehouse import CollectGarbage, DiffVersions, ExportVersion, QueryVersions
 from shared.errors import HeliuError
 from shared.job_context import Handler
 from shared.live_server import LiveHandler
@@ -34,6 +35,8 @@ def main() -> int:
         BuildVersion: partial(builds.build_version, platform),
         IndexFile: partial(retrieval.index_file, platform),
         EraseSubject: partial(erasures.erase_subject, platform),
+        ExportVersion: partial(warehouse.export_version, platform),
+        CollectGarbage: partial(warehouse.collect_garbage, platform),
     }
     spec = WorkerSpec(
         "data_governance",
@@ -45,6 +48,8 @@ def main() -> int:
         PreviewRows: partial(builds.preview_rows, platform),
         FindRows: partial(lineage.find_rows, platform),
         VersionRows: partial(lineage.version_rows, platform),
+        QueryVersions: partial(warehouse.query_versions, platform),
+        DiffVersions: partial(warehouse.diff_versions, platform),
         SearchStore: partial(retrieval.search_store, platform, segments),
         ReadChunks: partial(retrieval.read_chunks, platform, segments),
     }

@@ -33,6 +33,7 @@ from services.gateway.orphans import Orphans
 from services.gateway.placement import Placement
 from services.gateway.protocol import protocol_for
 from services.gateway.routes import (
+    artifacts,
     batches,
     blobs,
     chat,
@@ -52,6 +53,7 @@ from services.gateway.routes import (
     models,
     operator,
     scoring,
+    sql,
     tasks,
     traces,
     training,
@@ -59,6 +61,7 @@ from services.gateway.routes import (
     usage,
     vector_store_files,
     vector_stores,
+    warehouse,
     webhooks,
 )
 from services.gateway.tracing import HttpMetrics, TracingMiddleware
@@ -95,6 +98,9 @@ ROUTERS = (
     vector_stores.router,
     vector_store_files.router,
     erasures.router,
+    warehouse.router,
+    sql.router,
+    artifacts.router,
     jobs.router,
     webhooks.router,
     usage.router,

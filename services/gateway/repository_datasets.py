@@ -25,7 +25,7 @@ VERSIONS = """
 SELECT v.*, d.name AS dataset FROM data_governance.version v
 JOIN data_governance.dataset d ON d.id = v.dataset_id
 WHERE v.tenant_id = %(tenant)s AND (%(dataset)s::text IS NULL OR v.dataset_id = %(dataset)s)
-  AND (%(id)s::text IS NULL OR v.id = %(id)s) AND d.deleted_at IS NULL
+  AND (%(id)s::text IS NULL OR v.id = %(id)s) AND d.deleted_at IS NULL AND v.deleted_at IS NULL
   AND (%(after)s::text IS NULL OR (v.created_at, v.id) < (
        SELECT a.created_at, a.id FROM data_governance.version a
        WHERE a.tenant_id = %(tenant)s AND a.dataset_id = v.dataset_id AND a.id = %(after)s))

@@ -83,10 +83,10 @@ ABOUT: Mapping[str, str] = {
     "file": "SELECT id, filename, purpose, bytes, job_id, created_at, deleted_at FROM gateway.file "
     "WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)",
     "version": "SELECT DISTINCT ON (v.id) v.id, d.name AS dataset, v.rows, v.train_rows, v.validation_rows, "
-    "v.gate_passed, v.artifact, v.job_id, v.created_at, ARRAY(SELECT n.erasure_id FROM "
+    "v.gate_passed, v.artifact, v.job_id, v.created_at, v.deleted_at, ARRAY(SELECT n.erasure_id FROM "
     "data_governance.needs_rebuild n WHERE n.tenant_id = v.tenant_id AND n.kind = 'version' AND n.id = v.id) "
     "AS needs_rebuild FROM data_governance.version v JOIN data_governance.dataset d ON d.id = v.dataset_id "
-    "WHERE v.tenant_id = %(tenant)s AND v.id = ANY(%(ids)s) ORDER BY v.id, v.created_at DESC",
+    "WHERE v.tenant_id = %(tenant)s AND v.id = ANY(%(ids)s) ORDER BY v.id, v.deleted_at IS NOT NULL, v.created_at DESC",
     "model": "SELECT m.id, m.kind AS model_kind, m.job_id, m.created_at, m.deleted_at, ARRAY(SELECT n.erasure_id "
     "FROM data_governance.needs_rebuild n WHERE n.tenant_id = m.tenant_id AND n.kind = 'model' AND n.id = m.id) "
     "AS needs_rebuild FROM training.model m WHERE m.tenant_id = %(tenant)s AND m.id = ANY(%(ids)s)",
@@ -100,7 +100,7 @@ ABOUT: Mapping[str, str] = {
 VERSIONS = """
 SELECT id, artifact, file_id FROM (
     SELECT DISTINCT ON (id) id, artifact, file_id, created_at FROM data_governance.version
-    WHERE tenant_id = %(tenant)s ORDER BY id, created_at DESC) v
+    WHERE tenant_id = %(tenant)s AND deleted_at IS NULL ORDER BY id, created_at DESC) v
 ORDER BY created_at DESC, id LIMIT %(limit)s"""
 
 ANSWERS = f"""

@@ -36,6 +36,7 @@ from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.models import ImportModel
 from shared.contracts.retrieval import EmbedTexts, IndexFile, ReadChunks, SearchStore
 from shared.contracts.training import Evaluate, FineTune, Pretrain
+from shared.contracts.warehouse import CollectGarbage, DiffVersions, ExportVersion, QueryVersions
 from shared.errors import InvalidInput
 
 JOBS: Mapping[str, type[JobContract]] = {
@@ -53,6 +54,8 @@ JOBS: Mapping[str, type[JobContract]] = {
         ChatJob,
         ImportModel,
         EraseSubject,
+        ExportVersion,
+        CollectGarbage,
         IndexFile,
         EmbedTexts,
         ImportItems,
@@ -77,6 +80,8 @@ CALLS: Mapping[str, type[LiveCall]] = {
         LabelAgreement,
         FindRows,
         VersionRows,
+        QueryVersions,
+        DiffVersions,
     )
 }
 

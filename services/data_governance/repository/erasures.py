@@ -14,7 +14,7 @@ VERSIONS = """
 SELECT v.id, min(v.artifact) AS artifact, min(v.file_id) AS file_id, array_agg(DISTINCT d.name) AS datasets,
     bool_or(d.current_version = v.id AND d.deleted_at IS NULL) AS current
 FROM data_governance.version v JOIN data_governance.dataset d ON d.id = v.dataset_id
-WHERE v.tenant_id = %s GROUP BY v.id ORDER BY v.id"""
+WHERE v.tenant_id = %s AND v.deleted_at IS NULL GROUP BY v.id ORDER BY v.id"""
 
 FILES = """
 SELECT id, filename, artifact, purpose FROM gateway.file WHERE tenant_id = %s AND deleted_at IS NULL

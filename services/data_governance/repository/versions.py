@@ -13,7 +13,7 @@ ADD_VERSION = """
 INSERT INTO data_governance.version (tenant_id, id, dataset_id, job_id, file_id, artifact, rows, train_rows,
     validation_rows, gate_passed, gate, report)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-ON CONFLICT (tenant_id, dataset_id, id) DO UPDATE SET artifact = EXCLUDED.artifact"""
+ON CONFLICT (tenant_id, dataset_id, id) DO UPDATE SET artifact = EXCLUDED.artifact, deleted_at = NULL"""
 
 POINT = "UPDATE data_governance.dataset SET current_version = %s WHERE tenant_id = %s AND id = %s"
 

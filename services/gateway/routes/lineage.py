@@ -134,7 +134,7 @@ async def _trace(
                 known = repository.about(connection, caller.tenant, kind, graph.of(kind))
                 for key, row in known.items():
                     graph.nodes[Node(kind, key)].update(_told(row))
-                    if "artifact" in row:
+                    if "artifact" in row and row["deleted_at"] is None:
                         graph.artifacts[key] = row["artifact"]
 
     await to_thread.run_sync(walk)
