@@ -25,6 +25,7 @@ from services.cli import (
     traces,
     train,
     upstreams,
+    vector_stores,
     warehouse,
 )
 from services.cli.output import report
@@ -63,6 +64,7 @@ app.add_typer(datasets.app, name="data")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
 app.add_typer(upstreams.app, name="upstreams")
+app.add_typer(vector_stores.app, name="vector-stores")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="jobs")

@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -67,16 +69,40 @@ def chinese() -> Language:
             for text in topic.colloquial
         )
 
+    keys = _keywords(texts, _chinese_parts)
     reworded = tuple((filled[text], place) for place, text in enumerate(texts) if text in filled)
     return Language(
         "zh",
         texts,
-        Asked("reworded (development)", reworded),
+        Asked("reworded and keywords (development)", (*reworded, *keys[::2])),
         (
+            Asked("reworded", reworded),
+            Asked("keywords", keys[1::2]),
             Asked("colloquial, topic trained", questions(True)),
             Asked("colloquial, topic never seen", questions(False)),
         ),
     )
+
+
+def _chinese_parts(text: str) -> list[str]:
+    return [text[at : at + size] for size in (2, 3, 4) for at in range(len(text) - size + 1)]
+
+
+def _english_parts(text: str) -> list[str]:
+    found = text.lower().strip("?").split()
+    return [" ".join(found[at : at + size]) for size in (1, 2) for at in range(len(found) - size + 1)]
+
+
+def _keywords(texts: Sequence[str], parts: Callable[[str], list[str]]) -> tuple[tuple[str, int], ...]:
+    """For each text a word or two that no other text has: what people type who know what it is called."""
+    draw = random.Random(0)
+    held = Counter(part for text in texts for part in set(parts(text)))
+    found = []
+    for place, text in enumerate(texts):
+        own = [part for part in parts(text) if held[part] == 1]
+        if own:
+            found.append((draw.choice(own), place))
+    return tuple(found)
 
 
 def english() -> Language:
@@ -84,11 +110,17 @@ def english() -> Language:
     topics = json.loads(file.read_text(encoding="utf-8"))["topics"]
     asked = [(text, place) for place, (_, texts) in enumerate(topics) for text in texts]
     half = len(topics) // 2
+    keys = _keywords([title for title, _ in topics], _english_parts)
     return Language(
         "en",
         tuple(title for title, _ in topics),
-        Asked("first half (development)", tuple(pair for pair in asked if pair[1] < half)),
-        (Asked("second half", tuple(pair for pair in asked if pair[1] >= half)),),
+        Asked(
+            "first half and keywords (development)", (*(pair for pair in asked if pair[1] < half), *keys[::2])
+        ),
+        (
+            Asked("keywords", keys[1::2]),
+            Asked("second half", tuple(pair for pair in asked if pair[1] >= half)),
+        ),
     )
 
 

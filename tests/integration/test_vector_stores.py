@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import httpx
 import openai
 import pytest
 from docx import Document
+from typer.testing import CliRunner
 
+from services.cli.main import app
 from shared.artifacts import ArtifactStore
 from shared.bootstrap import create_key, create_tenant, pepper_of
+from shared.errors import HeliuError
 from tests import servers
 from tests.harness import Harness, platform, wait_for
 from tests.unit.inference.tiny_encoders import save_encoder
@@ -350,6 +354,35 @@ def test_what_is_not_served_or_wrong_is_refused_with_its_place(stores: Stores, w
         assert answer.status_code in (400, 404), (path, body, answer.text)
         assert answer.json()["error"]["param"] == param, (body, answer.text)
     http.close()
+
+
+def test_the_command_line_makes_fills_searches_and_removes_a_store(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HELIU_GATEWAY_URL", stores.url)
+    monkeypatch.setenv("HELIU_API_KEY", stores.harness.key())
+    note = tmp_path / "note.md"
+    note.write_text("年假按工龄计算", encoding="utf-8")
+    broken = tmp_path / "broken.pdf"
+    broken.write_bytes(b"%PDF-")
+    store = json.loads(_heliu("create", "handbook", "--model", "encoder", "--days", "3", "--json"))
+    assert (store["embedding_model"], store["expires_after"]["days"]) == ("encoder", 3)
+    added = json.loads(_heliu("add", store["id"], str(note), "--attribute", "year=2026", "--json"))
+    assert [file["status"] for file in added["data"]] == ["completed"]
+    with pytest.raises(HeliuError, match="1 of 1 files"):
+        _heliu("add", store["id"], str(broken))
+    found = json.loads(_heliu("search", store["id"], "年假", "--where", "year=2026", "--json"))
+    assert [hit["filename"] for hit in found["data"]] == ["note.md"]
+    assert json.loads(_heliu("search", store["id"], "年假", "--where", "year=2027", "--json"))["data"] == []
+    assert store["id"] in _heliu("list")
+    assert json.loads(_heliu("remove", store["id"], "--json"))["deleted"]
+
+
+def _heliu(*words: str) -> str:
+    ran = CliRunner().invoke(app, ["vector-stores", *words])
+    if ran.exception is not None and not isinstance(ran.exception, SystemExit):
+        raise ran.exception
+    return ran.stdout
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def fit(judged: Sequence[Judged]) -> Weights:
     Newton's method on the mean of -log softmax, which is convex; then the same on a logistic loss of (bias, scale)
     over every text, where those that are wrong weigh as much together as the right one.
     """
-    x = np.zeros(2)
+    x = np.ones(2)
     for _ in range(_STEPS):
         gradient, curvature = _RIDGE * x, _RIDGE * np.eye(2)
         for one in judged:
@@ -70,9 +70,22 @@ def fit(judged: Sequence[Judged]) -> Weights:
             gradient = gradient + (mean - features[one.right]) / len(judged)
             centred = features - mean
             curvature = curvature + (centred * share[:, None]).T @ centred / len(judged)
-        x = np.maximum(x - np.linalg.solve(curvature, gradient), 0.0)
+        step = np.linalg.solve(curvature, gradient)
+        before, pace = _loss(judged, x), 1.0
+        # Far from its end a whole step of Newton's may lead away from it.
+        while pace > 1e-6 and _loss(judged, tried := np.maximum(x - pace * step, 0.0)) > before:
+            pace /= 2
+        x = tried
     scale, bias = _calibrated([(np.stack([j.words, j.meaning], 1) @ x, j.right) for j in judged])
     return Weights(words=float(scale * x[0]), meaning=float(scale * x[1]), bias=float(bias))
+
+
+def _loss(judged: Sequence[Judged], x: Scores) -> float:
+    total = 0.0
+    for one in judged:
+        logits = one.words * x[0] + one.meaning * x[1]
+        total += float(np.logaddexp.reduce(logits) - logits[one.right])
+    return total / len(judged) + _RIDGE * float(x @ x) / 2
 
 
 def _calibrated(rows: Sequence[tuple[Scores, int]]) -> tuple[float, float]:
