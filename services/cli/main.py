@@ -19,6 +19,7 @@ from services.cli import (
     keys,
     lifecycle,
     lineage,
+    marking,
     models,
     scores,
     tasks,
@@ -66,6 +67,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(upstreams.app, name="upstreams")
 app.add_typer(vector_stores.app, name="vector-stores")
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(marking.app, name="marking")
 app.add_typer(batches.app, name="batch")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(files.app, name="files")

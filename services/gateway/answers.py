@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.contracts import answers
+from shared.contracts.marking import Marking
+from shared.task import marking as marks
 from shared.task.citations import Sources
 
 
@@ -27,6 +29,7 @@ class Answer:
     began: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
     sources: Sources | None = None
+    marking: Marking | None = None
     _calls: dict[int, int] = field(default_factory=dict)
     _ended: set[int] = field(default_factory=set)
 
@@ -45,17 +48,19 @@ class Answer:
             self._ended.add(index)
         calls, calls_before = data.get("tool_calls", ()), self._calls.get(index, 0)
         self._calls[index] = calls_before + len(calls)
+        label = marks.label_before(self.marking) if self.texts[index] else ""
+        behind = marks.label_behind(self.marking, self.texts[index]) if reason is not None else ""
         made = answers.piece(
             self.endpoint,
             index,
-            text,
+            (label if not before else "") + text + behind,
             finish_reason=reason,
             logprobs=data.get("logprobs"),
             tool_calls=calls,
-            offset=len(before),
+            offset=len(before) and len(label + before),
             calls_before=calls_before,
         )
-        return self._chunk(self._cited(made, index) if reason is not None else made)
+        return self._end(made, index) if reason is not None else self._chunk(made)
 
     def done(self, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Take the `done` entry; yields chunks of text that no `token` entry brought, and of each choice's end."""
@@ -68,13 +73,19 @@ class Answer:
             rest = whole[len(shown) :] if whole.startswith(shown) else ""
             calls = choice.get("tool_calls", ())[self._calls.get(index, 0) :]
             if rest or calls:
+                label = marks.label_before(self.marking) if rest and not shown else ""
                 more = answers.piece(
-                    self.endpoint, index, rest, tool_calls=calls, calls_before=self._calls.get(index, 0)
+                    self.endpoint,
+                    index,
+                    label + rest,
+                    tool_calls=calls,
+                    calls_before=self._calls.get(index, 0),
                 )
                 yield self._chunk(more)
             if index not in self._ended:
-                end = answers.piece(self.endpoint, index, "", finish_reason=choice["finish_reason"])
-                yield self._chunk(self._cited(end, index))
+                behind = marks.label_behind(self.marking, whole)
+                end = answers.piece(self.endpoint, index, behind, finish_reason=choice["finish_reason"])
+                yield self._end(end, index)
 
     def opening(self) -> Iterator[dict[str, Any]]:
         """The chunk that a chat's stream begins with, for its first choice; the others' roles go without saying."""
@@ -85,7 +96,9 @@ class Answer:
 
     def whole(self) -> dict[str, Any]:
         """The whole answer at once."""
-        made = answers.completion(self.endpoint, self.id, self.model, self.created, self.choices, self.counts)
+        choices = marks.labelled(self.marking, self.choices)
+        made = answers.completion(self.endpoint, self.id, self.model, self.created, choices, self.counts)
+        made |= marks.metadata(self.marking, self.id, [str(choice["text"]) for choice in self.choices])
         if self.sources is None:
             return made
         for choice in made["choices"]:
@@ -95,6 +108,11 @@ class Answer:
     def usage_chunk(self) -> dict[str, Any]:
         """What `stream_options.include_usage` asks for: no choices, only the counts."""
         return {**self._chunk(), "usage": answers.usage_object(self.counts)}
+
+    def _end(self, piece: dict[str, Any], index: int) -> dict[str, Any]:
+        """The last chunk of a choice, with what is told of its whole text."""
+        told = marks.metadata(self.marking, self.id, [self.texts.get(index, "")])
+        return {**self._chunk(self._cited(piece, index)), **told}
 
     def _cited(self, piece: dict[str, Any], index: int) -> dict[str, Any]:
         """The last chunk of a choice with what its whole text cites."""

@@ -17,11 +17,11 @@ from anyio import to_thread
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from services.gateway import repository_chats, resolve, shapes, sse
+from services.gateway import repository_chats, shapes, sse
 from services.gateway.answers import Answer
 from services.gateway.auth import Caller
 from services.gateway.bodies import Incoming
-from services.gateway.completions import call_of
+from services.gateway.completions import call_of, resolve_marked
 from services.gateway.context import Gateway
 from services.gateway.delivery import Delivery, labels
 from services.gateway.following import Follower, Gap
@@ -37,6 +37,7 @@ from shared.db import Connection
 from shared.errors import HeliuError, NotFound, Unavailable
 from shared.jobs import TERMINAL, Job, Status
 from shared.streams import Entry
+from shared.task.marking import labelled, metadata
 
 KINDS = (ChatJob.kind,)
 # How long to wait for an entry, and how often to look whether the job has ended: more often when it is about to.
@@ -127,21 +128,19 @@ def _contract(
     request: Request, gateway: Gateway, endpoint: str, asked: CompletionRequest | TaskCall
 ) -> ChatJob:
     caller: Caller = request.state.caller
-    gateway.limiter.check_tokens(caller)
-    task: TaskUsed | None = None
-    shown = ""
+    version, task, shown = None, None, ""
     if isinstance(asked, TaskCall):
         version, asked = prepare(request, gateway, asked)
         task = TaskUsed(id=version.id, name=version.name, version=version.version)
         shown = f"task:{version.label}"
-    with gateway.db.transaction(caller.tenant) as connection:
-        ref = resolve.served(resolve.model_row(connection, caller.tenant, asked.model), endpoint)
+    ref, marking = resolve_marked(gateway, caller, asked, endpoint, version)
     return ChatJob(
         endpoint=endpoint,
         call=_settled(call_of(asked, ref)),
         shown=shown or asked.model,
         include_usage=asked.include_usage,
         task=task,
+        marking=marking,
     )
 
 
@@ -186,7 +185,9 @@ def _whole(job: Job, said: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     done = said[-1][1]
     contract = ChatJob.model_validate(job.payload)
     answer, created = answer_of(job.id, contract.endpoint), int(job.created_at.timestamp())
-    return completion(contract.endpoint, answer, contract.shown, created, done["choices"], done["usage"])
+    choices = labelled(contract.marking, done["choices"])
+    made = completion(contract.endpoint, answer, contract.shown, created, choices, done["usage"])
+    return made | metadata(contract.marking, answer, [str(choice["text"]) for choice in done["choices"]])
 
 
 def _failed(job: Job) -> HeliuError:
@@ -209,7 +210,12 @@ def _begin(job: Job, *, include_usage: bool) -> tuple[Answer, None]:
     created = int(job.created_at.timestamp())
     answer = answer_of(job.id, contract.endpoint)
     usage = include_usage or contract.include_usage
-    return Answer(contract.endpoint, contract.shown, usage, id=answer, created=created), None
+    return (
+        Answer(
+            contract.endpoint, contract.shown, usage, id=answer, created=created, marking=contract.marking
+        ),
+        None,
+    )
 
 
 async def _follow(

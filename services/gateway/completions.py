@@ -10,7 +10,7 @@ from anyio import CancelScope, to_thread
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from services.gateway import resolve, sse
+from services.gateway import repository_marking, resolve, sse
 from services.gateway.answers import Answer
 from services.gateway.auth import Caller
 from services.gateway.context import Gateway
@@ -20,11 +20,13 @@ from services.gateway.ledger import Ledger
 from services.gateway.places import Chunks
 from services.gateway.resumable import Resumable, about
 from shared.contracts.inference import Completion, CompletionRequest, Generate, ModelRef
+from shared.contracts.marking import Marking
 from shared.errors import HeliuError
 from shared.kept import Keep
 from shared.streams import Entry
 from shared.task.bind import TaskVersion
 from shared.task.citations import Sources
+from shared.task.marking import fitting
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +49,11 @@ async def complete(
     A `resumable` stream is made on when its client has gone; the header Content-Location says where it is taken up.
     """
     caller: Caller = request.state.caller
-    ref = await to_thread.run_sync(_resolve, gateway, caller, asked.model, endpoint)
+    ref, marking = await to_thread.run_sync(resolve_marked, gateway, caller, asked, endpoint, task)
     answer = Answer(endpoint, f"task:{task.label}" if task else asked.model, asked.include_usage)
     answer.sources = sources
+    # What its task always says where it finds nothing was written by a person.
+    answer.marking = marking if said is None else None
     guarded = (
         Guarded(task.spec.guards.output, asked.n) if task and not task.spec.guards.output.empty else None
     )
@@ -111,10 +115,15 @@ def call_of(asked: CompletionRequest, ref: ModelRef) -> Generate:
     return Generate(model=ref, **{name: getattr(asked, name) for name in Completion.model_fields})
 
 
-def _resolve(gateway: Gateway, caller: Caller, model: str, endpoint: str) -> ModelRef:
+def resolve_marked(
+    gateway: Gateway, caller: Caller, asked: CompletionRequest, endpoint: str, task: TaskVersion | None
+) -> tuple[ModelRef, Marking | None]:
+    """The caller's model, if the caller has tokens left, and how its answer is to be marked."""
     gateway.limiter.check_tokens(caller)
     with gateway.db.transaction(caller.tenant) as connection:
-        return resolve.served(resolve.model_row(connection, caller.tenant, model), endpoint)
+        ref = resolve.served(resolve.model_row(connection, caller.tenant, asked.model), endpoint)
+        marking = repository_marking.marking_for(connection, caller.tenant, task.name if task else None)
+    return ref, fitting(marking, asked)
 
 
 async def _first(entries: AsyncIterator[Entry]) -> Entry | None:

@@ -13,6 +13,7 @@ from services.gateway.answers import Answer
 from services.gateway.guarded import Guarded
 from services.gateway.ledger import Ledger
 from services.gateway.orphans import Orphans
+from shared.contracts.marking import Marking
 from shared.contracts.task import Guard
 from shared.errors import HeliuError
 from shared.kept import Keep, KeptAnswers, Watch
@@ -112,6 +113,7 @@ def about(
         "include_usage": answer.include_usage,
         "choices": choices,
         "guard": guard.model_dump(mode="json") if guard is not None else None,
+        "marking": answer.marking.model_dump(mode="json") if answer.marking is not None else None,
         "row": ledger.dump(),
         "accepted_by": time.time() + accept_s,
     }
@@ -125,6 +127,8 @@ def begin(answer_id: str, told: dict[str, Any], *, include_usage: bool) -> tuple
         include_usage or told["include_usage"],
         id=answer_id,
         created=told["created"],
+        # One that was kept by an older gateway does not say.
+        marking=Marking.model_validate(told["marking"]) if told.get("marking") else None,
     )
     guard = told["guard"]
     return answer, Guarded(Guard.model_validate(guard), told["choices"]) if guard is not None else None

@@ -12,6 +12,7 @@ from services.inference.answers import StoredRow
 from shared.contracts.background import ChatJob, answer_of
 from shared.contracts.embeddings import EMBEDDINGS
 from shared.contracts.inference import ModelRef
+from shared.contracts.marking import Marking
 from shared.db import Connection
 from shared.errors import Conflict
 from shared.jobs import Job
@@ -52,6 +53,8 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, id) DO NOTHING R
 # Locked, so that the base is not removed between this look and the adapter's first day.
 LIVING_MODEL = """
 SELECT artifact FROM training.model WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL FOR SHARE"""
+
+MARKINGS = "SELECT task, spec FROM gateway.marking WHERE tenant_id = %s"
 
 TASK_SPEC = "SELECT spec FROM gateway.task_version WHERE task_id = %s AND version = %s"
 
@@ -275,6 +278,12 @@ def upstream(connection: Connection, upstream_id: str) -> dict[str, Any] | None:
 def upstream_names(connection: Connection, names: Sequence[str]) -> set[str]:
     """Those of the names that stand for upstreams."""
     return {row["name"] for row in connection.execute(UPSTREAM_NAMES, (list(names),)).fetchall()}
+
+
+def markings(connection: Connection, tenant: UUID) -> dict[str, Marking]:
+    """How the tenant's answers are marked: by task, and under the empty name all others."""
+    rows = connection.execute(MARKINGS, (tenant,)).fetchall()
+    return {row["task"]: Marking.model_validate(row["spec"]) for row in rows}
 
 
 def task_spec(connection: Connection, task_id: str, version: int) -> dict[str, Any] | None:

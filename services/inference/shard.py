@@ -27,11 +27,14 @@ from shared.contracts.inference import (
     ModelRef,
     RerankRequest,
 )
+from shared.contracts.marking import Marking
 from shared.contracts.rerank import reranked
 from shared.errors import HeliuError
 from shared.frames import Frame
 from shared.stop import ChildCrashed, Stop, Stopped
 from shared.task.guards import guard_choices
+from shared.task.marking import fitting, labelled
+from shared.task.marking import metadata as metadata_of
 
 COMMIT_ROWS = 50
 COMMIT_S = 1.0
@@ -63,7 +66,10 @@ class _Open:
 
 
 class ShardRun:
-    """One attempt at a shard. `store` commits rows under the fence of the shard's job."""
+    """One attempt at a shard. `store` commits rows under the fence of the shard's job.
+
+    `markings` say how answers are marked, by task, and under the empty name those of all others.
+    """
 
     def __init__(
         self,
@@ -73,6 +79,7 @@ class ShardRun:
         tenant: str,
         epoch: int,
         store: Callable[[list[StoredRow]], None],
+        markings: Mapping[str, Marking] | None = None,
     ) -> None:
         self._engine = engine
         self._endpoint = endpoint
@@ -80,6 +87,7 @@ class ShardRun:
         self._tenant = tenant
         self._epoch = epoch
         self._store = store
+        self._markings = markings or {}
         self._finished: list[StoredRow] = []
         self._since = time.monotonic()
 
@@ -152,7 +160,10 @@ class ShardRun:
                 shown = f"task:{task.label}"
                 choices, refused = guard_choices(task.spec.guards.output, choices)
                 metadata |= {"refused_by": ", ".join(refused)} if refused else {}
-            body = completion(self._endpoint, answer, shown, int(time.time()), choices, usage)
+            marking = fitting(self._markings.get(task.name if task else "", self._markings.get("")), asked)
+            body = completion(
+                self._endpoint, answer, shown, int(time.time()), labelled(marking, choices), usage
+            ) | metadata_of(marking, answer, [str(choice["text"]) for choice in choices])
             seconds = timings["prefill_s"] + timings["decode_s"]
         else:
             seconds = timings["compute_s"]

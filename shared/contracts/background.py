@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from shared.contracts.answers import answer_id
 from shared.contracts.base import JobContract, Message
 from shared.contracts.inference import Generate
+from shared.contracts.marking import Marking
 
 
 class TaskUsed(Message):
@@ -33,6 +34,8 @@ class ChatJob(JobContract):
     shown: str
     include_usage: bool = False
     task: TaskUsed | None = None
+    # As it stood when the chat was accepted; the answer is kept without it, and marked for whoever reads it.
+    marking: Marking | None = None
 
 
 def chats_queue(pool: str, base: str) -> str:

@@ -16,7 +16,7 @@ from shared.errors import HeliuError
 from shared.frames import claim_stdout, read_frames
 
 # Addresses, not memory in use: DuckDB reserves more than it takes, and its own limit is the one that bites first.
-ADDRESS_SPACE = 8 * 1024**3
+ADDRESS_SPACE = 2 * 1024**3
 
 
 def main() -> int:

@@ -125,6 +125,7 @@ def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: Batch
     """Answer the shard's rows that are not stored yet; what was stored before a crash stays."""
     with ctx.transaction() as connection:
         done = repository.done_rows(connection, job.batch_id, job.first, job.count)
+        markings = repository.markings(connection, ctx.job.tenant_id)
     pending, refused = [], []
     named = _tasks(platform, ctx, job.batch_id, job.tasks)
     with platform.artifacts.open(job.artifact) as source:
@@ -162,7 +163,8 @@ def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: Batch
 
     if refused:
         store(refused)
-    run = ShardRun(engine, job.endpoint, job.batch_id, str(ctx.job.tenant_id), ctx.job.epoch, store)
+    tenant = str(ctx.job.tenant_id)
+    run = ShardRun(engine, job.endpoint, job.batch_id, tenant, ctx.job.epoch, store, markings)
     with ExitStack() as spans:
         known: dict[str, dict[str, Any]] = {}
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.data_governance.warehouse.query import query
+from services.data_governance.warehouse.sandbox import open_sandbox, run
 from shared.errors import HeliuError, InvalidInput
 
 Ask = Callable[..., dict[str, Any]]
@@ -86,14 +87,26 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("sql", HOSTILE)
-def test_what_is_not_a_look_at_the_versions_is_refused(ask: Ask, tmp_path: Path, sql: str) -> None:
+def test_what_is_not_a_look_at_the_versions_is_refused(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In this process: each would be refused before it uses anything that the process's own limits are for.
+    monkeypatch.chdir(tmp_path)
     before = sorted(path for path in tmp_path.rglob("*"))
-    with pytest.raises(InvalidInput) as refused:
-        ask(sql)
-    assert refused.value.code in ("invalid_sql", "sql_not_allowed")
-    assert refused.value.param == "sql"
+    sandbox = open_sandbox([("好的 data", ["mine/data/part-00000.parquet"])], 256)
+    for sql in HOSTILE:
+        with pytest.raises(InvalidInput) as refused:
+            run(sandbox, sql, 100, 1_000_000)
+        assert (sql, refused.value.code in ("invalid_sql", "sql_not_allowed")) == (sql, True)
+        assert refused.value.param == "sql"
+    assert run(sandbox, 'SELECT count(*) FROM "好的 data"', 1, 100)["rows"] == [[3]]
+    sandbox.close()
     assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_a_refusal_comes_back_from_the_process_with_its_place(ask: Ask) -> None:
+    with pytest.raises(InvalidInput, match="LINE 1"):
+        ask("SELECT * FROM read_csv('/etc/passwd')")
 
 
 ENDLESS = [
@@ -111,7 +124,7 @@ def test_what_never_ends_is_ended(ask: Ask, sql: str) -> None:
 
 GREEDY = [
     "SELECT array_agg(range) FROM range(1000000000)",
-    "SELECT repeat('x', 2000000000)",
+    "SELECT repeat('x', 1500000000)",
     "SELECT * FROM range(100000000) ORDER BY hash(range)",
 ]
 
