@@ -6,12 +6,31 @@ import os
 import sys
 from functools import partial
 
-from services.data_governance.tasks import builds, erasures, lineage, retrieval, warehouse
+from services.data_governance.tasks import (
+    builds,
+    erasures,
+    label_finding,
+    labelling,
+    lineage,
+    retrieval,
+    sources,
+    warehouse,
+)
+from shared.bootstrap import sealer_of
 from shared.contracts.base import JobContract, LiveCall
-from shared.contracts.data_governance import BuildVersion, PreviewRows
+from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows
 from shared.contracts.erasure import EraseSubject
+from shared.contracts.labelling import (
+    ApplyFunctions,
+    ExportLabels,
+    FindSuspects,
+    ImportItems,
+    LabelAgreement,
+    PickItems,
+)
 from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.retrieval import IndexFile, ReadChunks, SearchStore
+from shared.contracts.sources import ReadRows, SyncSource, TestSource
 from shared.contracts.warehouse import CollectGarbage, DiffVersions, ExportVersion, QueryVersions
 from shared.errors import HeliuError
 from shared.job_context import Handler
@@ -21,31 +40,50 @@ from shared.worker import Worker, WorkerSpec, open_platform
 
 SLOTS = 1
 LIVE_SLOTS = 4
+# A sync waits for its source most of the time.
+SYNC_SLOTS = 2
 
 
 def main() -> int:
     try:
         settings = read_settings(os.environ)
         platform = open_platform(settings, "data_governance")
+        sealer = sealer_of(settings)
     except HeliuError as exc:
         sys.stderr.write(f"data_governance: {exc.message}\n")
         return 78
     segments = retrieval.segment_cache(platform)
     handlers: dict[type[JobContract], Handler] = {
         BuildVersion: partial(builds.build_version, platform),
+        SyncSource: partial(sources.sync_source, platform, sealer),
+        BuildPart: partial(builds.build_part, platform),
         IndexFile: partial(retrieval.index_file, platform),
         EraseSubject: partial(erasures.erase_subject, platform),
         ExportVersion: partial(warehouse.export_version, platform),
         CollectGarbage: partial(warehouse.collect_garbage, platform),
     }
+    handlers |= {
+        ImportItems: partial(labelling.import_items, platform),
+        ExportLabels: partial(labelling.export_labels, platform),
+        FindSuspects: partial(label_finding.find_suspects, platform),
+        PickItems: partial(label_finding.pick_items, platform),
+        ApplyFunctions: partial(label_finding.apply_functions, platform),
+    }
     spec = WorkerSpec(
         "data_governance",
-        {BuildVersion.queue_for(): settings.slots or SLOTS, IndexFile.queue_for(): SLOTS},
+        {
+            BuildVersion.queue_for(): settings.slots or SLOTS,
+            IndexFile.queue_for(): SLOTS,
+            SyncSource.queue_for(): SYNC_SLOTS,
+        },
         live_queue=PreviewRows.queue_for(),
         live_slots=LIVE_SLOTS,
     )
     live: dict[type[LiveCall], LiveHandler] = {
         PreviewRows: partial(builds.preview_rows, platform),
+        TestSource: partial(sources.test_source, platform, sealer),
+        ReadRows: partial(sources.read_rows, platform),
+        LabelAgreement: partial(labelling.label_agreement, platform),
         FindRows: partial(lineage.find_rows, platform),
         VersionRows: partial(lineage.version_rows, platform),
         QueryVersions: partial(warehouse.query_versions, platform),

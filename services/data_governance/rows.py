@@ -6,15 +6,22 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 # Marks that change what is said: 2.5 is not 25, nor 100-150 or -5 their digits, nor C++ C, 5% 5, $5 €5.
 _SIGNS = "+#%=<>$€£¥°"
 _NOT_WORD = re.compile(rf"[^\w{_SIGNS}]+|_+")
 _NOT_WORD_ASCII = bytes(code for code in range(128) if not chr(code).isalnum() and chr(code) not in _SIGNS)
+# NFKC is slow, and of plain Chinese text it would change nothing but punctuation, which goes anyway: all but ASCII,
+# the ideographs and these marks is folded, and so is a wide mark beside a digit, which would stay.
+_FOLDS = re.compile("[^\x00-\x7f\u4e00-\u9fff，。！？：；、（）【】《》“”‘’…—·]")
+_WIDE_MARK = re.compile(r"[0-9]\s*[，：。·]|[，：。·]\s*[0-9]")
 _DIGIT = re.compile("[0-9]")
 _MARK_BEFORE_DIGIT = re.compile(r"(?<=[0-9])\s*([.,:/*-])\s*(?=[0-9])|(?<![\w-])(-)(?=[0-9])")
 _KEPT_MARKS = str.maketrans(
@@ -34,7 +41,9 @@ class Row:
     """One source row. Exactly one of `messages` and `text` is set; `meta` is JSON text of the other columns.
 
     `row_id` is made from the source's sha256, the line and the content as it came in, so it stays the same
-    whatever a recipe does to the row.
+    whatever a recipe does to the row. `source` is the number of the input, 0 for the first; `parents` are the ids of
+    the rows that this one was put together from, none for one that came in as it is. `split` is empty where nothing
+    but the row itself decides it.
     """
 
     row_id: str
@@ -44,6 +53,9 @@ class Row:
     text: str | None
     label: str | None
     meta: str
+    source: int = 0
+    parents: tuple[str, ...] = ()
+    split: str = ""
 
     def texts(self) -> tuple[str, ...]:
         """The strings that training would see."""
@@ -91,16 +103,39 @@ class Outcome:
 
 
 class Operator(Protocol):
-    """Rows in, outcome out; the outcome of a file does not depend on how it was cut into batches.
-
-    `needs_all` says that `observe` must have seen every row before the first call.
-    """
-
-    needs_all: bool
-
-    def observe(self, rows: Sequence[Row]) -> None: ...
+    """A row-wise step: what becomes of a row depends on that row alone, so rows may be cut into batches at will."""
 
     def __call__(self, rows: Sequence[Row]) -> Outcome: ...
+
+
+class KeyColumns(Protocol):
+    """The keys of all rows, part by part in the order of the source; no more than a column is in memory at once."""
+
+    @property
+    def rows(self) -> int: ...
+
+    def column(self, name: str, at: int | None = None) -> np.ndarray[Any, Any]:
+        """All rows of a key, or of the column `at` of a key that has several."""
+        ...
+
+    def taken(self, name: str, ordinals: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The values of these rows (0-based numbers over all parts, in any order)."""
+        ...
+
+
+class Settling(Protocol):
+    """A step that must have seen every row before it judges one.
+
+    `keys` runs where the rows are and says of each what the judgement needs, as arrays with an entry a row. `settle`
+    runs once, over the keys of all rows (`alive` is False for those that an earlier step has dropped), and returns an
+    array with an entry a row whose field `drop` says which go; other fields are for `dropped`, which tells why.
+    """
+
+    def keys(self, rows: Sequence[Row]) -> Mapping[str, np.ndarray[Any, Any]]: ...
+
+    def settle(self, keys: KeyColumns, alive: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]: ...
+
+    def dropped(self, row: Row, verdict: np.void) -> Dropped: ...
 
 
 def hash128(text: str) -> bytes:
@@ -108,9 +143,11 @@ def hash128(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
+# As many texts as a batch of rows has, and more: its steps ask for the same keys one after the other.
+@lru_cache(maxsize=8192)
 def normalise_key(text: str) -> str:
     """`text` without case, width, spaces and punctuation (marks in numbers stay); itself when that leaves nothing."""
-    if not text.isascii():
+    if not text.isascii() and (_FOLDS.search(text) or _WIDE_MARK.search(text)):
         text = unicodedata.normalize("NFKC", text)
     if _DIGIT.search(text):
         text = _MARK_BEFORE_DIGIT.sub(_kept_mark, text)

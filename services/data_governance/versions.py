@@ -1,5 +1,7 @@
 """Writes a dataset version: zstd Parquet, `report.json`, `manifest.json`, and the id made from what it says.
 
+Each part of a build leaves a Parquet file and the sorted hashes of its rows; `publish` makes a version of them all.
+
 Where the source had rows that could not be read, `bad_rows.parquet` has the place and the reason of each.
 
 The id is `dsv-` and 32 hex digits of the SHA-256 over schema, logical hash (of the sorted hashes of all rows),
@@ -13,8 +15,8 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -25,15 +27,16 @@ from services.data_governance.ingest import BadRowNote
 from services.data_governance.rows import Row
 from shared.contracts.recipe import Recipe
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-PART_ROWS = 250_000
 GROUP_ROWS = 8_192
 GROUP_CHARS = 16 * 1024 * 1024
 SCHEMA = pa.schema(
     [
         pa.field("_row_id", pa.string(), nullable=False),
+        pa.field("_source", pa.int32(), nullable=False),
         pa.field("_source_line", pa.int64(), nullable=False),
+        pa.field("_parents", pa.list_(pa.string())),
         pa.field("id", pa.string(), nullable=False),
         pa.field("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
         pa.field("text", pa.string()),
@@ -44,9 +47,14 @@ SCHEMA = pa.schema(
 )
 
 
+DATA = "data.parquet"
+HASHES = "hashes.npy"
 BAD_ROWS = "bad_rows.parquet"
+# The hashes of all rows are sorted a share of their values at a time.
+HASH_SHARES = 16
 BAD_SCHEMA = pa.schema(
     [
+        pa.field("source", pa.int32(), nullable=False),
         pa.field("line", pa.int64(), nullable=False),
         pa.field("byte", pa.int64()),
         pa.field("code", pa.string(), nullable=False),
@@ -55,128 +63,149 @@ BAD_SCHEMA = pa.schema(
 )
 
 
-class VersionWriter:
-    """A version being written in a hidden folder beside its place; `publish` names it, leaving without removes it."""
+class PartWriter:
+    """The rows of one part, in their order; a context manager."""
 
-    def __init__(self, out_dir: Path) -> None:
-        self._out = out_dir
-        self.folder = out_dir / f".writing-{uuid.uuid4().hex}"
-        (self.folder / "data").mkdir(parents=True)
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._rows: list[tuple[Row, str]] = []
         self._chars = 0
         self._hashes = bytearray()
-        self._writer: pq.ParquetWriter | None = None
-        self._parts: list[tuple[str, int]] = []
-        self._bad: list[BadRowNote] = []
-        self._bad_writer: pq.ParquetWriter | None = None
-        self.counts = {"train": 0, "validation": 0}
+        self._writer = pq.ParquetWriter(folder / DATA, SCHEMA, compression="zstd")
 
-    def __enter__(self) -> VersionWriter:
+    def __enter__(self) -> PartWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for writer in (self._writer, self._bad_writer):
-            if writer is not None:
-                writer.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+            words = np.frombuffer(bytes(self._hashes), dtype=">u8").reshape(-1, 4)
+            np.save(self._folder / HASHES, _sorted(words))
+        self._writer.close()
 
     def add(self, row: Row, split: str) -> None:
-        """Row groups and parts are cut by the rows alone, so the files too are the same each time."""
+        """Row groups are cut by the rows alone, so that the file too is the same each time."""
         self._rows.append((row, split))
         self._chars += sum(map(len, row.texts())) + len(row.meta)
         self._hashes += _row_hash(row, split)
-        self.counts[split] += 1
         if len(self._rows) >= GROUP_ROWS or self._chars >= GROUP_CHARS:
             self._flush()
 
-    def add_bad(self, note: BadRowNote) -> None:
-        """Takes down a row of the source that could not be read."""
-        self._bad.append(note)
-        if len(self._bad) >= GROUP_ROWS:
-            self._flush_bad()
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(_table(self._rows), row_group_size=GROUP_ROWS)
+        self._rows, self._chars = [], 0
 
-    def publish(
-        self, recipe: Recipe, operators: dict[str, int], source: dict[str, Any], report: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Moves the version to `out_dir/<id>` in one step and returns its manifest.
 
-        When that folder is there already it holds the same rows, and stays as it is.
-        """
+class BadRowWriter:
+    """The rows of a part of input `source` that could not be read; no file where there was none. A context manager."""
+
+    def __init__(self, folder: Path, source: int) -> None:
+        self._path = folder / BAD_ROWS
+        self._source = source
+        self._held: list[BadRowNote] = []
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> BadRowWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, note: BadRowNote) -> None:
+        self._held.append(note)
+        if len(self._held) >= GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
         if self._writer is None:
-            self._open_part()
-        self._close_part()
-        self._flush_bad()
-        if self._bad_writer is not None:
-            self._bad_writer.close()
-        logical = _logical_hash(bytes(self._hashes))
-        columns = [
-            {"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in SCHEMA
-        ]
-        identity = {
-            "schema": columns,
-            "logical_hash": logical,
-            "recipe": recipe.canonical(),
-            "operators": operators,
-            "seed": recipe.seed,
-            "parents": [f"sha256:{source['sha256']}"],
-        }
-        version = "dsv-" + hashlib.sha256(canonical(identity).encode()).hexdigest()[:32]
-        _write(self.folder / "report.json", {"version_id": version, **report})
-        files = [_described(self.folder, name, rows) for name, rows in self._parts]
-        if self._bad_writer is not None:
-            files.append(_described(self.folder, BAD_ROWS, report["bad_rows"]["total"]))
+            self._writer = pq.ParquetWriter(self._path, BAD_SCHEMA, compression="zstd")
+        columns: dict[str, Any] = {name: [getattr(note, name) for note in self._held] for name in _NOTED}
+        columns["source"] = [self._source] * len(self._held)
+        self._writer.write_table(pa.table(columns, schema=BAD_SCHEMA))
+        self._held = []
+
+
+_NOTED = ("line", "byte", "code", "message")
+
+
+def publish(
+    out_dir: Path,
+    recipe: Recipe,
+    operators: dict[str, int],
+    sources: Sequence[dict[str, Any]],
+    report: dict[str, Any],
+    parts: Sequence[tuple[Path, int]],
+    bad_parts: Sequence[Path],
+) -> dict[str, Any]:
+    """Makes `out_dir/<id>` of the folders of parts, with the rows of each, in one step; returns the manifest.
+
+    When that folder is there already it holds the same rows, and stays as it is.
+    """
+    logical = _logical_hash([folder / HASHES for folder, _ in parts])
+    columns = [{"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in SCHEMA]
+    parents = sorted({f"sha256:{source['sha256']}" for source in sources})
+    identity = {
+        "schema": columns,
+        "logical_hash": logical,
+        "recipe": recipe.canonical(),
+        "operators": operators,
+        "seed": recipe.seed,
+        "parents": parents,
+    }
+    version = "dsv-" + hashlib.sha256(canonical(identity).encode()).hexdigest()[:32]
+    folder = out_dir / f".writing-{uuid.uuid4().hex}"
+    try:
+        (folder / "data").mkdir(parents=True)
+        files: list[dict[str, Any]] = []
+        for folder_of, rows in parts:
+            if rows or (folder_of, rows) == parts[0]:
+                name = f"data/part-{len(files):05d}.parquet"
+                _link_or_copy(folder_of / DATA, folder / name)
+                files.append(_described(folder, name, rows))
+        if report["bad_rows"]["total"]:
+            _join_bad(bad_parts, folder / BAD_ROWS)
+            files.append(_described(folder, BAD_ROWS, report["bad_rows"]["total"]))
+        _write(folder / "report.json", {"version_id": version, **report})
         manifest = {
             "manifest_version": MANIFEST_VERSION,
             "version_id": version,
             "logical_hash": logical,
-            "rows": {"total": sum(self.counts.values()), **self.counts},
+            "rows": {"total": report["rows_kept"], **report["splits"]},
             "columns": columns,
             "recipe": recipe.model_dump(mode="json"),
             "operators": operators,
             "seed": recipe.seed,
-            "parents": identity["parents"],
-            "source": source,
+            "parents": parents,
+            "sources": list(sources),
             "gate": report["gate"],
-            "files": [*files, _described(self.folder, "report.json", None)],
+            "files": [*files, _described(folder, "report.json", None)],
         }
-        _write(self.folder / "manifest.json", manifest)
-        _publish(self.folder, self._out / version)
-        return manifest
+        _write(folder / "manifest.json", manifest)
+        _publish(folder, out_dir / version)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return manifest
 
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        if self._writer is None:
-            self._open_part()
-        assert self._writer is not None
-        self._writer.write_table(_table(self._rows), row_group_size=GROUP_ROWS)
-        name, rows = self._parts[-1]
-        self._parts[-1] = (name, rows + len(self._rows))
-        self._rows, self._chars = [], 0
-        if self._parts[-1][1] >= PART_ROWS:
-            self._close_part()
 
-    def _flush_bad(self) -> None:
-        if not self._bad:
-            return
-        if self._bad_writer is None:
-            self._bad_writer = pq.ParquetWriter(self.folder / BAD_ROWS, BAD_SCHEMA, compression="zstd")
-        columns = {name: [getattr(note, name) for note in self._bad] for name in BAD_SCHEMA.names}
-        self._bad_writer.write_table(pa.table(columns, schema=BAD_SCHEMA))
-        self._bad = []
+def _join_bad(folders: Sequence[Path], target: Path) -> None:
+    with pq.ParquetWriter(target, BAD_SCHEMA, compression="zstd") as out:
+        for folder in folders:
+            if (folder / BAD_ROWS).is_file():
+                with pq.ParquetFile(folder / BAD_ROWS) as source:
+                    for group in range(source.num_row_groups):
+                        out.write_table(source.read_row_group(group))
 
-    def _open_part(self) -> None:
-        name = f"data/part-{len(self._parts):05d}.parquet"
-        self._writer = pq.ParquetWriter(self.folder / name, SCHEMA, compression="zstd")
-        self._parts.append((name, 0))
 
-    def _close_part(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = None
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def canonical(value: object) -> str:
@@ -186,21 +215,42 @@ def canonical(value: object) -> str:
 
 def _row_hash(row: Row, split: str) -> bytes:
     """32 bytes over all columns of the row."""
-    values = [row.row_id, row.line, row.id, row.messages, row.text, row.label, row.meta, split]
+    values = [
+        *(row.row_id, row.source, row.line, row.parents, row.id, row.messages, row.text, row.label, row.meta),
+        split,
+    ]
     return hashlib.sha256(_encode(values).encode()).digest()
 
 
-def _logical_hash(hashes: bytes) -> str:
-    """SHA-256 over the row hashes in sorted order, so that the order of rows does not matter."""
-    words = np.frombuffer(hashes, dtype=">u8").reshape(-1, 4)
-    ranked = words[np.lexsort((words[:, 3], words[:, 2], words[:, 1], words[:, 0]))]
-    return hashlib.sha256(np.ascontiguousarray(ranked).tobytes()).hexdigest()
+def _sorted(words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Hashes, four words of 64 bits each, in the order of their bytes."""
+    ranked: np.ndarray[Any, Any] = words[np.lexsort((words[:, 3], words[:, 2], words[:, 1], words[:, 0]))]
+    return ranked
+
+
+def _logical_hash(paths: Sequence[Path]) -> str:
+    """SHA-256 over the row hashes in sorted order, so that neither the order of rows nor their parts matter."""
+    digest = hashlib.sha256()
+    edges = [share * (2**64 // HASH_SHARES) for share in range(HASH_SHARES)]
+    for low, high in zip(edges, [*edges[1:], None], strict=True):
+        words = [_between(np.load(path, mmap_mode="r"), low, high) for path in paths]
+        digest.update(np.ascontiguousarray(_sorted(np.concatenate(words))).tobytes())
+    return digest.hexdigest()
+
+
+def _between(words: np.ndarray[Any, Any], low: int, high: int | None) -> np.ndarray[Any, Any]:
+    first = words[:, 0]
+    start = np.searchsorted(first, np.uint64(low))
+    end = len(first) if high is None else np.searchsorted(first, np.uint64(high))
+    return np.array(words[start:end])
 
 
 def _table(rows: list[tuple[Row, str]]) -> pa.Table:
     columns = {
         "_row_id": [row.row_id for row, _ in rows],
+        "_source": [row.source for row, _ in rows],
         "_source_line": [row.line for row, _ in rows],
+        "_parents": [list(row.parents) if row.parents else None for row, _ in rows],
         "id": [row.id for row, _ in rows],
         "messages": _messages([row for row, _ in rows]),
         "text": [row.text for row, _ in rows],

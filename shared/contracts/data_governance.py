@@ -6,13 +6,24 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import JobContract, LiveCall
+from shared.contracts.base import JobContract, LiveCall, Message
+
+MOST_SOURCES = 32
+
+
+class BuildSource(Message):
+    """One file that a version is built from. `name` is how the recipe's `inputs` call it."""
+
+    file_id: str
+    artifact: str
+    name: str
 
 
 class BuildVersion(JobContract):
     """Upload -> validated, governed, content-addressed dataset version with its quality report.
 
-    `recipe` None means: infer the mapping from the first rows and use the default recipe.
+    `recipe` None means: infer the mapping from the first rows and use the default recipe. `others` are further files
+    whose rows follow those of the first.
     """
 
     kind: ClassVar[str] = "data.build_version"
@@ -26,6 +37,29 @@ class BuildVersion(JobContract):
     artifact: str
     filename: str
     recipe: dict[str, Any] | None = Field(default=None)
+    others: list[BuildSource] = Field(default_factory=list, max_length=MOST_SOURCES - 1)
+    tombstones: list[str] = Field(default_factory=list)
+
+    def sources(self) -> list[BuildSource]:
+        """All files, in order."""
+        return [
+            BuildSource(file_id=self.file_id, artifact=self.artifact, name=self.filename),
+            *self.others,
+        ]
+
+
+class BuildPart(JobContract):
+    """One part of one stage of a build that many workers share; what it leaves lies in the build's scratch folder."""
+
+    kind: ClassVar[str] = "data.build_part"
+    queue: ClassVar[str] = "data"
+    id_prefix: ClassVar[str] = "dspart-"
+    stall_limit_s: ClassVar[float | None] = 300.0
+
+    build_id: str
+    stage: int
+    part: int
+    artifacts: list[str]
 
 
 class PreviewRows(LiveCall):

@@ -76,21 +76,37 @@ class Gates(Strict):
 
 
 class Split(Strict):
-    """Share of the groups that goes to validation, and what makes a group.
+    """Shares of the groups that go to validation and to the test, and what makes a group.
 
     `question`: rows whose first user turn (or text) is the same but for case, width, spaces and punctuation.
-    `id`: rows with the same source id; the report then counts questions seen on both sides.
+    `id`: rows with the same source id; the report then counts questions seen on both sides. `field`: rows with the same
+    value of the source column `field` (a customer, a conversation). `time`: no groups: the newest rows by the column
+    `field` are the test, those before them validation, the rest trains.
     """
 
     validation: Annotated[float, Field(ge=0.0, le=0.5, allow_inf_nan=False)] = 0.1
-    by: Literal["question", "id"] = "question"
+    test: Annotated[float, Field(ge=0.0, le=0.5, allow_inf_nan=False)] = 0.0
+    by: Literal["question", "id", "field", "time"] = "question"
+    field: Name | None = None
+
+    @model_validator(mode="after")
+    def _field_where_needed(self) -> Self:
+        if self.by in ("field", "time") and self.field is None:
+            raise ValueError(f"a split by `{self.by}` needs `field`, the source column to look at")
+        if self.by in ("question", "id") and self.field is not None:
+            raise ValueError(f"a split by `{self.by}` looks at no `field`; leave it out, or split by `field`")
+        return self
 
 
 class Recipe(Strict):
-    """How a source becomes a dataset version. `input: auto` lets the worker infer the mapping."""
+    """How sources become a dataset version. `input: auto` lets the worker infer the mapping.
+
+    Of several inputs each may have a mapping of its own in `inputs`, by its name; `input` is for the others.
+    """
 
     version: Literal[1] = 1
     input: InputMapping | Literal["auto"] = "auto"
+    inputs: Annotated[dict[Name, InputMapping], Field(max_length=64)] = Field(default_factory=dict)
     steps: Annotated[list[Step], Field(max_length=MAX_STEPS)] = Field(default_factory=list)
     gates: Gates = Gates()
     split: Split = Split()
@@ -119,12 +135,14 @@ def check_order(recipe: Recipe) -> None:
                     f"`{step.op}` (step {index}) must come before `{op}` (step {places[op]}): {why}"
                 )
         places.setdefault(step.op, index)
-    if recipe.split.by == "id" and recipe.split.validation > 0 and "exact_duplicates" not in places:
+    split = recipe.split
+    if split.by != "question" and split.validation + split.test > 0 and "exact_duplicates" not in places:
         raise ValueError(
-            "a split by `id` needs an `exact_duplicates` step: equal rows under two ids would land in "
+            f"a split by `{split.by}` needs an `exact_duplicates` step: equal rows in two groups would land in "
             "training and in validation"
         )
-    if recipe.gates.max_duplicate_ratio is not None and "exact_duplicates" not in places:
+    counted = {"exact_duplicates", "near_duplicates"} & places.keys()
+    if recipe.gates.max_duplicate_ratio is not None and not counted:
         raise ValueError("gate `max_duplicate_ratio` needs an `exact_duplicates` step, which counts them")
     if recipe.gates.max_conflict_ratio is not None and "conflicting_labels" not in places:
         raise ValueError("gate `max_conflict_ratio` needs a `conflicting_labels` step, which counts them")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from shared.contracts.background import ChatJob
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.core import Noop
-from shared.contracts.data_governance import BuildVersion, PreviewRows
+from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.erasure import EraseSubject
 from shared.contracts.heads import TrainHead
@@ -35,6 +35,7 @@ from shared.contracts.labelling import (
 from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.models import ImportModel
 from shared.contracts.retrieval import EmbedTexts, IndexFile, ReadChunks, SearchStore
+from shared.contracts.sources import ReadRows, SyncSource, TestSource
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.contracts.warehouse import CollectGarbage, DiffVersions, ExportVersion, QueryVersions
 from shared.errors import InvalidInput
@@ -44,6 +45,8 @@ JOBS: Mapping[str, type[JobContract]] = {
     for contract in (
         Noop,
         BuildVersion,
+        SyncSource,
+        BuildPart,
         Pretrain,
         FineTune,
         TrainHead,
@@ -75,6 +78,8 @@ CALLS: Mapping[str, type[LiveCall]] = {
         Tokenize,
         Detokenize,
         PreviewRows,
+        TestSource,
+        ReadRows,
         SearchStore,
         ReadChunks,
         LabelAgreement,

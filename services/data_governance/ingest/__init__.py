@@ -14,7 +14,7 @@ from typing import Any
 
 from services.data_governance.ingest import csv_records, jsonl
 from services.data_governance.ingest.bad_rows import BadRow, BadRowNote, BadRows
-from services.data_governance.ingest.lines import LineFile, head
+from services.data_governance.ingest.lines import LineFile, Span, head
 from services.data_governance.ingest.parquet import ParquetFile
 from services.data_governance.ingest.records import check_columns, row_maker
 from services.data_governance.ingest.sniff import HEAD_BYTES, Format, check_encoding, detect
@@ -23,7 +23,7 @@ from shared.contracts.recipe import InputMapping
 from shared.contracts.recipe_infer import infer_mapping
 from shared.errors import InvalidInput
 
-__all__ = ["BadRowNote", "BadRows", "Peek", "Source", "peek"]
+__all__ = ["BadRowNote", "BadRows", "Peek", "Source", "Span", "peek"]
 
 BATCH_ROWS = 2048
 BATCH_CHARS = 8 * 1024 * 1024
@@ -84,9 +84,10 @@ def peek(path: Path, name: str, encoding: str = "utf-8", on_read: Callable[[], N
 
 @dataclass(slots=True)
 class Source:
-    """One reading of a file. After `batches` is exhausted, `bad` is complete.
+    """One reading of a file, or of the `span` of it. After `batches` is exhausted, `bad` is complete.
 
-    `rows_read` counts good and bad rows; `done` is the share of the file that was read, 0 to 1.
+    A CSV file's `header` is given where the span is not its first. Rows are marked as of input `number`. `rows_read`
+    counts good and bad rows.
     """
 
     path: Path
@@ -99,6 +100,9 @@ class Source:
     bytes_read: int = 0
     bytes_total: int = 0
     on_read: Callable[[], None] | None = None
+    number: int = 0
+    span: Span = Span()
+    header: csv_records.Header | None = None
 
     @classmethod
     def open(
@@ -123,11 +127,12 @@ class Source:
 
     def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[list[Row]]:
         """Rows in order, at most `batch_rows` and about `BATCH_CHARS` characters at a time; the last may be empty."""
-        make = row_maker(self.mapping, self.sha256)
+        make = row_maker(self.mapping, self.sha256, self.number)
         batch: list[Row] = []
         chars = 0
-        with closing(_open(self.path, self.format, self.on_read)) as opened:
-            for line, offset, record in _records(opened, self.format, self.mapping.encoding, self.bad):
+        with closing(_open(self.path, self.format, self.on_read, self.span)) as opened:
+            encoding = self.mapping.encoding
+            for line, offset, record in _records(opened, self.format, encoding, self.bad, self.header):
                 try:
                     row = make(line, record)
                 except BadRow as exc:
@@ -145,19 +150,28 @@ class Source:
     def _progress(self, opened: LineFile | ParquetFile, batch: list[Row]) -> None:
         self.rows_good += len(batch)
         if isinstance(opened, LineFile):
-            self.bytes_read = opened.bytes_read
+            self.bytes_read = opened.bytes_read - self.span.start
         elif opened.rows_total:
             self.bytes_read = self.bytes_total * self.rows_read // opened.rows_total
 
 
-def _open(path: Path, kind: Format, on_read: Callable[[], None] | None) -> LineFile | ParquetFile:
-    return ParquetFile(path, on_read=on_read) if kind == "parquet" else LineFile(path, on_read=on_read)
+def _open(
+    path: Path, kind: Format, on_read: Callable[[], None] | None, span: Span = Span()
+) -> LineFile | ParquetFile:
+    if kind == "parquet":
+        return ParquetFile(path, on_read=on_read, span=span)
+    return LineFile(path, on_read=on_read, span=span)
 
 
 def _records(
-    opened: LineFile | ParquetFile, kind: Format, encoding: str, bad: BadRows
+    opened: LineFile | ParquetFile,
+    kind: Format,
+    encoding: str,
+    bad: BadRows,
+    header: csv_records.Header | None = None,
 ) -> Iterator[tuple[int, int, dict[str, Any]]]:
     if isinstance(opened, ParquetFile):
         return opened.records(bad)
-    read = csv_records.records if kind == "csv" else jsonl.records
-    return read(opened, encoding, bad)
+    if kind == "csv":
+        return iter(csv_records.Records(opened, encoding, bad, header))
+    return jsonl.records(opened, encoding, bad)

@@ -15,6 +15,8 @@ from shared.errors import InvalidInput
 MAX_COLUMNS = 2048
 MAX_HEADER_LINES = 64
 _DELIMITERS = ",\t;|"
+# Names of the columns, and what stands between fields.
+Header = tuple[list[str], str]
 
 
 class _Feed:
@@ -50,35 +52,42 @@ class _Feed:
         return decode(line, self._encoding) + "\n"
 
 
-def records(file: LineFile, encoding: str, bad: BadRows) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Number and offset of the record's first line, and its fields by column, the header's names being the keys.
+class Records:
+    """Number and offset of each record's first line, and its fields by column, the header's names being the keys.
 
-    Raises InvalidInput when the header cannot be used. Bad records are noted in `bad`; after one that spans lines,
-    reading goes on with the line after its first.
+    Iterate it once. Without a `header` the first line is one; raises InvalidInput when it cannot be used. Bad records
+    are noted in `bad`; after one that spans lines, reading goes on with the line after its first.
     """
-    # The limit is csv's own and global; it is only ever raised, to what a line may have.
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
-    feed = _Feed(file, encoding)
-    columns, delimiter = _header(feed)
-    reader = csv.reader(feed, delimiter=delimiter, strict=True)
-    while True:
-        feed.begin()
-        try:
-            fields = next(reader)
-            if not fields:
+
+    def __init__(self, file: LineFile, encoding: str, bad: BadRows, header: Header | None = None) -> None:
+        # The limit is csv's own and global; it is only ever raised, to what a line may have.
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
+        self._feed = _Feed(file, encoding)
+        self._bad = bad
+        self.header = _header(self._feed) if header is None else header
+
+    def __iter__(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        columns, delimiter = self.header
+        feed, bad = self._feed, self._bad
+        reader = csv.reader(feed, delimiter=delimiter, strict=True)
+        while True:
+            feed.begin()
+            try:
+                fields = next(reader)
+                if not fields:
+                    continue
+                if len(fields) != len(columns):
+                    raise BadRow("ragged_row", f"{len(fields)} fields, the header has {len(columns)}")
+            except StopIteration:
+                return
+            except BadRow as exc:
+                _note(bad, feed, exc.code, exc.message)
                 continue
-            if len(fields) != len(columns):
-                raise BadRow("ragged_row", f"{len(fields)} fields, the header has {len(columns)}")
-        except StopIteration:
-            return
-        except BadRow as exc:
-            _note(bad, feed, exc.code, exc.message)
-            continue
-        except csv.Error as exc:
-            _note(bad, feed, *_csv_fault(str(exc)))
-            continue
-        first = feed.record[0]
-        yield first.number, first.offset, dict(zip(columns, fields, strict=True))
+            except csv.Error as exc:
+                _note(bad, feed, *_csv_fault(str(exc)))
+                continue
+            first = feed.record[0]
+            yield first.number, first.offset, dict(zip(columns, fields, strict=True))
 
 
 def _note(bad: BadRows, feed: _Feed, code: str, message: str) -> None:
@@ -98,7 +107,7 @@ def _csv_fault(message: str) -> tuple[str, str]:
     return "malformed_csv", message
 
 
-def _header(feed: _Feed) -> tuple[list[str], str]:
+def _header(feed: _Feed) -> Header:
     try:
         text = next(line for line in feed if line.strip())
     except StopIteration as exc:

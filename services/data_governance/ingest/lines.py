@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +23,15 @@ _LOOK_BYTES = 4 * 1024 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
+class Span(NamedTuple):
+    """A stretch of a file: bytes `start` to `end` of text, row groups of Parquet; `first` numbers its first line or
+    row. `end` None is the file's own."""
+
+    start: int = 0
+    end: int | None = None
+    first: int = 1
+
+
 class Line(NamedTuple):
     """`data` has no line end, and is None when the line is longer than the limit (its rest was skipped)."""
 
@@ -33,7 +43,8 @@ class Line(NamedTuple):
 class LineFile:
     """Iterate it once. `bytes_read` and `bytes_total` are bytes of the file as stored, for progress.
 
-    `on_read` is called every few megabytes, also within a line: it may raise, to stop.
+    `on_read` is called every few megabytes, also within a line: it may raise, to stop. `span` must begin and end where
+    lines do; a gzipped file has none.
     """
 
     def __init__(
@@ -43,6 +54,7 @@ class LineFile:
         max_line_bytes: int = MAX_LINE_BYTES,
         max_decompressed_bytes: int = MAX_DECOMPRESSED_BYTES,
         on_read: Callable[[], None] | None = None,
+        span: Span = Span(),
     ) -> None:
         self._raw = path.open("rb")
         self.bytes_total = os.fstat(self._raw.fileno()).st_size
@@ -50,7 +62,8 @@ class LineFile:
         self._on_read = on_read
         self._next_look = _LOOK_BYTES
         self.gzipped = self._raw.read(2) == _GZIP_MAGIC
-        self._raw.seek(0)
+        self._raw.seek(span.start)
+        self._span = span
         self._stream: io.BufferedReader = self._raw
         self._limit: int | None = None
         if self.gzipped:
@@ -67,13 +80,28 @@ class LineFile:
     def bytes_read(self) -> int:
         return self._raw.tell()
 
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes, unpacked. Raises InvalidInput as iterating does."""
+        size = 0
+        try:
+            while block := self._stream.read(_BUFFER):
+                size += len(block)
+                self._check(size)
+                yield block
+        except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
+            raise InvalidInput(
+                f"the gzip file is damaged after {size} unpacked bytes: {exc}; upload it again",
+                code="damaged_file",
+            ) from exc
+
     def __iter__(self) -> Iterator[Line]:
         """Raises InvalidInput when the gzip stream is damaged or grows past its limit."""
-        number = offset = 0
+        number, offset = self._span.first - 1, self._span.start
+        end = math.inf if self._span.end is None else self._span.end
         cap = self._max_line + 2
         readline = self._stream.readline
         try:
-            while data := readline(cap):
+            while offset < end and (data := readline(cap)):
                 number += 1
                 start, size = offset, len(data)
                 whole = data.endswith(b"\n") or size < cap

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.data_governance.ingest.bad_rows import BadRow, BadRows
-from services.data_governance.ingest.lines import MAX_LINE_BYTES, MAX_RATIO, RATIO_FREE_BYTES
+from services.data_governance.ingest.lines import MAX_LINE_BYTES, MAX_RATIO, RATIO_FREE_BYTES, Span
 from shared.errors import InvalidInput
 
 MAX_BATCH_ROWS = 256
@@ -27,8 +27,9 @@ MAX_DECOMPRESSED_BYTES = 16 * 1024**3
 class ParquetFile:
     """Iterate `records` once. `rows_total` comes from the file's footer; `on_read` is called for each batch."""
 
-    def __init__(self, path: Path, *, on_read: Callable[[], None] | None = None) -> None:
+    def __init__(self, path: Path, *, on_read: Callable[[], None] | None = None, span: Span = Span()) -> None:
         self._on_read = on_read
+        self._span = span
         try:
             self._file = pq.ParquetFile(path, pre_buffer=False)
             self.columns: list[str] = list(self._file.schema_arrow.names)
@@ -59,9 +60,12 @@ class ParquetFile:
 
     def records(self, bad: BadRows) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """Row number, the same again for the offset, and the values by column, NaN (pandas' null) as None."""
-        number = unpacked = 0
+        unpacked = 0
+        number = self._span.first - 1
+        end = self._file.metadata.num_row_groups if self._span.end is None else self._span.end
+        wanted = range(self._span.start, end)
         try:
-            for raw in self._file.iter_batches(batch_size=self._batch_rows):
+            for raw in self._file.iter_batches(batch_size=self._batch_rows, row_groups=list(wanted)):
                 if self._on_read is not None:
                     self._on_read()
                 batch = _plain(raw)

@@ -35,7 +35,7 @@ def check_columns(mapping: InputMapping, columns: Sequence[str]) -> None:
             )
 
 
-def row_maker(mapping: InputMapping, source_sha256: str) -> Callable[[int, Record], Row]:
+def row_maker(mapping: InputMapping, source_sha256: str, source: int = 0) -> Callable[[int, Record], Row]:
     """A function of line number and record that returns the row, or raises BadRow with code and reason."""
     mapped = frozenset(mapping.columns())
 
@@ -74,7 +74,7 @@ def row_maker(mapping: InputMapping, source_sha256: str) -> Callable[[int, Recor
             ) from exc
         if "\\u0000" in content or "\\u0000" in meta:
             _refuse_nul(row)
-        return Row(row_id, line, row.id, messages, text, row.label, meta)
+        return Row(row_id, line, row.id, messages, text, row.label, meta, source)
 
     return make
 

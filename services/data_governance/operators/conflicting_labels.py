@@ -2,64 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from services.data_governance.rows import Dropped, Outcome, Row, hash128, normalise_key
+import numpy as np
+
+from services.data_governance.buckets import buckets, groups
+from services.data_governance.rows import Dropped, KeyColumns, Row, hash128, normalise_key
 from shared.contracts.steps.conflicting_labels import ConflictingLabels
+
+# How many values the question got, the votes of this row's own, all votes, and whether the best value is alone.
+VERDICT = np.dtype([("drop", "?"), ("values", "<u4"), ("mine", "<u4"), ("votes", "<u4"), ("tied", "?")])
+_NONE = bytes(16)
 
 
 class Conflicts:
-    """Counts votes over the whole source first. Rows without a label (or without an answer) have no vote and stay."""
-
-    needs_all = True
+    """Each row has a vote. Rows without a label (or without an answer) have none and stay."""
 
     def __init__(self, step: ConflictingLabels) -> None:
         self._params = step.params
-        # question -> the value of its first row, or once two values met, the votes of each
-        self._votes: dict[bytes, bytes | dict[bytes, int]] = {}
-        self._counts: dict[bytes, int] = {}
 
-    def observe(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            ballot = self._ballot(row)
-            if ballot is None:
-                continue
-            question, value = ballot
-            held = self._votes.setdefault(question, value)
-            if isinstance(held, dict):
-                held[value] = held.get(value, 0) + 1
-            elif held == value:
-                self._counts[question] = self._counts.get(question, 0) + 1
-            else:
-                self._votes[question] = {held: self._counts.pop(question), value: 1}
+    def keys(self, rows: Sequence[Row]) -> Mapping[str, np.ndarray[Any, Any]]:
+        ballots = [self._ballot(row) for row in rows]
+        asked = b"".join([ballot[0] if ballot else _NONE for ballot in ballots])
+        said = b"".join([ballot[1] if ballot else _NONE for ballot in ballots])
+        return {
+            "votes": np.array([ballot is not None for ballot in ballots], bool),
+            "asked": np.frombuffer(asked, dtype="<u8").reshape(-1, 2),
+            "said": np.frombuffer(said, dtype="<u8").reshape(-1, 2),
+        }
 
-    def __call__(self, rows: Sequence[Row]) -> Outcome:
-        outcome = Outcome()
-        for row in rows:
-            reason = self._reason(row)
-            if reason is None:
-                outcome.kept.append(row)
-            else:
-                outcome.dropped.append(Dropped(row, "conflicting_labels", reason))
-        return outcome
+    def settle(self, keys: KeyColumns, alive: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        verdicts = np.zeros(keys.rows, VERDICT)
+        for ordinals, asked in buckets(keys, "asked", alive & keys.column("votes")):
+            order, starts = groups(asked)
+            ends = np.append(starts[1:], len(order))
+            for at in np.flatnonzero(ends - starts > 1):
+                members = ordinals[order[starts[at] : ends[at]]]
+                self._settle_one(keys.taken("said", members), members, verdicts)
+        return verdicts
 
-    def _reason(self, row: Row) -> str | None:
-        ballot = self._ballot(row)
-        votes = self._votes.get(ballot[0]) if ballot else None
-        if ballot is None or not isinstance(votes, dict):
-            return None
-        what = "label" if self._params.compare == "label" else "answer"
-        if self._params.resolution == "drop":
-            return f"rows with the same question have {len(votes)} different {what}s"
+    def _settle_one(
+        self, said: np.ndarray[Any, Any], members: np.ndarray[Any, Any], verdicts: np.ndarray[Any, Any]
+    ) -> None:
+        values = [value.tobytes() for value in said]
+        votes = Counter(values)
+        if len(votes) < 2:
+            return
         best = max(votes.values())
-        mine = votes[ballot[1]]
-        if sum(count == best for count in votes.values()) > 1:
-            return f"rows with the same question have {len(votes)} different {what}s, and no majority"
-        return (
-            None
-            if mine == best
-            else f"its {what} has {mine} of {sum(votes.values())} votes for the same question"
-        )
+        tied = sum(count == best for count in votes.values()) > 1
+        all_go = tied or self._params.resolution == "drop"
+        for ordinal, value in zip(members, values, strict=True):
+            drop = all_go or votes[value] < best
+            verdicts[ordinal] = (drop, len(votes), votes[value], len(values), tied)
+
+    def dropped(self, row: Row, verdict: np.void) -> Dropped:
+        what = "label" if self._params.compare == "label" else "answer"
+        reason = f"rows with the same question have {verdict['values']} different {what}s"
+        if self._params.resolution == "majority":
+            if verdict["tied"]:
+                reason += ", and no majority"
+            else:
+                reason = f"its {what} has {verdict['mine']} of {verdict['votes']} votes for the same question"
+        return Dropped(row, "conflicting_labels", reason)
 
     def _ballot(self, row: Row) -> tuple[bytes, bytes] | None:
         """What was asked, and what this row says of it."""

@@ -12,13 +12,8 @@ from shared.contracts.steps.drop_broken import DropBroken
 class Broken:
     """The first rule that a row breaks: roles, their order, the last answer, then the encoding of each text."""
 
-    needs_all = False
-
     def __init__(self, step: DropBroken) -> None:
         self._step = step
-
-    def observe(self, rows: Sequence[Row]) -> None:
-        """Nothing to learn."""
 
     def __call__(self, rows: Sequence[Row]) -> Outcome:
         outcome = Outcome()

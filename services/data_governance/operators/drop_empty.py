@@ -11,13 +11,8 @@ from shared.contracts.steps.drop_empty import DropEmpty
 class Empty:
     """Rules `empty` (no text at all) and `empty_message` (one of the messages is blank)."""
 
-    needs_all = False
-
     def __init__(self, step: DropEmpty) -> None:
         self._step = step
-
-    def observe(self, rows: Sequence[Row]) -> None:
-        """Nothing to learn."""
 
     def __call__(self, rows: Sequence[Row]) -> Outcome:
         outcome = Outcome()

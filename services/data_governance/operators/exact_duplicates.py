@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from services.data_governance.rows import Dropped, Outcome, Row, hash128, normalise_key
+import numpy as np
+
+from services.data_governance.buckets import buckets, groups
+from services.data_governance.rows import Dropped, KeyColumns, Row, hash128, normalise_key
 from shared.contracts.steps.exact_duplicates import ExactDuplicates
+
+# Number of the first row that says it, and how many do.
+VERDICT = np.dtype([("drop", "?"), ("first", "<u4"), ("size", "<u4")])
 
 
 class Duplicates:
-    """Remembers a 128-bit hash of every row it has seen: about 100 bytes of memory a distinct row."""
-
-    needs_all = False
+    """A 128-bit hash of every row is compared: 2**64 rows are needed before two are likely to collide."""
 
     def __init__(self, step: ExactDuplicates) -> None:
         self._params = step.params
-        self._seen: set[bytes] = set()
 
-    def observe(self, rows: Sequence[Row]) -> None:
-        """Nothing to learn ahead: the first row of each kind is kept."""
+    def keys(self, rows: Sequence[Row]) -> Mapping[str, np.ndarray[Any, Any]]:
+        hashes = b"".join([hash128(self._key(row)) for row in rows])
+        return {"content": np.frombuffer(hashes, dtype="<u8").reshape(-1, 2)}
 
-    def __call__(self, rows: Sequence[Row]) -> Outcome:
-        outcome = Outcome()
-        for row in rows:
-            key = hash128(self._key(row))
-            if key in self._seen:
-                outcome.dropped.append(
-                    Dropped(row, "exact_duplicates", "an earlier row has the same content")
-                )
-            else:
-                self._seen.add(key)
-                outcome.kept.append(row)
-        return outcome
+    def settle(self, keys: KeyColumns, alive: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        verdicts = np.zeros(keys.rows, VERDICT)
+        for ordinals, found in buckets(keys, "content", alive):
+            order, starts = groups(found)
+            sizes = np.diff(np.append(starts, len(order)))
+            rows = ordinals[order]
+            first = np.repeat(rows[starts], sizes)
+            verdicts["first"][rows], verdicts["size"][rows] = first, np.repeat(sizes, sizes)
+            verdicts["drop"][rows] = first != rows
+        return verdicts
+
+    def dropped(self, row: Row, verdict: np.void) -> Dropped:
+        alike = int(verdict["size"])
+        return Dropped(
+            row, "exact_duplicates", f"an earlier row has the same content, as {alike} rows have in all"
+        )
 
     def _key(self, row: Row) -> str:
         # The separators are control characters that cannot be mistaken for a boundary within a normalised text.

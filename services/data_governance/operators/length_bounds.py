@@ -11,13 +11,8 @@ from shared.contracts.steps.length_bounds import LengthBounds
 class Lengths:
     """Rules `too_short`, `too_long`, `too_few_turns`, `too_many_turns`; the reason names value and limit."""
 
-    needs_all = False
-
     def __init__(self, step: LengthBounds) -> None:
         self._params = step.params
-
-    def observe(self, rows: Sequence[Row]) -> None:
-        """Nothing to learn."""
 
     def __call__(self, rows: Sequence[Row]) -> Outcome:
         outcome = Outcome()

@@ -35,13 +35,8 @@ _BLANK_LINES = re.compile("\n{3,}")
 class Normalize:
     """One pass per rule, over each text; a row is changed when any rule changed any of its texts."""
 
-    needs_all = False
-
     def __init__(self, step: NormalizeText) -> None:
         self._rules = tuple(_rules(step.params))
-
-    def observe(self, rows: Sequence[Row]) -> None:
-        """Nothing to learn."""
 
     def __call__(self, rows: Sequence[Row]) -> Outcome:
         outcome = Outcome()

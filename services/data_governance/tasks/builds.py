@@ -4,55 +4,85 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from services.data_governance.build import Progress, Stopped, VersionResult
-from services.data_governance.build import build_version as build
+from services.data_governance.build import (
+    Counts,
+    InProcess,
+    InputFile,
+    Layout,
+    PartRun,
+    Plan,
+    Progress,
+    Stopped,
+    VersionResult,
+    advance,
+    finish,
+    planned,
+    run_in_turn,
+)
 from services.data_governance.preview import bad_rows, preview
-from services.data_governance.repository import versions
-from shared.contracts.data_governance import BuildVersion, PreviewRows
+from services.data_governance.repository import builds, versions
+from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows
 from shared.contracts.recipe_text import parse_recipe
 from shared.db import Connection
-from shared.job_context import JobContext, Outcome
+from shared.errors import HeliuError
+from shared.job_context import JobContext, Outcome, Waiting
+from shared.jobs import NewJob, new_id
 from shared.live_server import LiveContext
 from shared.worker import Platform
 
 PROGRESS_S = 1.0
 
 
-def build_version(platform: Platform, ctx: JobContext, job: BuildVersion) -> Outcome:
-    """Govern one upload into a dataset version; a failed gate is an outcome, not an error."""
+def build_version(platform: Platform, ctx: JobContext, job: BuildVersion) -> Outcome | Waiting:
+    """Govern files into a dataset version; a failed gate is an outcome, not an error.
+
+    A build of one part is done here. A larger one hands its parts out, stage by stage, and comes back when they have
+    ended; what they left in the scratch folder says how far it is, so that a build that was killed goes on there.
+    """
+    work = platform.artifacts.scratch(ctx.job.id)
+    _sweep(platform)
+    try:
+        return _build(platform, ctx, job, work)
+    except Stopped:
+        ctx.check()
+        raise
+    except HeliuError as exc:
+        if not exc.retryable:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _build(platform: Platform, ctx: JobContext, job: BuildVersion, work: Path) -> Outcome | Waiting:
     recipe = parse_recipe(job.recipe) if job.recipe is not None else None
-    told = 0.0
-
-    def on_progress(progress: Progress) -> None:
-        nonlocal told
-        if time.monotonic() - told > PROGRESS_S:
-            ctx.progress(**asdict(progress))
-            told = time.monotonic()
-
-    with scratch_folder(platform.settings.home / "work", ctx.job.id, ctx.job.epoch) as scratch:
-        with platform.tracing.span("data.build", parent=ctx.span.traceparent) as span:
-            try:
-                result = build(
-                    platform.artifacts.path(job.artifact),
-                    recipe,
-                    scratch,
-                    source_name=job.filename,
-                    source_sha256=job.artifact.removeprefix("sha256:"),
-                    on_progress=on_progress,
-                    should_stop=ctx.asked.is_set,
-                )
-            except Stopped:
-                ctx.check()
-                raise
-            span.set(rows_in=result.report["rows_in"], rows_kept=result.rows["total"])
-        with platform.tracing.span("data.store", parent=ctx.span.traceparent):
-            artifact = platform.artifacts.put_tree(result.folder)
+    sources = job.sources()
+    files = [
+        InputFile(
+            one.name, platform.artifacts.path(one.artifact), one.artifact.removeprefix("sha256:"), one.file_id
+        )
+        for one in sources
+    ]
+    total = sum(file.path.stat().st_size for file in files)
+    told = InProcess(_teller(ctx), ctx.asked.is_set, total, ", ".join(f"`{file.name}`" for file in files))
+    with ctx.transaction() as connection:
+        erased = builds.tombstones(connection, ctx.job.tenant_id)
+    with platform.tracing.span("data.build", parent=ctx.span.traceparent) as span:
+        layout, plan = planned(files, recipe, work, erased=erased, look=told.planning)
+        span.set(parts=len(plan.parts), stages=len(plan.stages))
+        while todo := advance(layout, plan, told.stop_if_asked):
+            if len(plan.parts) > 1:
+                return _handed_out(ctx, job, plan, *todo, total)
+            run_in_turn([file.path for file in files], told, layout, plan, *todo)
+        told.stop_if_asked()
+        result = finish(layout, plan, work / "version")
+        span.set(rows_in=result.report["rows_in"], rows_kept=result.rows["total"])
+    with platform.tracing.span("data.store", parent=ctx.span.traceparent):
+        artifact = platform.artifacts.put_tree(result.folder)
+    shutil.rmtree(work, ignore_errors=True)
     return Outcome(
         result={
             "dataset_id": job.dataset_id,
@@ -68,21 +98,97 @@ def build_version(platform: Platform, ctx: JobContext, job: BuildVersion) -> Out
     )
 
 
-@contextmanager
-def scratch_folder(work: Path, job_id: str, epoch: int) -> Iterator[Path]:
-    """A folder for this attempt. What killed attempts left, unmasked rows among it, goes first.
+def build_part(platform: Platform, ctx: JobContext, job: BuildPart) -> Outcome:
+    """One part of one stage. Done before a crash, it is not done again."""
+    layout = Layout(platform.artifacts.scratch(job.build_id))
+    if not layout.has_plan():
+        raise HeliuError(f"the build {job.build_id} that this is a part of has ended", code="build_ended")
+    plan = layout.read_plan()
+    if layout.part(job.stage, job.part).is_dir():
+        return Outcome(result={"done_before": True})
 
-    An attempt that lost its lease and still runs fails on its missing folder; it could publish nothing anyway.
-    """
-    for left in work.glob(f"{job_id}.*"):
-        if int(left.suffix[1:]) < epoch:
-            shutil.rmtree(left, ignore_errors=True)
-    folder = work / f"{job_id}.{epoch}"
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    def look(_: Counts) -> None:
+        ctx.touch()
+        ctx.check()
+
+    paths = [platform.artifacts.path(artifact) for artifact in job.artifacts]
+    with platform.tracing.span("data.part", parent=ctx.span.traceparent) as span:
+        counts = PartRun(layout, plan, paths, job.stage, job.part, look=look).run()
+        span.set(stage=job.stage, part=job.part, rows_in=counts.rows_read, rows_kept=counts.rows_written)
+    done = asdict(counts)
+    return Outcome(
+        result=done,
+        write=lambda connection: builds.count(connection, job.build_id, {**done, "parts_done": 1}),
+    )
+
+
+def _handed_out(
+    ctx: JobContext, job: BuildVersion, plan: Plan, stage: int, parts: Sequence[int], total: int
+) -> Waiting:
+    """The parts of a stage as jobs of their own. Raises what a part of the build has failed with."""
+    with ctx.transaction() as connection:
+        failed = builds.failed_part(connection, ctx.job.id)
+    if failed is not None:
+        error = failed["error"] or {}
+        raise HeliuError(
+            str(error.get("message", f"part {failed['id']} ended as {failed['state']}")),
+            code=str(error.get("code", "part_failed")),
+            param=error.get("param"),
+        )
+    artifacts = [one.artifact for one in job.sources()]
+    children = [
+        NewJob(
+            id=new_id(BuildPart.id_prefix),
+            tenant_id=ctx.job.tenant_id,
+            kind=BuildPart.kind,
+            queue=BuildPart.queue_for(),
+            payload=BuildPart(build_id=ctx.job.id, stage=stage, part=part, artifacts=artifacts).dump(),
+            priority=ctx.job.priority,
+            max_attempts=BuildPart.max_attempts,
+            max_crashes=BuildPart.max_crashes,
+            parent_id=ctx.job.id,
+            api_key_id=ctx.job.api_key_id,
+            traceparent=ctx.span.traceparent,
+        )
+        for part in parts
+    ]
+    last = len(plan.stages) - 1
+    progress: dict[str, Any] = {
+        "phase": "writing" if stage == last else "reading",
+        "stage": stage + 1,
+        "stages": last + 1,
+        "parts": len(plan.parts),
+        "parts_done": len(plan.parts) - len(parts),
+        "bytes_total": total,
+    }
+    if not ctx.job.progress.get("parts"):
+        progress |= asdict(Counts())
+    return Waiting(children, progress)
+
+
+def _teller(ctx: JobContext) -> Callable[[Progress], None]:
+    """Writes progress once a second."""
+    told = 0.0
+
+    def tell(progress: Progress) -> None:
+        nonlocal told
+        if time.monotonic() - told > PROGRESS_S:
+            ctx.progress(**asdict(progress))
+            told = time.monotonic()
+
+    return tell
+
+
+def _sweep(platform: Platform) -> None:
+    """Removes what builds that have ended left behind, unmasked rows among it."""
+    left = platform.artifacts.scratches()
+    if not left:
+        return
+    with platform.db.core() as connection:
+        alive = builds.alive(connection, [folder.name for folder in left])
+    for folder in left:
+        if folder.name not in alive:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(

@@ -10,13 +10,23 @@ from typing import Annotated
 
 from pydantic import Field
 
+from shared.contracts.steps.blocked_words import BlockedWords
+from shared.contracts.steps.check_rows import CheckRows
 from shared.contracts.steps.conflicting_labels import ConflictingLabels
+from shared.contracts.steps.convert_chinese import ConvertChinese
 from shared.contracts.steps.drop_broken import DropBroken
 from shared.contracts.steps.drop_empty import DropEmpty
+from shared.contracts.steps.drop_repetitive import DropRepetitive
 from shared.contracts.steps.exact_duplicates import ExactDuplicates
+from shared.contracts.steps.filter_language import FilterLanguage
 from shared.contracts.steps.length_bounds import LengthBounds
+from shared.contracts.steps.map_fields import MapFields
+from shared.contracts.steps.map_labels import MapLabels
 from shared.contracts.steps.mask_pii import MaskPii
+from shared.contracts.steps.near_duplicates import NearDuplicates
 from shared.contracts.steps.normalize_text import NormalizeText
+from shared.contracts.steps.quality_filter import QualityFilter
+from shared.contracts.steps.strip_markup import StripMarkup
 
 STEP_TYPES = (
     NormalizeText,
@@ -24,10 +34,36 @@ STEP_TYPES = (
     DropBroken,
     ExactDuplicates,
     ConflictingLabels,
+    NearDuplicates,
     MaskPii,
     LengthBounds,
+    ConvertChinese,
+    FilterLanguage,
+    QualityFilter,
+    DropRepetitive,
+    BlockedWords,
+    MapLabels,
+    CheckRows,
+    MapFields,
+    StripMarkup,
 )
 Step = Annotated[
-    NormalizeText | DropEmpty | DropBroken | ExactDuplicates | ConflictingLabels | MaskPii | LengthBounds,
+    NormalizeText
+    | DropEmpty
+    | DropBroken
+    | ExactDuplicates
+    | ConflictingLabels
+    | NearDuplicates
+    | MaskPii
+    | LengthBounds
+    | BlockedWords
+    | CheckRows
+    | ConvertChinese
+    | DropRepetitive
+    | FilterLanguage
+    | MapFields
+    | MapLabels
+    | QualityFilter
+    | StripMarkup,
     Field(discriminator="op"),
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.data_governance.build import VersionResult, build_version
+from services.data_governance.build import InputFile, VersionResult, build_version
 from services.data_governance.rows import Message, Row
 from shared.contracts.recipe import Recipe
 
@@ -51,13 +52,15 @@ def build(tmp_path: Path) -> Callable[..., VersionResult]:
     """Builds a version of a file under `tmp_path`, without progress and never stopped."""
 
     def run(path: Path, recipe: Recipe | None = None, **options: Any) -> VersionResult:
+        name = options.pop("source_name", path.name)
+        sha256 = options.pop("source_sha256", hashlib.sha256(path.read_bytes()).hexdigest())
+        out = options.pop("out_dir", tmp_path / "out")
+        work = options.pop("work", None) or Path(tempfile.mkdtemp(dir=tmp_path))
         settings: dict[str, Any] = {
-            "source_name": path.name,
-            "source_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "on_progress": lambda progress: None,
             "should_stop": lambda: False,
             **options,
         }
-        return build_version(path, recipe, settings.pop("out_dir", tmp_path / "out"), **settings)
+        return build_version([InputFile(name, path, sha256)], recipe, work, out, **settings)
 
     return run

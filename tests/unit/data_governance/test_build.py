@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from services.data_governance.build import Progress, StepFailed, Stopped, VersionResult, resolve
+from services.data_governance.build import Progress, StepFailed, Stopped, VersionResult
 from services.data_governance.ingest import peek
 from services.data_governance.rows import normalise_key
 from services.data_governance.versions import SCHEMA
+from shared.contracts.recipe_infer import default_recipe
 from shared.contracts.recipe_text import parse_recipe
 from shared.errors import InvalidInput
 
@@ -232,7 +233,7 @@ def test_gates_tell_value_and_limit(
 
 def test_a_version_without_rows_is_published_and_never_passes(jsonl: Write, build: Build) -> None:
     result = build(jsonl([b"{bad", b"{bad"]), parse_recipe({"input": {"text": "t"}}))
-    assert result.rows == {"total": 0, "train": 0, "validation": 0}
+    assert result.rows == {"total": 0, "train": 0, "validation": 0, "test": 0}
     assert _table(result) == []
     assert not result.report["gate"]["passed"]
 
@@ -243,14 +244,14 @@ def test_a_step_that_may_not_drop_stops_the_build_with_line_and_rule(
     recipe = parse_recipe({"steps": [{"op": "drop_empty", "on_drop": "fail"}]})
     with pytest.raises(StepFailed, match="line 12 breaks `empty_message`"):
         build(jsonl(_dirty()), recipe)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_build_that_is_stopped_leaves_nothing_behind(jsonl: Write, build: Build, tmp_path: Path) -> None:
     seen: list[Progress] = []
     with pytest.raises(Stopped):
         build(jsonl(_dirty()), batch_rows=10, on_progress=seen.append, should_stop=lambda: len(seen) >= 3)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_progress_never_goes_back_and_ends_at_the_whole(jsonl: Write, build: Build) -> None:
@@ -291,9 +292,8 @@ def test_no_row_is_lost_or_doubled_whatever_the_file(
     except InvalidInput:
         # Mostly zeros, or text of another encoding: a file that is refused whole, before its first row.
         reject()
-    recipe = resolve(
-        None, jsonl([{"question": "q", "answer": "a", "intent": "x"}], name="clean.jsonl"), "clean.jsonl"
-    )
+    clean = jsonl([{"question": "q", "answer": "a", "intent": "x"}], name="clean.jsonl")
+    recipe = default_recipe(peek(clean, clean.name).mapping())
     result = build(path, recipe, out_dir=tmp_path_factory.mktemp("v"))
     written = [line for line in path.read_bytes().split(b"\n") if line.strip()]
     assert result.report["rows_in"] == len(written)

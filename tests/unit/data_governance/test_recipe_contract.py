@@ -26,7 +26,7 @@ def test_the_canonical_text_writes_defaults_out() -> None:
     ("recipe", "param", "says"),
     [
         ({"steps": [{"op": "mask_pi"}]}, "steps[0]", "did you mean `mask_pii`"),
-        ({"steps": [{"op": "zzz"}]}, "steps[0]", "known are `normalize_text`"),
+        ({"steps": [{"op": "zzz"}]}, "steps[0]", "`normalize_text`"),
         ({"steps": [{}]}, "steps[0]", "needs `op`"),
         (
             {"steps": [{"op": "mask_pii", "params": {"typs": []}}]},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.data_governance.tasks.builds import scratch_folder
+from services.data_governance.scratch import scratch_folder
 
 
 def test_an_attempt_clears_what_killed_ones_left_and_spares_newer_ones_and_other_jobs(tmp_path: Path) -> None:
