@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -432,6 +435,38 @@ def test_a_task_with_retrieval_refuses_what_it_is_not_served_in(stores: Stores, 
     with pytest.raises(openai.BadRequestError) as refused:
         _ask(stores, "退款", extra_body={"background": True})
     assert refused.value.code == "unsupported_parameter"
+
+
+@pytest.mark.parametrize("major", ["1", "2", "3"])
+def test_the_client_of_each_major_polls_and_searches_unmodified(stores: Stores, major: str) -> None:
+    folder = Path(sys.prefix) / "clients" / f"openai-{major}"
+    assert major == "3" or folder.is_dir(), f"{folder} is missing; make setup makes it"
+    path = {"PYTHONPATH": str(folder)} if folder.is_dir() else {}
+    given = {"OPENAI_BASE_URL": f"{stores.url}/v1", "OPENAI_API_KEY": stores.harness.key()}
+    ran = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("vector_store_client.py"))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **path, **given},
+    )
+    assert ran.returncode == 0, ran.stderr
+    seen = json.loads(ran.stdout)
+    assert seen.pop("version").split(".")[0] == major
+    assert seen == {
+        "file": "completed",
+        "attributes": {"year": 2026.0, "draft": False, "field": "hr"},
+        "changed": {"year": 2027.0},
+        "batch": ["completed", 2],
+        "cancelled": "cancelled",
+        "in_batch": 2,
+        "content": ["年假按工龄计算"],
+        "found": ["年假按工龄计算"],
+        "pages": 3,
+        "removed": True,
+        "deleted": True,
+    }
 
 
 def test_killed_in_the_middle_every_file_still_ends_completed_once(stores: Stores) -> None:

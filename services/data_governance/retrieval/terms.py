@@ -18,6 +18,8 @@ _UNSPACED = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U0
 _RUN = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+(?:['’][^\W_{_UNSPACED}]+)*")
 _HAN = re.compile(rf"[{_UNSPACED}]")
 LANGUAGES = ("zh", "en")
+# Written either way in the same word, and no matter of traditional or simplified.
+_VARIANTS = str.maketrans("帐", "账")
 # A character of Chinese says about as much as three letters.
 _LETTERS_A_CHARACTER = 3
 
@@ -33,7 +35,7 @@ def fold(text: str) -> str:
     if folded.isascii():
         return folded
     simplified: str = _converter().convert(folded)
-    return simplified
+    return simplified.translate(_VARIANTS)
 
 
 def document_terms(text: str) -> tuple[Counter[str], int]:
