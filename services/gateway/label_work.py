@@ -12,7 +12,7 @@ from uuid import UUID
 
 from services.gateway import repository_label_work as repository
 from services.gateway.repository_label_work import Role
-from shared.contracts.label_values import check_value, settle
+from shared.contracts.label_values import check_value, outcome
 from shared.contracts.labelling import ProjectSpec
 from shared.db import Connection, Row
 from shared.errors import Conflict, HeliuError, NotFound
@@ -176,17 +176,8 @@ def _settle(connection: Connection, spec: ProjectSpec, item: Row) -> None:
     """Where all blind labels are in: the consensus, or a case for an adjudicator."""
     if item["state"] == "gold":
         return
-    values = repository.values_of(connection, item["id"])
-    if len(values) < item["needed"]:
-        return
-    settled = settle(values, spec.agreement)
-    agreed = settled.value is not None
-    item |= {
-        "agreement": settled.agreement,
-        "state": "done" if agreed else "adjudication",
-        "final": settled.value,
-        "final_by": "agreement" if agreed else None,
-    }
+    settled = outcome(repository.values_of(connection, item["id"]), item["needed"], spec.agreement)
+    item |= settled or {}
 
 
 def _role(me: Labeller, queue: Queue) -> Role:

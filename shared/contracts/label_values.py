@@ -92,6 +92,20 @@ def settle(values: Sequence[Value], threshold: float) -> Settled:
     return Settled(agreement, consensus(values) if agreement >= threshold - 1e-9 else None)
 
 
+def outcome(values: Sequence[Value], needed: int, threshold: float) -> dict[str, Any] | None:
+    """The columns of an item that its blind labels settle; None while some of the `needed` are missing."""
+    if len(values) < needed:
+        return None
+    settled = settle(values, threshold)
+    agreed = settled.value is not None
+    return {
+        "agreement": settled.agreement,
+        "state": "done" if agreed else "adjudication",
+        "final": settled.value,
+        "final_by": "agreement" if agreed else None,
+    }
+
+
 def consensus(values: Sequence[Value]) -> dict[str, Any] | None:
     """The vote of most, None for a tie; of answers with parts, the parts that more than half have."""
     first = values[0]

@@ -1,0 +1,1 @@
+"""Labelling without queue or database: items, agreement, votes, functions, doubts and formats."""
