@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from shared.contracts.recipe import Gates, InputMapping, Recipe, Split
+from shared.contracts.recipe import Recipe
 from shared.contracts.steps import STEP_TYPES
 from shared.errors import InvalidInput
 
@@ -21,7 +22,7 @@ MAX_ERRORS = 8
 _TOO_DEEP = f"the recipe is nested deeper than {MAX_DEPTH} levels; no recipe needs that"
 
 _STEPS: dict[str, type[BaseModel]] = {str(s.model_fields["op"].annotation.__args__[0]): s for s in STEP_TYPES}  # type: ignore[union-attr]
-_SECTIONS: dict[str, type[BaseModel]] = {"input": InputMapping, "gates": Gates, "split": Split}
+Location = tuple[int | str, ...]
 
 
 class InvalidRecipe(InvalidInput):
@@ -127,9 +128,13 @@ def _translate(exc: ValidationError) -> InvalidRecipe:
     errors = exc.errors(include_url=False, include_input=True)
     # `input` may be "auto" or an object: each branch of the union reports; keep the one that was meant.
     meant = [e for e in errors if not ("literal['auto']" in e["loc"] and len(errors) > 1)]
-    lines = [f"{_place(e['loc'])}: {_message(e)}" for e in meant[:MAX_ERRORS]]
-    if len(meant) > MAX_ERRORS:
-        lines.append(f"and {len(meant) - MAX_ERRORS} more")
+    said: dict[str, list[str]] = {}
+    for error in meant:
+        # Each type that a value may have reports by itself.
+        said.setdefault(_place(error["loc"]), []).append(_message(error))
+    lines = [f"{place}: {' or '.join(dict.fromkeys(what))}" for place, what in said.items()]
+    if len(lines) > MAX_ERRORS:
+        lines[MAX_ERRORS:] = [f"and {len(lines) - MAX_ERRORS} more"]
     return InvalidRecipe("; ".join(lines), param=_place(meant[0]["loc"]))
 
 
@@ -137,11 +142,8 @@ def _message(error: ErrorDetails) -> str:
     loc, kind = error["loc"], error["type"]
     if kind == "extra_forbidden":
         return f"unknown key; {did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"
-    if kind == "union_tag_invalid":
-        given = error["input"].get("op") if isinstance(error["input"], Mapping) else None
-        return f"unknown operator `{str(given)[:80]}`; {did_you_mean(str(given), list(_STEPS))}"
-    if kind == "union_tag_not_found":
-        return "a step needs `op`; known are " + ", ".join(f"`{op}`" for op in _STEPS)
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        return _tag_message(error)
     message = error["msg"].removeprefix("Value error, ")
     if loc and loc[0] == "input" and len(loc) == 2 and kind != "value_error":
         return f"`auto` or an object that names the columns, not {_kind(error['input'])}"
@@ -150,30 +152,70 @@ def _message(error: ErrorDetails) -> str:
     return f"{message[0].lower() + message[1:]}, not {_kind(error['input'])}"
 
 
-def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed at `loc`, where steps carry their operator as pydantic's union tag."""
-    model: type[BaseModel] = Recipe
-    if loc and loc[0] in _SECTIONS:
-        model = _SECTIONS[str(loc[0])]
-    elif len(loc) >= 3 and loc[0] == "steps":
-        model = _STEPS[str(loc[2])]
-        if loc[-1] == "params":
-            params = model.model_fields["params"].annotation
-            assert isinstance(params, type)
-            model = params
-    return list(model.model_fields)
+def _tag_message(error: ErrorDetails) -> str:
+    """Of an object whose kind (`op` of a step, `do` of a change) is unknown, or not told."""
+    key = str(error.get("ctx", {}).get("discriminator", "'op'")).strip("'")
+    models = _kinds_at(error["loc"])
+    known = list(_STEPS) if key == "op" else [tag for model in models for tag in sorted(_tags(model))]
+    what = "operator" if key == "op" else key
+    given = error["input"].get(key) if isinstance(error["input"], Mapping) else None
+    if error["type"] == "union_tag_not_found":
+        subject = "a step" if key == "op" else "it"
+        return f"{subject} needs `{key}`; known are " + ", ".join(f"`{name}`" for name in known)
+    return f"unknown {what} `{str(given)[:80]}`; {did_you_mean(str(given), known)}"
 
 
-def _place(loc: tuple[int | str, ...]) -> str:
-    """`steps[2].params.types` from pydantic's location, without the union tags."""
+def _fields_at(loc: Location) -> list[str]:
+    """The keys that are allowed at `loc`, where unions carry the tag of the branch that was taken."""
+    return [name for kind in _kinds_at(loc) if _is_model(kind) for name in kind.model_fields]
+
+
+def _kinds_at(loc: Location) -> list[Any]:
+    kinds: list[Any] = [Recipe]
+    for part in loc:
+        kinds = _inside(kinds, part)[0]
+    return kinds
+
+
+def _inside(kinds: Sequence[Any], part: int | str) -> tuple[list[Any], bool]:
+    """What a value may be at `part` of any of `kinds`, and whether `part` is a key there and no union's tag."""
+    models = [kind for kind in kinds if _is_model(kind)]
+    fields = [kind.model_fields[part].annotation for kind in models if part in kind.model_fields]
+    held = [get_args(kind)[-1] for kind in kinds if get_origin(kind) in (list, dict)]
+    if fields or held:
+        return [branch for kind in fields or held for branch in _branches(kind)], True
+    tagged = [kind for kind in models if part in _tags(kind) or kind.__name__ in str(part)]
+    return tagged, bool(models) and not tagged
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _branches(annotation: Any) -> list[Any]:
+    """The types that an annotation stands for: unions taken apart, `Annotated` taken off."""
+    if get_origin(annotation) is Annotated:
+        return _branches(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [branch for kind in get_args(annotation) for branch in _branches(kind)]
+    return [annotation]
+
+
+def _tags(model: type[BaseModel]) -> frozenset[str]:
+    """The values of `op` or `do` that choose this model in a union."""
+    told = [model.model_fields[key].annotation for key in ("op", "do") if key in model.model_fields]
+    return frozenset(str(value) for annotation in told for value in get_args(annotation))
+
+
+def _place(loc: Location) -> str:
+    """`steps[2].params.types` from pydantic's location, without the tags of unions."""
     parts: list[str] = []
-    for index, part in enumerate(loc):
+    kinds: list[Any] = [Recipe]
+    for part in loc:
+        kinds, is_key = _inside(kinds, part)
         if isinstance(part, int) and parts:
             parts[-1] += f"[{part}]"
-            continue
-        step_tag = index == 2 and loc[0] == "steps"
-        union_tag = index == 1 and loc[0] == "input"
-        if not (step_tag or union_tag):
+        elif is_key:
             parts.append(str(part)[:80])
     return ".".join(parts) or "recipe"
 

@@ -34,6 +34,7 @@ _NARROW = {
     **{code: ord("-") for code in (*range(0x2010, 0x2016), 0x2212)},
     **dict.fromkeys((*range(0x2000, 0x200C), 0x202F, 0x205F, 0x2060, 0x3000, 0xA0, 0xAD, 0xFEFF), ord(" ")),
 }
+_MARKS = tuple(zip("，：！？（）；", ",:!?();", strict=True))
 # No number is personal data here without a plus sign or seven digits that stand close together; and of less than
 # ten, only a local phone number that is called one.
 _SOME_DIGITS = re.compile(r"\+[0-9]|[0-9](?:[ \-.·()]{0,3}[0-9]){6}")
@@ -62,7 +63,12 @@ class Found:
 
 def narrow(text: str) -> str:
     """`text`, character by character, with full-width forms, dashes and invisible spaces as their ASCII likes."""
-    return text if text.isascii() or not _WIDE.search(text) else text.translate(_NARROW)
+    if text.isascii() or not _WIDE.search(text):
+        return text
+    # Most Chinese text has no more of them than these, and a table is slow.
+    for wide, mark in _MARKS:
+        text = text.replace(wide, mark)
+    return text.translate(_NARROW) if _WIDE.search(text) else text
 
 
 def might_have(text: str, types: Collection[PiiType] = CORE_TYPES) -> bool:
