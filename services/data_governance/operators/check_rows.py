@@ -91,12 +91,17 @@ def _conditions(check: Check) -> list[tuple[str, Made, pa.Check]]:
     if check.allowed is not None:
         made.append(("allowed", _keys, pa.Check.isin([_key(value) for value in check.allowed])))
     if check.pattern is not None:
-        made.append(("pattern", _texts, pa.Check.str_contains(f"^(?:{check.pattern})$")))
+        made.append(("pattern", _texts, _matches(check.pattern)))
     if check.min_length is not None:
         made.append(("min_length", _lengths, pa.Check.ge(check.min_length)))
     if check.max_length is not None:
         made.append(("max_length", _lengths, pa.Check.le(check.max_length)))
     return made
+
+
+def _matches(pattern: str) -> pa.Check:
+    """By Polars' engine, which is the one that the recipe was checked with; pandera's own check reads it with `re`."""
+    return pa.Check(lambda data: data.lazyframe.select(pl.col(data.key).str.contains(f"^(?:{pattern})$")))
 
 
 def _told(right: Callable[[Any], bool], *, null: bool = True) -> Made:

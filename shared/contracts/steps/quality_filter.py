@@ -29,7 +29,7 @@ class QualityFilterParams(Strict):
     max_bullet_lines: Ratio = 0.95
     max_ellipsis_lines: Ratio = 0.6
     max_symbol_words: Ratio = 0.3
-    max_url_share: Ratio = 0.5
+    max_url_share: Ratio = 0.7
     min_chars: Count = 20
 
     @model_validator(mode="after")
