@@ -22,6 +22,7 @@ from services.cli import (
     marking,
     models,
     scores,
+    sources,
     tasks,
     traces,
     train,
@@ -61,7 +62,9 @@ for verb in (
     warehouse.gc,
 ):
     datasets.app.command()(verb)
+datasets.app.command("sync")(sources.sync)
 app.add_typer(datasets.app, name="data")
+app.add_typer(sources.app, name="sources")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
 app.add_typer(upstreams.app, name="upstreams")

@@ -12,6 +12,7 @@ from services.data_governance.tasks import (
     label_finding,
     labelling,
     lineage,
+    passages,
     retrieval,
     sources,
     warehouse,
@@ -29,7 +30,7 @@ from shared.contracts.labelling import (
     PickItems,
 )
 from shared.contracts.lineage import FindRows, VersionRows
-from shared.contracts.retrieval import IndexFile, ReadChunks, SearchStore
+from shared.contracts.retrieval import FindPassages, IndexFile, ReadChunks, SearchStore
 from shared.contracts.sources import ReadRows, SyncSource, TestSource
 from shared.contracts.warehouse import CollectGarbage, DiffVersions, ExportVersion, QueryVersions
 from shared.errors import HeliuError
@@ -58,6 +59,7 @@ def main() -> int:
         SyncSource: partial(sources.sync_source, platform, sealer),
         BuildPart: partial(builds.build_part, platform),
         IndexFile: partial(retrieval.index_file, platform),
+        FindPassages: partial(passages.find_passages, platform, segments),
         EraseSubject: partial(erasures.erase_subject, platform),
         ExportVersion: partial(warehouse.export_version, platform),
         CollectGarbage: partial(warehouse.collect_garbage, platform),

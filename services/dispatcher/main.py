@@ -14,6 +14,7 @@ from datetime import timedelta
 from services.dispatcher import repository
 from services.dispatcher.deliver import Deliverer
 from services.dispatcher.relay import ring_where_needed
+from services.dispatcher.schedules import fire_due
 from shared import job_requests, job_store
 from shared.errors import HeliuError, Unavailable
 from shared.metrics import announce
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 REAP_S = 1.0
 DELIVER_S = 0.5
 SLOTS_S = 2.0
+SCHEDULES_S = 1.0
 KEEP_WORKERS = timedelta(days=1)
 
 
@@ -72,6 +74,13 @@ class Dispatcher:
     def run_reaper(self) -> None:
         self._every(REAP_S, self.reap_once)
 
+    def fire_schedules(self) -> int:
+        """Submit the syncs whose moment has come; returns how many."""
+        return fire_due(self._platform.db)
+
+    def run_schedules(self) -> None:
+        self._every(SCHEDULES_S, self.fire_schedules)
+
     def run_deliveries(self) -> None:
         settings = self._platform.settings
         client = OutboundClient(
@@ -107,7 +116,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     dispatcher = Dispatcher(platform, publisher, stop)
-    loops = (dispatcher.run_relay, dispatcher.run_reaper, dispatcher.run_deliveries)
+    loops = (dispatcher.run_relay, dispatcher.run_reaper, dispatcher.run_deliveries, dispatcher.run_schedules)
     threads = [threading.Thread(target=loop, name=loop.__name__) for loop in loops]
     for thread in threads:
         thread.start()

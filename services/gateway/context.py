@@ -21,6 +21,7 @@ from shared.errors import Unavailable
 from shared.kept import KeptAnswers
 from shared.live_client import LiveClient, Serving
 from shared.queue import Publisher
+from shared.sealing import Sealer
 from shared.settings import Settings
 from shared.telemetry import Span
 from shared.worker import Platform
@@ -77,6 +78,8 @@ class Gateway:
     # Which of some queues a living worker takes from.
     serving: Serving
     pepper: str
+    # What seals the credentials that a tenant gives.
+    sealer: Sealer
     # Set once the database was seen to have every migration: they are never taken back.
     migrated: threading.Event = field(default_factory=threading.Event)
     # Set when the process is asked to stop: streams that follow a job end.

@@ -25,6 +25,7 @@ STATUS: Mapping[str, int] = {
     "conflict": 409,
     "model_exists": 409,
     "already_exists": 409,
+    "source_changed": 409,
     "model_in_use": 409,
     "offset_mismatch": 409,
     "upload_busy": 409,

@@ -54,7 +54,9 @@ from services.gateway.routes import (
     models,
     operator,
     scoring,
+    sources,
     sql,
+    syncs,
     tasks,
     traces,
     training,
@@ -68,7 +70,7 @@ from services.gateway.routes import (
 from services.gateway.tracing import HttpMetrics, TracingMiddleware
 from services.gateway.uploads import UploadSlots
 from services.gateway.usage import UsageWriter
-from shared.bootstrap import pepper_of
+from shared.bootstrap import pepper_of, sealer_of
 from shared.errors import HeliuError, InvalidInput
 from shared.kept import KeptAnswers
 from shared.live_client import LiveClient
@@ -93,6 +95,8 @@ ROUTERS = (
     encoders.router,
     batches.router,
     datasets.router,
+    sources.router,
+    syncs.router,
     labelling.router,
     labelling_jobs.router,
     labelling_work.router,
@@ -145,6 +149,7 @@ def wire(platform: Platform) -> Gateway:
         orphans=Orphans(),
         serving=serving,
         pepper=pepper,
+        sealer=sealer_of(settings),
     )
 
 

@@ -34,7 +34,7 @@ from shared.contracts.labelling import (
 )
 from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.models import ImportModel
-from shared.contracts.retrieval import EmbedTexts, IndexFile, ReadChunks, SearchStore
+from shared.contracts.retrieval import EmbedTexts, FindPassages, IndexFile, ReadChunks, SearchStore
 from shared.contracts.sources import ReadRows, SyncSource, TestSource
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.contracts.warehouse import CollectGarbage, DiffVersions, ExportVersion, QueryVersions
@@ -61,6 +61,7 @@ JOBS: Mapping[str, type[JobContract]] = {
         CollectGarbage,
         IndexFile,
         EmbedTexts,
+        FindPassages,
         ImportItems,
         ExportLabels,
         FindSuspects,

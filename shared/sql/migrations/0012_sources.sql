@@ -21,16 +21,8 @@ CREATE TABLE data_governance.source (
 CREATE UNIQUE INDEX source_name ON data_governance.source (tenant_id, name) WHERE deleted_at IS NULL;
 CREATE INDEX source_due ON data_governance.source (next_at) WHERE next_at IS NOT NULL AND deleted_at IS NULL;
 
--- One row a sync; how it went stands in its job. A moment of a schedule can be there once only.
-CREATE TABLE data_governance.sync (
-    job_id text PRIMARY KEY REFERENCES core.job (id) ON DELETE CASCADE,
-    tenant_id uuid NOT NULL REFERENCES core.tenant (id),
-    source_id text NOT NULL REFERENCES data_governance.source (id),
-    scheduled_for timestamptz,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (source_id, scheduled_for)
-);
-CREATE INDEX sync_list ON data_governance.sync (source_id, created_at DESC, job_id DESC);
+-- The syncs of a source are jobs; a moment of its schedule is the idempotency key of one.
+CREATE INDEX job_source ON core.job ((payload ->> 'source_id'), created_at DESC, id DESC) WHERE kind = 'data.sync';
 
 -- The files or objects of a source as they were when its state was made.
 CREATE TABLE data_governance.source_item (
@@ -45,7 +37,7 @@ CREATE TABLE data_governance.source_item (
 DO $$
 DECLARE t text;
 BEGIN
-    FOREACH t IN ARRAY ARRAY['source', 'sync', 'source_item'] LOOP
+    FOREACH t IN ARRAY ARRAY['source', 'source_item'] LOOP
         EXECUTE format('ALTER TABLE data_governance.%I ENABLE ROW LEVEL SECURITY', t);
         EXECUTE format('ALTER TABLE data_governance.%I FORCE ROW LEVEL SECURITY', t);
         EXECUTE format('CREATE POLICY tenant ON data_governance.%I TO heliu_app
@@ -57,7 +49,6 @@ GRANT SELECT (id, tenant_id, name, kind, connection, options, cron, timezone, ne
     created_at, deleted_at), INSERT,
     UPDATE (connection, options, sealed, cron, timezone, next_at, build, generation, state, deleted_at)
     ON data_governance.source TO heliu_app;
-GRANT SELECT, INSERT ON data_governance.sync TO heliu_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON data_governance.source_item TO heliu_app;
 -- The dispatcher looks for schedules that are due, and keys are changed for all tenants at once.
 CREATE POLICY platform ON data_governance.source TO heliu_core USING (true) WITH CHECK (true);
