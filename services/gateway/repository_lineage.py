@@ -30,12 +30,14 @@ class Edge:
     child_id: str
     job: str
     order: str = "t.created_at DESC"
-    # Where the child's id is no single column.
+    # Where an end's id is no single column.
     by_child: str = ""
+    by_parent: str = ""
 
     def sql(self, direction: Direction) -> str:
         by_child = self.by_child or f"{self.child_id} = w.id"
-        found = f"{self.parent_id} = w.id" if direction == "downstream" else by_child
+        by_parent = self.by_parent or f"{self.parent_id} = w.id"
+        found = by_parent if direction == "downstream" else by_child
         other = self.child_id if direction == "downstream" else self.parent_id
         return f"""
 SELECT w.id AS asked, found.* FROM unnest(%(ids)s::text[]) AS w (id) CROSS JOIN LATERAL (
@@ -48,6 +50,13 @@ _MODEL = "training.model t"
 _USAGE = "gateway.usage t"
 _JOB = "core.job t"
 _MADE = "training.model t JOIN core.job j ON j.id = t.job_id"
+# A build of several files names the others in its payload.
+_OTHERS = "CROSS JOIN LATERAL jsonb_array_elements(j.payload -> 'others') o"
+_BUILT = f"data_governance.version t JOIN core.job j ON j.id = t.job_id {_OTHERS}"
+_BUILT_FROM = (
+    "j.kind = 'data.build_version' AND j.payload -> 'others' <> '[]' AND o ->> 'file_id' = w.id "
+    "AND j.payload -> 'others' @> jsonb_build_array(jsonb_build_object('file_id', w.id))"
+)
 _ANSWER = "COALESCE(t.answer_id, t.request_id)"
 _ANSWERED = {
     "child_id": _ANSWER,
@@ -57,6 +66,7 @@ _ANSWERED = {
 
 EDGES = (
     Edge("governed", "file", "version", _VERSION, "t.file_id", "t.id", "t.job_id"),
+    Edge("governed", "file", "version", _BUILT, "o ->> 'file_id'", "t.id", "t.job_id", by_parent=_BUILT_FROM),
     Edge("trained_on", BY_PREFIX, "model", _MODEL, "t.dataset_version", "t.id", "t.job_id"),
     Edge("validated_on", BY_PREFIX, "model", _MADE, "j.payload #>> '{validation,id}'", "t.id", "t.job_id"),
     Edge("stands_on", "model", "model", _MODEL, "t.base_id", "t.id", "t.job_id"),
@@ -64,6 +74,15 @@ EDGES = (
     Edge("made", "job", "file", "gateway.file t", "t.job_id", "t.id", "NULL::text"),
     # What a job took and made, for whoever asks of the job itself.
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload ->> 'file_id'", "t.id", "NULL::text"),
+    Edge(
+        "read",
+        "file",
+        "job",
+        f"core.job t {_OTHERS.replace('j.', 't.')}",
+        "o ->> 'file_id'",
+        "t.id",
+        "NULL::text",
+    ),
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload ->> 'input_file_id'", "t.id", "NULL::text"),
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{training,id}'", "t.id", "NULL::text"),
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{validation,id}'", "t.id", "NULL::text"),
@@ -98,10 +117,12 @@ ABOUT: Mapping[str, str] = {
 }
 
 VERSIONS = """
-SELECT id, artifact, file_id FROM (
-    SELECT DISTINCT ON (id) id, artifact, file_id, created_at FROM data_governance.version
-    WHERE tenant_id = %(tenant)s AND deleted_at IS NULL ORDER BY id, created_at DESC) v
-ORDER BY created_at DESC, id LIMIT %(limit)s"""
+SELECT v.id, v.artifact, ARRAY[v.file_id] || ARRAY(
+    SELECT o ->> 'file_id' FROM core.job j CROSS JOIN LATERAL jsonb_array_elements(j.payload -> 'others') o
+    WHERE j.id = v.job_id) AS files
+FROM (SELECT DISTINCT ON (id) id, artifact, file_id, job_id, created_at FROM data_governance.version
+      WHERE tenant_id = %(tenant)s AND deleted_at IS NULL ORDER BY id, created_at DESC) v
+ORDER BY v.created_at DESC, v.id LIMIT %(limit)s"""
 
 ANSWERS = f"""
 SELECT {_ANSWER} AS id, t.model, t.endpoint, t.status, t.created_at, t.job_id, t.trace_id,
@@ -157,7 +178,7 @@ def about(connection: Connection, tenant: UUID, kind: str, ids: Sequence[str]) -
 
 
 def versions(connection: Connection, tenant: UUID, limit: int) -> list[Row]:
-    """`id`, `artifact` and `file_id` of the tenant's versions, newest first, each once."""
+    """`id`, `artifact` and `files` (in the order of its inputs) of the tenant's versions, newest first, each once."""
     return connection.execute(VERSIONS, {"tenant": tenant, "limit": limit}).fetchall()
 
 

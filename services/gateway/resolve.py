@@ -6,7 +6,13 @@ import difflib
 from typing import Any
 from uuid import UUID
 
-from services.gateway import repository_datasets, repository_files, repository_models, repository_tasks
+from services.gateway import (
+    repository_datasets,
+    repository_files,
+    repository_models,
+    repository_tasks,
+    repository_warehouse,
+)
 from shared.contracts.inference import Endpoint, ModelRef
 from shared.contracts.serving import check_serves
 from shared.contracts.task import PREFIX, TaskRoute
@@ -135,7 +141,9 @@ def _reasons(gate: dict[str, Any]) -> str:
 
 
 def version_ref(connection: Connection, tenant: UUID, version_id: str, *, param: str) -> DataRef:
-    """A governed version as training data."""
+    """A governed version as training data, by its id or as DATASET@TAG."""
+    if "@" in version_id:
+        version_id = _tagged(connection, tenant, version_id, param)
     if not version_id.startswith("dsv-"):
         raise InvalidInput(
             f"{version_id!r} is not a dataset version; its id starts with 'dsv-' and stands in the dataset's "
@@ -146,9 +154,19 @@ def version_ref(connection: Connection, tenant: UUID, version_id: str, *, param:
     return DataRef(id=row["id"], kind="version", artifact=row["artifact"])
 
 
+def _tagged(connection: Connection, tenant: UUID, named: str, param: str) -> str:
+    """The version that a tag of a dataset stands at; a later move of the tag does not change what was asked for."""
+    name, _, tag = named.rpartition("@")
+    dataset = repository_datasets.get_dataset(connection, tenant, name)
+    tags = repository_warehouse.tags(connection, tenant, dataset["id"], name=tag) if dataset else []
+    if not tags:
+        raise NotFound(f"no dataset {name!r} with a tag {tag!r}", param=param)
+    return str(tags[0]["version_id"])
+
+
 def data_ref(connection: Connection, tenant: UUID, name: str, *, param: str) -> DataRef:
     """Training data: a file uploaded for fine-tuning, or a governed version."""
-    if name.startswith("dsv-"):
+    if name.startswith("dsv-") or "@" in name:
         return version_ref(connection, tenant, name, param=param)
     if not name.startswith("file-"):
         raise InvalidInput(

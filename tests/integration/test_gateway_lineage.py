@@ -144,3 +144,20 @@ def test_openlineage_has_a_start_and_an_end_of_each_job_with_its_data(gateway: R
     assert start["run"]["runId"] == end["run"]["runId"]
     versions = [item["facets"]["version"]["datasetVersion"] for item in end["inputs"] if item["facets"]]
     assert sorted(versions) == ["dsv-1", "dsv-v"]
+
+
+def test_every_file_of_a_version_leads_to_it(gateway: RunningGateway) -> None:
+    tenant = gateway.tenants["acme"]
+    gateway.add_version("dsv-many")
+    with gateway.as_tenant() as c:
+        c.execute(FILE, ("file-b", tenant, "b.jsonl", "sha256:" + "e" * 64, None))
+        payload = '{"file_id": "file-a", "others": [{"file_id": "file-b", "name": "b", "artifact": "x"}]}'
+        c.execute(JOB, ("dsjob-many", tenant, "data.build_version", payload))
+        c.execute("UPDATE data_governance.version SET job_id = 'dsjob-many' WHERE id = 'dsv-many'")
+    with gateway.http() as client:
+        down = client.get("/v1/lineage/file-b", params={"direction": "downstream"}).json()
+        up = client.get("/v1/lineage/dsv-many", params={"rows": 0}).json()
+        job = client.get("/v1/lineage/dsjob-many", params={"rows": 0}).json()
+    assert edges(down) == {("file-b", "governed", "dsv-many")}
+    assert edges(up) == {("file-b", "governed", "dsv-many")}
+    assert edges(job) == {("file-a", "read", "dsjob-many"), ("file-b", "read", "dsjob-many")}

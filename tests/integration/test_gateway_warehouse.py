@@ -157,3 +157,18 @@ def test_the_collection_is_for_operators(gateway: RunningGateway) -> None:
     with gateway.http("operator") as client:
         assert client.post("/v1/artifacts/gc", json={}).json()["kind"] == "data.collect_garbage"
         assert client.post("/v1/artifacts/gc", json={"grace_hours": 0.1}).status_code == 400
+
+
+def test_training_takes_a_tag_for_the_version_that_it_stands_at_now(gateway: RunningGateway) -> None:
+    move(gateway, "dsv-2", None)
+    with gateway.http() as client:
+        body = {"name": "n", "training_file": "service@best"}
+        job = client.post("/v1/pretraining/jobs", json=body)
+        assert job.status_code == 200, job.text
+        missing = client.post("/v1/pretraining/jobs", json={**body, "training_file": "service@worst"})
+        assert (missing.status_code, missing.json()["error"]["param"]) == (404, "training_file")
+    move(gateway, "dsv-3", "dsv-2")
+    with gateway.as_tenant() as c:
+        row = c.execute("SELECT payload FROM core.job WHERE kind = 'training.pretrain'").fetchone()
+    assert row is not None
+    assert row["payload"]["data"]["id"] == "dsv-2"

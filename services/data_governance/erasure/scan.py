@@ -17,7 +17,7 @@ from services.data_governance.ingest import Source, peek
 from services.data_governance.lineage.row_index import parts
 from shared.contracts.recipe import InputMapping
 
-COLUMNS = ("_row_id", "id", "label", "text", "messages", "meta")
+COLUMNS = ("_row_id", "_source", "id", "label", "text", "messages", "meta")
 Look = Callable[[], None]
 
 
@@ -31,26 +31,42 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a version was made of: artifacts of its inputs, and the mapping where its manifest tells one."""
+    """What a version was made of: each input's artifact, with the mapping that its rows were made by."""
 
-    inputs: frozenset[str]
-    mapping: InputMapping | None
+    inputs: tuple[tuple[str, InputMapping], ...]
+
+    def mappings(self, artifact: str) -> list[InputMapping]:
+        """How these bytes were mapped; nothing where the version is not made of them."""
+        return [mapping for input_, mapping in self.inputs if input_ == artifact]
 
 
 def made_from(folder: Path) -> Made:
     """What the manifest of a version says of its making."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    told = (manifest.get("recipe") or {}).get("input")
-    mapping = InputMapping.model_validate(told) if isinstance(told, dict) else None
-    return Made(frozenset(manifest["parents"]), mapping)
+    recipe = manifest["recipe"]
+    named = recipe.get("inputs") or {}
+    # Versions from before there were several inputs tell of one.
+    sources = manifest["sources"] if "sources" in manifest else [manifest["source"]]
+    return Made(
+        tuple(
+            (
+                f"sha256:{source['sha256']}",
+                InputMapping.model_validate(named.get(source["name"], recipe["input"])),
+            )
+            for source in sources
+        )
+    )
 
 
 def in_version(folder: Path, match: Match, look: Look) -> list[str]:
     """Ids of the version's rows that match. Raises what `look` raises; it is called for each batch."""
-    mapping = made_from(folder).mapping or InputMapping(text="text")
+    inputs = made_from(folder).inputs
     found: list[str] = []
     for batch in _batches(folder, COLUMNS, look):
-        found += [row["_row_id"] for row in batch.to_pylist() if match.holds(row, mapping)]
+        for row in batch.to_pylist():
+            _, mapping = inputs[row.get("_source", 0)]
+            if match.holds(row, mapping):
+                found.append(row["_row_id"])
     return found
 
 

@@ -19,7 +19,14 @@ import pyarrow.parquet as pq
 
 ROW_ID = re.compile(r"row-[0-9a-f]{32}")
 # What is told of a row, under the name that it has in a version's files.
-TOLD = {"_row_id": "row_id", "_source_line": "line", "id": "id", "split": "split", "_parents": "parents"}
+TOLD = {
+    "_row_id": "row_id",
+    "_source": "source",
+    "_source_line": "line",
+    "id": "id",
+    "split": "split",
+    "_parents": "parents",
+}
 Positions = np.ndarray[Any, np.dtype[np.uint64]]
 
 

@@ -11,8 +11,11 @@ from psycopg.types.json import Jsonb
 from shared.db import Connection, Row
 
 VERSIONS = """
-SELECT v.id, min(v.artifact) AS artifact, min(v.file_id) AS file_id, array_agg(DISTINCT d.name) AS datasets,
-    bool_or(d.current_version = v.id AND d.deleted_at IS NULL) AS current
+SELECT v.id, min(v.artifact) AS artifact, array_agg(DISTINCT d.name) AS datasets,
+    bool_or(d.current_version = v.id AND d.deleted_at IS NULL) AS current,
+    ARRAY[min(v.file_id)] || ARRAY(
+        SELECT o ->> 'file_id' FROM core.job j CROSS JOIN LATERAL jsonb_array_elements(j.payload -> 'others') o
+        WHERE j.id = min(v.job_id)) AS files
 FROM data_governance.version v JOIN data_governance.dataset d ON d.id = v.dataset_id
 WHERE v.tenant_id = %s AND v.deleted_at IS NULL GROUP BY v.id ORDER BY v.id"""
 

@@ -99,15 +99,15 @@ class _Look:
 
     def _mappings(self, artifact: str) -> list[InputMapping]:
         """How versions were made of these bytes: under each mapping a row has an id of its own."""
-        found = [made.mapping for made in self._made if artifact in made.inputs and made.mapping is not None]
+        found = [mapping for made in self._made for mapping in made.mappings(artifact)]
         return [mapping for n, mapping in enumerate(found) if mapping not in found[:n]]
 
     def _files_of_rows(self) -> list[dict[str, Any]]:
         lines: dict[str, set[int]] = {}
         for version in self._versions:
             for row in row_index.find(self._folder(version), self._cache / "row-index", sorted(self.row_ids)):
-                if version["file_id"]:
-                    lines.setdefault(version["file_id"], set()).add(row["line"])
+                if file := version["files"][row.get("source", 0)]:
+                    lines.setdefault(file, set()).add(row["line"])
         return [_file(file, sorted(lines[file["id"]])) for file in self._files if file["id"] in lines]
 
     def through_versions(self) -> None:

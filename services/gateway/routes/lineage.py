@@ -157,14 +157,16 @@ async def _row_roots(
     me = Node("row", row_id)
     first = found[0]
     graph.nodes[me] = {"line": first["line"], "source_id": first["id"]}
-    files = {row["id"]: row["file_id"] for row in versions}
+    files = {row["id"]: row["files"] for row in versions}
     ends: list[Node] = []
     for place in found:
         version = Node("version", place["version"])
         if direction == "downstream":
             links = [Link(me, version, f"{place['split']}_row_of")]
         else:
-            above = [Node("file", files[version.id])] if files[version.id] else []
+            # Rows of versions from before there were several inputs are of the first.
+            file = files[version.id][place.get("source", 0)]
+            above = [Node("file", file)] if file else []
             above += [Node("row", parent) for parent in place.get("parents") or () if parent != row_id]
             links = [Link(node, me, "line_of" if node.kind == "file" else "made_into") for node in above]
         for link in links:
