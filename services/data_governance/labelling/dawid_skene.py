@@ -80,7 +80,8 @@ def _maximise(
 def _by_label(counts: Floats) -> Floats:
     """Each voter's confusions: of each true label, the shares of what was said."""
     totals = counts.sum(axis=2, keepdims=True)
-    return np.divide(counts, totals, out=np.full_like(counts, 1 / counts.shape[2]), where=totals > 0)
+    found: Floats = np.divide(counts, totals, out=np.full_like(counts, 1 / counts.shape[2]), where=totals > 0)
+    return found
 
 
 def _one_coin(counts: Floats) -> Floats:
