@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.cli import watch
+from services.cli import operators, watch
 from services.cli.client import connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.listing import field, show, show_one, text, when
@@ -18,6 +18,7 @@ from shared.contracts.recipe_text import parse_recipe
 from shared.errors import InvalidInput
 
 app = typer.Typer(help="Govern data into versions, and look at them.", no_args_is_help=True)
+app.command("operators")(operators.show_operators)
 
 Name = Annotated[str, typer.Argument(metavar="DATASET")]
 

@@ -144,6 +144,8 @@ def _message(error: ErrorDetails) -> str:
         return f"unknown key; {did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         return _tag_message(error)
+    if kind == "int_parsing_size":
+        return "the number is beyond what any recipe needs; it should be below 2**63"
     message = error["msg"].removeprefix("Value error, ")
     if loc and loc[0] == "input" and len(loc) == 2 and kind != "value_error":
         return f"`auto` or an object that names the columns, not {_kind(error['input'])}"
