@@ -142,6 +142,9 @@ class Settings:
         doc="folders that sources of every tenant may read files and SQLite databases from, with commas between",
     )
     shard_rows: int = setting(64, doc="rows of a batch shard")
+    build_part_bytes: int = setting(
+        16 * 1024 * 1024, doc="bytes of its sources that one part of a dataset build reads"
+    )
     webhook_allow_private: bool = setting(False, doc="let webhooks go to private and loopback addresses")
     webhook_timeout_seconds: float = setting(10.0, doc="time limit of one webhook delivery")
     test_faults: bool = setting(False, doc="enable the no-op jobs that tests and benchmarks submit")

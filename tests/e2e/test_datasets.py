@@ -21,22 +21,43 @@ def test_every_row_that_could_not_be_read_is_told_with_its_line(stage: Stage) ->
     assert {row["code"] for row in told} == {"not_json"}
 
 
-def test_a_build_whose_worker_is_killed_ends_in_the_same_version_and_leaves_nothing(stage: Stage) -> None:
+def _rows(count: int) -> bytes:
     rows = [
         {"question": f"问题 {n} 怎么办？电话13800138000", "answer": f"答案 {n}", "label": str(n % 7)}
-        for n in range(15_000)
+        for n in range(count)
     ]
-    content = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
-    file = stage.upload("killed.jsonl", content, "user_data")
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+
+
+def test_a_build_whose_worker_is_killed_ends_in_the_same_version_and_leaves_nothing(stage: Stage) -> None:
+    file = stage.upload("killed.jsonl", _rows(15_000), "user_data")
     job = stage.post("/v1/datasets", {"name": "killed", "file_id": file})["id"]
     stage.until(job, lambda found: found["progress"].get("rows_read", 0) > 0)
     stage.running["data_governance"].kill()
-    work = stage.harness.settings.home / "work"
-    assert list(work.glob(f"{job}*")), "the build was over before the kill"
+    scratch = stage.harness.settings.artifact_folder / "scratch"
+    assert list(scratch.glob(f"{job}*")), "the build was over before the kill"
     stage.restart("data_governance")
     ended = stage.succeeded(job)
     assert ended["crashes"] == 1
-    assert list(work.glob(f"{job}*")) == []
+    assert list(scratch.glob(f"{job}*")) == []
     untouched = stage.succeeded(stage.post("/v1/datasets", {"name": "untouched", "file_id": file})["id"])
     assert untouched["result"]["version_id"] == ended["result"]["version_id"]
-    assert ended["result"]["rows"]["total"] == len(rows)
+    assert ended["result"]["rows"]["total"] == 15_000
+
+
+def test_a_build_that_two_workers_share_ends_in_the_version_of_one_though_one_is_killed(stage: Stage) -> None:
+    file = stage.upload("shared.jsonl", _rows(12_000), "user_data")
+    one = stage.succeeded(stage.post("/v1/datasets", {"name": "by-one", "file_id": file})["id"])
+    stage.running["data_governance"].stop()
+    cut = {"HELIU_BUILD_PART_BYTES": "150000"}
+    first, second = (stage.harness.start("data_governance", index, **cut) for index in (1, 2))
+    job = stage.post("/v1/datasets", {"name": "by-two", "file_id": file})["id"]
+    stage.until(job, lambda found: found["progress"].get("parts_done", 0) > 1)
+    first.kill()
+    ended = stage.succeeded(job)
+    second.stop()
+    stage.restart("data_governance")
+    assert ended["progress"]["parts"] > 5
+    assert ended["result"]["version_id"] == one["result"]["version_id"]
+    report = stage.get(f"/v1/datasets/by-two/versions/{ended['result']['version_id']}")["report"]
+    assert report == stage.get(f"/v1/datasets/by-one/versions/{one['result']['version_id']}")["report"]

@@ -71,7 +71,8 @@ def _build(platform: Platform, ctx: JobContext, job: BuildVersion, work: Path) -
     with ctx.transaction() as connection:
         erased = builds.tombstones(connection, ctx.job.tenant_id)
     with platform.tracing.span("data.build", parent=ctx.span.traceparent) as span:
-        layout, plan = planned(files, recipe, work, erased=erased, look=told.planning)
+        part_bytes = platform.settings.build_part_bytes
+        layout, plan = planned(files, recipe, work, erased=erased, part_bytes=part_bytes, look=told.planning)
         span.set(parts=len(plan.parts), stages=len(plan.stages))
         while todo := advance(layout, plan, told.stop_if_asked):
             if len(plan.parts) > 1:

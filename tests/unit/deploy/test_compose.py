@@ -137,6 +137,7 @@ def test_only_what_needs_them_sees_the_keys() -> None:
 def test_only_training_and_inference_carry_torch_and_the_gpu() -> None:
     heavy = {name for name, one in OURS.items() if one["image"] == "heliu-models"}
     assert heavy == {"training", "inference", "training-gpu", "inference-gpu"}
+    assert {name for name, one in OURS.items() if one["image"] == "heliu-data"} == {"data_governance"}
     assert {name for name, one in SERVICES.items() if "deploy" in one} == {"training-gpu", "inference-gpu"}
     assert all(SERVICES[name]["profiles"] == ["gpu"] for name in ("training-gpu", "inference-gpu"))
 
@@ -183,13 +184,14 @@ def test_the_collector_names_only_parts_that_it_has() -> None:
 
 def test_the_images_run_as_an_ordinary_user_and_only_one_has_the_models() -> None:
     stages = dict(re.findall(r"FROM \S+ AS (\w+)\n(.*?)(?=\nFROM |\Z)", DOCKERFILE, re.S))
-    assert set(stages) == {"base", "core", "models"}
-    for name in ("core", "models"):
+    assert set(stages) == {"base", "core", "data", "models"}
+    for name in ("core", "data", "models"):
         assert re.findall(r"^USER (\w+)", stages[name], re.M) == ["heliu"]
         assert "--constraint constraints.txt" in stages[name]
     assert "[models]" in stages["models"]
-    assert "[models]" not in stages["core"]
-    assert {one["build"]["target"] for one in OURS.values()} == {"core", "models"}
+    assert "[data]" in stages["data"]
+    assert "[" not in stages["core"]
+    assert {one["build"]["target"] for one in OURS.values()} == {"core", "data", "models"}
     assert {one["build"]["dockerfile"] for one in OURS.values()} == {"deploy/Dockerfile"}
 
 
@@ -250,8 +252,8 @@ def test_pods_run_modules_that_exist_with_settings_that_are_known_as_an_ordinary
         assert read_settings({**shared["data"], **environ}).auth == "on"
         volumes = {volume["name"] for volume in pod["volumes"]}
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes, name
-        heavy = name in ("inference", "training")
-        assert container["image"] == ("heliu-models" if heavy else "heliu-core"), name
+        images = {"inference": "heliu-models", "training": "heliu-models", "data-governance": "heliu-data"}
+        assert container["image"] == images.get(name, "heliu-core"), name
 
 
 def test_pods_have_longer_than_they_drain() -> None:
