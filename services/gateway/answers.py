@@ -99,11 +99,7 @@ class Answer:
         choices = marks.labelled(self.marking, self.choices)
         made = answers.completion(self.endpoint, self.id, self.model, self.created, choices, self.counts)
         made |= marks.metadata(self.marking, self.id, [str(choice["text"]) for choice in self.choices])
-        if self.sources is None:
-            return made
-        for choice in made["choices"]:
-            choice["message"]["annotations"] = self.sources.annotations(choice["message"]["content"] or "")
-        return {**made, "retrieval": self.sources.told()}
+        return made if self.sources is None else self.sources.cite(made)
 
     def usage_chunk(self) -> dict[str, Any]:
         """What `stream_options.include_usage` asks for: no choices, only the counts."""

@@ -30,6 +30,7 @@ from shared.contracts.rerank import RERANK, check_cut, parse_rerank
 from shared.contracts.serving import check_serves
 from shared.errors import HeliuError, InvalidInput
 from shared.task.bind import TaskVersion
+from shared.task.citations import Sources
 from shared.task.guards import Refused
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -64,6 +65,13 @@ class BatchRow:
     request: RowRequest
     task: TaskVersion | None = None
     refused: Refused | None = None
+    sources: Sources | None = None
+
+    @property
+    def said(self) -> str | None:
+        """The answer of a task that found nothing and says so by itself; no model is asked."""
+        wanted = self.task.spec.retrieval if self.task else None
+        return wanted.unknown if wanted and self.sources is not None and not self.sources.passages else None
 
 
 @dataclass(frozen=True)

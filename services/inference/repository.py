@@ -42,6 +42,9 @@ WHERE batch_id = %s AND row_no > %s ORDER BY row_no LIMIT %s"""
 SHARD_ERRORS = """
 SELECT payload, error, state FROM core.job WHERE parent_id = %s AND state <> 'succeeded' ORDER BY id"""
 
+PART = """
+SELECT state, result, error FROM core.job WHERE parent_id = %s AND kind = %s ORDER BY id DESC LIMIT 1"""
+
 ADD_FILE = """
 INSERT INTO gateway.file (id, tenant_id, filename, purpose, bytes, artifact, job_id)
 VALUES (%s, %s, %s, 'batch_output', %s, %s, %s)"""
@@ -230,6 +233,15 @@ def add_output_file(
     connection: Connection, file_id: str, tenant: UUID, filename: str, size: int, artifact: str, job_id: str
 ) -> None:
     connection.execute(ADD_FILE, (file_id, tenant, filename, size, artifact, job_id))
+
+
+def part(
+    connection: Connection, parent: str, kind: str
+) -> tuple[str, dict[str, Any] | None, dict[str, Any] | None]:
+    """(state, result, error) of the latest part of this kind that a job handed out."""
+    row = connection.execute(PART, (parent, kind)).fetchone()
+    assert row is not None, f"{parent} has handed out no {kind}"
+    return row["state"], row["result"], row["error"]
 
 
 def is_heard(connection: Connection, queue: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from services.inference import scores, vectors
 from services.inference.answers import StoredRow, row_error, row_request_id
-from services.inference.batch_input import BatchRow
+from services.inference.batch_input import BatchRow, RowRequest
 from services.inference.choices import Choices, calls
 from services.inference.engine_process import Call, EngineCrashed, EngineProcess
 from services.inference.gathered import Gathered
@@ -98,6 +98,9 @@ class ShardRun:
         heard: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         rows: dict[str, _Open] = {}
         for item in pending:
+            if item.row.said is not None:
+                self._finished.append(self._answered(item, _saying(item.row.said, item.row.request)))
+                continue
             common = {"tenant": self._tenant, "priority": "batch", **fetch(item.model)}
             name = f"{self._batch_id}:{item.row_no}:{self._epoch}"
             frames, answers = _asked(name, item, common)
@@ -164,6 +167,8 @@ class ShardRun:
             body = completion(
                 self._endpoint, answer, shown, int(time.time()), labelled(marking, choices), usage
             ) | metadata_of(marking, answer, [str(choice["text"]) for choice in choices])
+            if item.row.sources is not None:
+                body = item.row.sources.cite(body)
             seconds = timings["prefill_s"] + timings["decode_s"]
         else:
             seconds = timings["compute_s"]
@@ -197,6 +202,16 @@ class ShardRun:
             rows, self._finished = self._finished, []
             self._store(rows)
         self._since = time.monotonic()
+
+
+def _saying(text: str, asked: RowRequest) -> dict[str, Any]:
+    """An answer that no engine makes, as one would tell it."""
+    count = asked.n if isinstance(asked, CompletionRequest) else 1
+    return {
+        "choices": [{"text": text, "finish_reason": "stop"}] * count,
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0},
+        "timings": {"prefill_s": 0.0, "decode_s": 0.0},
+    }
 
 
 def _asked(name: str, item: Pending, common: Mapping[str, Any]) -> tuple[list[Frame], Choices | Gathered]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from shared.contracts.inference import CompletionRequest
+from shared.contracts.retrieval import Found, Question
 from shared.contracts.task import Guard, TaskRoute, TaskSpec
 from shared.errors import InvalidInput
-from shared.task.bind import TaskVersion, bind, task_name
+from shared.task.bind import TaskVersion, bind, question, task_name
+from shared.task.citations import Sources, sources_of
 from shared.task.guards import Refused
 from shared.task.split import choose
 
@@ -19,17 +22,28 @@ Find = Callable[[str, int], Mapping[str, Any] | None]
 class BatchTasks:
     """`find` gives the stored spec of (task id, version); it is asked once for each."""
 
-    def __init__(self, batch_id: str, routes: Mapping[str, TaskRoute], find: Find) -> None:
+    def __init__(
+        self,
+        batch_id: str,
+        routes: Mapping[str, TaskRoute],
+        find: Find,
+        found: Mapping[str, Found] | None = None,
+    ) -> None:
+        """`found` is by custom_id what rows of tasks with retrieval answer from; without it their questions are
+        gathered, and they are bound as if nothing had been found."""
         self._batch_id = batch_id
         self._routes = routes
         self._find = find
         self._known: dict[tuple[str, int], TaskVersion] = {}
+        self._found = found
         self.used: set[str] = set()
+        self.questions: list[Question] = []
 
     def bound(
         self, body: Mapping[str, Any], custom_id: str
-    ) -> tuple[CompletionRequest, TaskVersion, Refused | None] | None:
-        """(request, version, what an input guard says against it) of a row for a task; None for a model's.
+    ) -> tuple[CompletionRequest, TaskVersion, Refused | None, Sources | None] | None:
+        """(request, version, what an input guard says against it, what it answers from) of a row for a task; None for
+        a model's.
 
         A row without a `user` is shared by its custom_id, so that it gets the same version whenever it is read.
         A refused request is as it came, for its model's name alone: it must not be run.
@@ -40,12 +54,35 @@ class BatchTasks:
         user = body.get("user")
         key = user if isinstance(user, str) and user else f"{self._batch_id}:{custom_id}"
         task = self._version(*named, key)
+        sources: Sources | None = None
         try:
-            return bind(task, body), task, None
+            sources = self._sources(task, body, custom_id)
+            return bind(task, body, sources), task, None, sources
         except Refused as exc:
             guards = task.spec.guards.model_copy(update={"input": Guard()})
-            open_spec = task.spec.model_copy(update={"guards": guards})
-            return bind(TaskVersion(task.id, task.name, task.version, open_spec), body), task, exc
+            open_task = replace(task, spec=task.spec.model_copy(update={"guards": guards}))
+            none = Sources("", ()) if task.spec.retrieval is not None else None
+            return bind(open_task, body, none), task, exc, none
+
+    def _sources(self, task: TaskVersion, body: Mapping[str, Any], custom_id: str) -> Sources | None:
+        wanted = task.spec.retrieval
+        if wanted is None:
+            return None
+        if self._found is None:
+            self.questions.append(
+                Question(
+                    id=custom_id,
+                    store=wanted.vector_store,
+                    query=question(task, body),
+                    limit=wanted.max_results,
+                    min_score=wanted.min_score,
+                )
+            )
+            return Sources(wanted.vector_store, ())
+        found = self._found[custom_id]
+        if found.error is not None:
+            raise Refused(found.error, code="not_found", param="model")
+        return sources_of(found.store, found.passages)
 
     def _version(self, name: str, number: int | None, key: str) -> TaskVersion:
         route = self._routes.get(name)

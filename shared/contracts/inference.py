@@ -292,6 +292,8 @@ class BatchShard(JobContract):
     endpoint: Endpoint
     models: dict[str, ModelRef]
     tasks: dict[str, TaskRoute] = Field(default_factory=dict)
+    # What was found for rows whose tasks answer from a vector store: an artifact, as of `FindPassages`.
+    passages: str | None = None
     first: int = Field(ge=0)
     count: int = Field(ge=1)
     start: int = Field(ge=0)

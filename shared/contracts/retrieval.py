@@ -147,6 +147,18 @@ class EmbedTexts(JobContract):
     count: int = Field(ge=1, le=EMBED_TEXTS)
 
 
+class FindPassages(JobContract):
+    """What answers the questions of a batch: `artifact` is JSONL of `Question`, the result's of `Found`, in order."""
+
+    kind: ClassVar[str] = "data.find_passages"
+    queue: ClassVar[str] = "data.index"
+    id_prefix: ClassVar[str] = "psgjob-"
+    stall_limit_s: ClassVar[float | None] = 900.0
+
+    artifact: str
+    pool: str = "default"
+
+
 class SearchStore(LiveCall):
     """The best chunks of a store for one or more queries: {"results": [{"file_id", "filename", "score",
     "attributes", "chunk", "text"}], "ranked_by"}. `vectors` are the queries', base64 of float32; empty for words alone.
@@ -182,3 +194,22 @@ class Passage(Message):
     filename: str
     score: float
     text: str
+
+
+class Question(Message):
+    """What a row of a batch, by its custom_id, wants to be found, and in which store."""
+
+    id: str
+    store: str
+    query: str
+    limit: int = Field(ge=1, le=MAX_RESULTS)
+    min_score: float = Field(ge=0, le=1)
+
+
+class Found(Message):
+    """The passages for a row; `error` says why there could be none."""
+
+    id: str
+    store: str
+    passages: tuple[Passage, ...] = ()
+    error: str | None = None

@@ -81,8 +81,8 @@ def bind(task: TaskVersion, body: Mapping[str, Any], sources: Sources | None = N
     spec = task.spec
     if spec.retrieval is not None and sources is None:
         raise InvalidInput(
-            f"{task.label} answers from a vector store, which is served in live chats alone so far; leave out "
-            "background and resumable, and ask for it outside of a batch",
+            f"{task.label} answers from a vector store, which is served in live chats and in batches; leave out "
+            "background and resumable",
             code="unsupported_parameter",
             param="model",
         )

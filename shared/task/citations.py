@@ -44,6 +44,12 @@ class Sources:
             if 0 <= index < len(self.passages)
         ]
 
+    def cite(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A whole answer, in OpenAI's shape, with what it cites."""
+        for choice in body["choices"]:
+            choice["message"]["annotations"] = self.annotations(choice["message"]["content"] or "")
+        return {**body, "retrieval": self.told()}
+
     def told(self) -> dict[str, Any]:
         """What a client is told of all passages, named or not."""
         return {

@@ -35,6 +35,7 @@ TEXTS = {
 }
 
 
+ENCODER = {"embedding_model": "encoder"}
 SMALL = {"max_chunk_size_tokens": 10, "chunk_overlap_tokens": 0}
 
 
@@ -394,18 +395,22 @@ def task(stores: Stores) -> str:
     file = stores.upload("refund.txt", "退款三天到账。")
     store = stores.client.vector_stores.create(file_ids=[file])
     stores.client.vector_stores.files.poll(file, vector_store_id=store.id, poll_interval_ms=100)
-    spec = {
+    http = httpx.Client(base_url=stores.url, headers={"authorization": f"Bearer {stores.harness.key()}"})
+    with http:
+        for name, found_in in (("help", store.id), ("by-meaning", stores.filled(extra_body=ENCODER))):
+            made = http.post("/v1/tasks", json={"name": name, "spec": _spec(found_in)})
+            assert made.status_code == 200, made.text
+    return store.id
+
+
+def _spec(store: str) -> dict[str, Any]:
+    return {
         "model": "base",
         "prompt": "{{ passages }} {{ q }}",
         "variables": {"q": {}},
         "decoding": {"max_tokens": 4},
-        "retrieval": {"vector_store": store.id, "min_score": 0.1, "unknown": "没有找到"},
+        "retrieval": {"vector_store": store, "min_score": 0.1, "max_results": 1, "unknown": "没有找到"},
     }
-    http = httpx.Client(base_url=stores.url, headers={"authorization": f"Bearer {stores.harness.key()}"})
-    with http:
-        made = http.post("/v1/tasks", json={"name": "help", "spec": spec})
-    assert made.status_code == 200, made.text
-    return store.id
 
 
 def _ask(stores: Stores, text: str, **options: Any) -> Any:
@@ -429,6 +434,40 @@ def test_a_task_says_that_it_does_not_know_where_nothing_is_found(stores: Stores
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("没有找到", "stop")
     assert answer.model_extra["retrieval"]["passages"] == []
     assert answer.usage.total_tokens == 0
+
+
+def test_rows_of_a_batch_answer_from_the_store_too(stores: Stores, task: str) -> None:
+    asked = {
+        "found": ("help", "退款三天到账"),
+        "unknown": ("help", "xyzzy"),
+        "meant": ("by-meaning", "thirty days"),
+    }
+    rows = [
+        {
+            "custom_id": name,
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": f"task:{of}", "messages": [{"role": "user", "content": text}]},
+        }
+        for name, (of, text) in asked.items()
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    file = stores.client.files.create(file=("rows.jsonl", lines), purpose="batch")
+    batch = stores.client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    stores.harness.wait_job(batch.id)
+    ended = stores.client.batches.retrieve(batch.id)
+    assert ended.status == "completed", (ended, stores.harness.logs(["inference", "data_governance"]))
+    assert ended.output_file_id is not None
+    out = stores.client.files.content(ended.output_file_id).text.splitlines()
+    bodies = {row["custom_id"]: row["response"]["body"] for row in map(json.loads, out)}
+    assert [p["filename"] for p in bodies["found"]["retrieval"]["passages"]] == ["refund.txt"]
+    assert bodies["found"]["choices"][0]["message"]["annotations"] == []
+    assert bodies["found"]["usage"]["prompt_tokens"] > 0
+    assert bodies["unknown"]["choices"][0]["message"]["content"] == "没有找到"
+    assert bodies["unknown"]["retrieval"]["passages"] == []
+    assert bodies["meant"]["retrieval"]["passages"][0]["filename"] == "returns.txt"
 
 
 def test_a_task_with_retrieval_refuses_what_it_is_not_served_in(stores: Stores, task: str) -> None:

@@ -30,6 +30,10 @@ JOIN gateway.file g ON g.id = f.file_id
 WHERE f.store_id = %s AND f.status = 'completed' AND (%s::text IS NULL OR f.file_id = %s)
 ORDER BY f.created_at, f.file_id"""
 
+ENCODER = """
+SELECT encoder FROM data_governance.vector_store WHERE id = %s AND deleted_at IS NULL
+AND (expires_days IS NULL OR last_active_at + make_interval(days => expires_days) > now())"""
+
 PARTS = "SELECT id, state, result, error FROM core.job WHERE parent_id = %s AND kind = %s ORDER BY id"
 
 HEARD = """
@@ -57,6 +61,12 @@ def is_wanted(connection: Connection, store: str, file: str, job: str) -> bool:
 def searched(connection: Connection, store: str, file: str | None = None) -> list[Row]:
     """The indexed files of a living store, or the one; of another tenant's store there are none."""
     return connection.execute(SEARCHED, (store, file, file)).fetchall()
+
+
+def encoder(connection: Connection, store: str) -> tuple[bool, Row | None]:
+    """(whether there is such a store to be used, its encoder)."""
+    row = connection.execute(ENCODER, (store,)).fetchone()
+    return row is not None, row["encoder"] if row is not None else None
 
 
 def parts(connection: Connection, parent: str, kind: str) -> list[Row]:

@@ -17,12 +17,10 @@ from services.data_governance.retrieval.cache import SegmentCache
 from services.data_governance.retrieval.chunks import chunks, windows
 from services.data_governance.retrieval.extract import BROKEN, UNSUPPORTED, extract
 from services.data_governance.retrieval.segment import Floats, Segment
-from shared.contracts.inference import rows_queue
+from services.data_governance.tasks.embedding import gathered, hand_out, store_texts
 from shared.contracts.retrieval import (
-    EMBED_TEXTS,
     Comparison,
     Compound,
-    EmbedTexts,
     Filter,
     IndexFile,
     ReadChunks,
@@ -31,7 +29,7 @@ from shared.contracts.retrieval import (
 from shared.db import Row
 from shared.errors import HeliuError, InvalidInput, NotFound
 from shared.job_context import JobContext, Outcome, Waiting
-from shared.jobs import NewJob, Status, new_id
+from shared.jobs import Status
 from shared.live_server import LiveContext
 from shared.worker import Platform
 
@@ -83,54 +81,15 @@ def _chunked(platform: Platform, ctx: JobContext, job: IndexFile) -> list[str]:
 
 
 def _asked(platform: Platform, ctx: JobContext, job: IndexFile, texts: list[str], cut: list[str]) -> Waiting:
-    """Hand the windows out, EMBED_TEXTS a job, and come back when all have ended."""
+    """Hand the windows out, and come back when all have their vectors."""
     assert job.encoder is not None
-    children = []
-    for start in range(0, len(cut), EMBED_TEXTS):
-        part = cut[start : start + EMBED_TEXTS]
-        payload = EmbedTexts(model=job.encoder, artifact=_store(platform, part), count=len(part))
-        children.append(
-            NewJob(
-                id=f"{new_id(EmbedTexts.id_prefix)}-{start // EMBED_TEXTS:06d}",
-                tenant_id=ctx.job.tenant_id,
-                kind=EmbedTexts.kind,
-                queue=_queue(platform, job),
-                payload=payload.dump(),
-                priority=ctx.job.priority,
-                max_attempts=EmbedTexts.max_attempts,
-                max_crashes=EmbedTexts.max_crashes,
-                parent_id=ctx.job.id,
-                api_key_id=ctx.job.api_key_id,
-                traceparent=ctx.span.traceparent,
-            )
-        )
-    return Waiting(children, {"texts": _store(platform, texts), "windows": len(cut)})
-
-
-def _queue(platform: Platform, job: IndexFile) -> str:
-    """Workers that name the encoder, where such live; else those that serve any."""
-    assert job.encoder is not None
-    named = rows_queue(job.pool, job.encoder.base_name)
-    with platform.db.core() as connection:
-        heard = vector_stores.is_heard(connection, named)
-    return named if heard else EmbedTexts.queue_for(job.pool)
+    children = hand_out(platform, ctx, job.encoder, job.pool, cut)
+    return Waiting(children, {"texts": store_texts(platform, texts), "windows": len(cut)})
 
 
 def _vectors(platform: Platform, ctx: JobContext, count: int) -> Floats:
     """(count, width). Raises what the parts failed of."""
-    with ctx.transaction() as connection:
-        parts = vector_stores.parts(connection, ctx.job.id, EmbedTexts.kind)
-    arrays = []
-    for part in parts:
-        if part["state"] != Status.SUCCEEDED.value:
-            told: Row = part["error"] or {}
-            raise InvalidInput(
-                f"the encoder made no vectors: {told.get('message', part['state'])}",
-                code=str(told.get("code", "server_error")),
-            )
-        with platform.artifacts.open(part["result"]["artifact"]) as source:
-            arrays.append(np.load(io.BytesIO(source.read()), allow_pickle=False))
-    vectors: Floats = np.concatenate(arrays)
+    vectors: Floats = np.concatenate(list(gathered(platform, ctx)))
     if len(vectors) != count:
         raise HeliuError(f"{count} texts have {len(vectors)} vectors", retryable=True)
     return vectors
@@ -162,11 +121,6 @@ def _failed(ctx: JobContext, job: IndexFile, exc: InvalidInput) -> Outcome:
         error=error,
         write=partial(vector_stores.fail, store=job.store_id, file=job.file_id, job=ctx.job.id, error=error),
     )
-
-
-def _store(platform: Platform, texts: list[str]) -> str:
-    lines = "".join(json.dumps(text, ensure_ascii=True) + "\n" for text in texts)
-    return platform.artifacts.put(io.BytesIO(lines.encode()))[0]
 
 
 def _read(platform: Platform, artifact: str) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +28,7 @@ from shared.contracts.inference import (
     ModelRef,
     rows_queue,
 )
+from shared.contracts.retrieval import FindPassages, Found, Question
 from shared.contracts.task import TaskRoute
 from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput
@@ -46,9 +49,11 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
     """First time: check the input and hand out shards. When they have ended: put the files together."""
     if ctx.job.progress.get("phase") in ("rows", "finalizing"):
         return _finalize(platform, ctx, job)
+    passages = _passages(ctx) if ctx.job.progress.get("asked") else None
+    found = _found(platform, passages) if passages else None
     with platform.tracing.span("batch.plan", parent=ctx.span.traceparent) as span:
         with platform.artifacts.open(job.artifact) as source:
-            rows, named = platform.settings.shard_rows, _tasks(platform, ctx, ctx.job.id, job.tasks)
+            rows, named = platform.settings.shard_rows, _tasks(platform, ctx, ctx.job.id, job.tasks, found)
             planned = plan(source, job.endpoint, job.models, rows, named)
         span.set(rows=planned.rows, shards=len(planned.shards), errors=len(planned.errors))
     if planned.errors:
@@ -61,6 +66,8 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
             },
             error={"code": first.code, "message": first.message, "line": first.line, "param": first.param},
         )
+    if named.questions:
+        return _ask(platform, ctx, job, named.questions)
     models = {name: job.models[name] for name in planned.models}
     own_traces = len(planned.shards) > SHARDS_IN_ONE_TRACE
     queue = _rows_queue(platform, job.pool, models.values())
@@ -72,6 +79,7 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
             endpoint=job.endpoint,
             models=models,
             tasks={name: job.tasks[name] for name in planned.tasks},
+            passages=passages,
             first=shard.first,
             count=shard.count,
             start=shard.start,
@@ -110,6 +118,49 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
     )
 
 
+def _ask(platform: Platform, ctx: JobContext, job: Batch, questions: Sequence[Question]) -> Waiting:
+    """Have data governance find what the rows of tasks with retrieval answer from; the plan is made again then."""
+    lines = "".join(question.model_dump_json() + "\n" for question in questions)
+    contract = FindPassages(artifact=platform.artifacts.put(io.BytesIO(lines.encode()))[0], pool=job.pool)
+    child = NewJob(
+        id=new_id(FindPassages.id_prefix),
+        tenant_id=ctx.job.tenant_id,
+        kind=FindPassages.kind,
+        queue=FindPassages.queue_for(job.pool),
+        payload=contract.dump(),
+        priority=ctx.job.priority,
+        max_attempts=FindPassages.max_attempts,
+        max_crashes=FindPassages.max_crashes,
+        parent_id=ctx.job.id,
+        api_key_id=ctx.job.api_key_id,
+        traceparent=ctx.span.traceparent,
+    )
+    return Waiting([child], {"asked": len(questions)})
+
+
+def _passages(ctx: JobContext) -> str:
+    """The artifact of what was found. Raises HeliuError with what the search failed of."""
+    with ctx.transaction() as connection:
+        state, result, error = repository.part(connection, ctx.job.id, FindPassages.kind)
+    if state != Status.SUCCEEDED.value:
+        raise InvalidInput(
+            f"the passages of the rows could not be found: {(error or {}).get('message', state)}",
+            code=str((error or {}).get("code", "internal_error")),
+        )
+    return str((result or {})["artifact"])
+
+
+def _found(platform: Platform, artifact: str, wanted: frozenset[str] | None = None) -> dict[str, Found]:
+    """By custom_id; of all, what a plan needs: which there are, and no passages, which would fill the memory."""
+    kept: dict[str, Found] = {}
+    with platform.artifacts.open(artifact) as source:
+        for line in source:
+            one = Found.model_validate_json(line)
+            if wanted is None or one.id in wanted:
+                kept[one.id] = one if wanted is not None else one.model_copy(update={"passages": ()})
+    return kept
+
+
 def _rows_queue(platform: Platform, pool: str, models: Iterable[ModelRef]) -> str:
     """Where a batch's shards go: to workers that name its one base, where such live, else to those of any."""
     bases = {model.base_name for model in models}
@@ -127,7 +178,8 @@ def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: Batch
         done = repository.done_rows(connection, job.batch_id, job.first, job.count)
         markings = repository.markings(connection, ctx.job.tenant_id)
     pending, refused = [], []
-    named = _tasks(platform, ctx, job.batch_id, job.tasks)
+    found = _found_of(platform, job) if job.passages else None
+    named = _tasks(platform, ctx, job.batch_id, job.tasks, found)
     with platform.artifacts.open(job.artifact) as source:
         for offset, line in enumerate(lines(source, job.start, job.end)):
             number = job.first + offset
@@ -185,13 +237,29 @@ def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: Batch
     return Outcome(result={"rows": job.count, "answered_before": len(done)})
 
 
-def _tasks(platform: Platform, ctx: JobContext, batch_id: str, routes: Mapping[str, TaskRoute]) -> BatchTasks:
+def _found_of(platform: Platform, job: BatchShard) -> dict[str, Found]:
+    """What was found for the rows of a shard."""
+    assert job.passages is not None
+    with platform.artifacts.open(job.artifact) as source:
+        ids = frozenset(
+            str(json.loads(line.content)["custom_id"]) for line in lines(source, job.start, job.end)
+        )
+    return _found(platform, job.passages, ids)
+
+
+def _tasks(
+    platform: Platform,
+    ctx: JobContext,
+    batch_id: str,
+    routes: Mapping[str, TaskRoute],
+    found: Mapping[str, Found] | None = None,
+) -> BatchTasks:
     def find(task_id: str, version: int) -> dict[str, Any] | None:
         # Not under the job's lock, which some callers hold: versions never change.
         with platform.db.transaction(ctx.job.tenant_id) as connection:
             return repository.task_spec(connection, task_id, version)
 
-    return BatchTasks(batch_id, routes, find)
+    return BatchTasks(batch_id, routes, find, found)
 
 
 def _finalize(platform: Platform, ctx: JobContext, job: Batch) -> Outcome:
