@@ -15,6 +15,19 @@ from services.cli.output import err, out, print_json
 
 TEE, CORNER, PIPE, SPACE = "├─ ", "└─ ", "│  ", "   "
 ROWS_SHOWN = 5
+# What is told of a node, where it has it.
+TOLD = (
+    "name",
+    "dataset",
+    "filename",
+    "source_kind",
+    "model_kind",
+    "job_kind",
+    "task",
+    "endpoint",
+    "status",
+    "state",
+)
 Item = Mapping[str, Any]
 
 
@@ -79,11 +92,7 @@ def tree(told: Item) -> list[str]:
 
 
 def _line(how: str, node: Item, *, again: bool) -> str:
-    more = [
-        text(node[name])
-        for name in ("dataset", "filename", "model_kind", "job_kind", "task", "endpoint", "status", "state")
-        if node.get(name)
-    ]
+    more = [text(node[name]) for name in TOLD if node.get(name)]
     if node.get("rows") is not None:
         more.append(f"{node['rows']} rows")
     if node.get("line"):

@@ -13,6 +13,8 @@ PREFIXES = {
     "row-": "row",
     "dsv-": "version",
     "file-": "file",
+    "src-": "source",
+    "lab-": "project",
     "chatcmpl-": "answer",
     "cmpl-": "answer",
     "req_": "answer",

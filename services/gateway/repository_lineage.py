@@ -49,6 +49,9 @@ _VERSION = "data_governance.version t"
 _MODEL = "training.model t"
 _USAGE = "gateway.usage t"
 _JOB = "core.job t"
+_PROJECT = "data_governance.label_project t"
+_SYNCED = "gateway.file t JOIN core.job j ON j.id = t.job_id AND j.kind = 'data.sync'"
+_LABELLED = "gateway.file t JOIN core.job j ON j.id = t.job_id AND j.kind = 'data.export_labels'"
 _MADE = "training.model t JOIN core.job j ON j.id = t.job_id"
 # A build of several files names the others in its payload.
 _OTHERS = "CROSS JOIN LATERAL jsonb_array_elements(j.payload -> 'others') o"
@@ -71,6 +74,9 @@ EDGES = (
     Edge("validated_on", BY_PREFIX, "model", _MADE, "j.payload #>> '{validation,id}'", "t.id", "t.job_id"),
     Edge("stands_on", "model", "model", _MODEL, "t.base_id", "t.id", "t.job_id"),
     Edge("answered", "model", "answer", _USAGE, "t.model", job="t.job_id", **_ANSWERED),
+    Edge("synced", "source", "file", _SYNCED, "j.payload ->> 'source_id'", "t.id", "t.job_id"),
+    Edge("labelled_in", BY_PREFIX, "project", _PROJECT, "t.source ->> 'id'", "t.id", "NULL::text"),
+    Edge("labelled", "project", "file", _LABELLED, "j.payload ->> 'project_id'", "t.id", "t.job_id"),
     Edge("made", "job", "file", "gateway.file t", "t.job_id", "t.id", "NULL::text"),
     # What a job took and made, for whoever asks of the job itself.
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload ->> 'file_id'", "t.id", "NULL::text"),
@@ -87,6 +93,9 @@ EDGES = (
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{training,id}'", "t.id", "NULL::text"),
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{validation,id}'", "t.id", "NULL::text"),
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{data,id}'", "t.id", "NULL::text"),
+    Edge("read", BY_PREFIX, "job", _JOB, "t.payload ->> 'version_id'", "t.id", "NULL::text"),
+    Edge("read", "source", "job", _JOB, "t.payload ->> 'source_id'", "t.id", "NULL::text"),
+    Edge("read", "project", "job", _JOB, "t.payload ->> 'project_id'", "t.id", "NULL::text"),
     Edge("used", "model", "job", _JOB, "t.payload #>> '{base,model}'", "t.id", "NULL::text"),
     Edge("used", "model", "job", _JOB, "t.payload #>> '{model,model}'", "t.id", "NULL::text"),
     Edge("used", "model", "job", _JOB, "t.payload #>> '{call,model,name}'", "t.id", "NULL::text"),
@@ -112,6 +121,10 @@ ABOUT: Mapping[str, str] = {
     "answer": f"SELECT {_ANSWER} AS id, t.endpoint, t.status, t.created_at, t.job_id, t.trace_id, "
     "t.metadata ->> 'task' AS task, (t.metadata ->> 'task_version')::int AS task_version FROM gateway.usage t "
     "WHERE t.tenant_id = %(tenant)s AND (t.answer_id = ANY(%(ids)s) OR t.request_id = ANY(%(ids)s))",
+    "source": "SELECT id, name, kind AS source_kind, created_at, deleted_at FROM data_governance.source "
+    "WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)",
+    "project": "SELECT id, name, created_at, deleted_at FROM data_governance.label_project "
+    "WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)",
     "job": "SELECT id, kind AS job_kind, state, created_at, started_at, finished_at FROM core.job "
     "WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)",
 }

@@ -161,3 +161,36 @@ def test_every_file_of_a_version_leads_to_it(gateway: RunningGateway) -> None:
     assert edges(down) == {("file-b", "governed", "dsv-many")}
     assert edges(up) == {("file-b", "governed", "dsv-many")}
     assert edges(job) == {("file-a", "read", "dsjob-many"), ("file-b", "read", "dsjob-many")}
+
+
+def test_a_source_leads_through_its_sync_and_a_labelling_project_to_a_model(gateway: RunningGateway) -> None:
+    tenant = gateway.tenants["acme"]
+    for number in (1, 2):
+        gateway.add_version(f"dsv-of-{number}")
+    gateway.add_model("of-labels")
+    with gateway.as_tenant() as c:
+        c.execute(
+            "INSERT INTO data_governance.source (id, tenant_id, name, kind, connection, options) "
+            "VALUES ('src-1', %s, 'crm', 'postgres', '{}', '{}')",
+            (tenant,),
+        )
+        c.execute(
+            "INSERT INTO data_governance.label_project (id, tenant_id, name, spec, source) "
+            "VALUES ('lab-1', %s, 'intents', '{}', '{\"kind\": \"version\", \"id\": \"dsv-of-1\"}')",
+            (tenant,),
+        )
+        c.execute(JOB, ("sync-1", tenant, "data.sync", '{"source_id": "src-1"}'))
+        c.execute(JOB, ("labjob-1", tenant, "data.export_labels", '{"project_id": "lab-1"}'))
+        c.execute(FILE, ("file-synced", tenant, "crm.jsonl", "sha256:" + "1" * 64, "sync-1"))
+        c.execute(FILE, ("file-labels", tenant, "labels.jsonl", "sha256:" + "2" * 64, "labjob-1"))
+        for number, file in ((1, "file-synced"), (2, "file-labels")):
+            c.execute(
+                "UPDATE data_governance.version SET file_id = %s WHERE id = %s", (file, f"dsv-of-{number}")
+            )
+        c.execute("UPDATE training.model SET dataset_version = 'dsv-of-2' WHERE id = 'of-labels'")
+    with gateway.http() as client:
+        down = client.get("/v1/lineage/src-1", params={"direction": "downstream"}).json()
+        up = client.get("/v1/lineage/of-labels", params={"rows": 0}).json()
+    way = {"src-1", "file-synced", "dsv-of-1", "lab-1", "file-labels", "dsv-of-2", "of-labels"}
+    assert ids(down) == way
+    assert ids(up) == way | {"sync-1", "labjob-1"}
