@@ -17,6 +17,7 @@ from services.cli import (
     files,
     jobs,
     keys,
+    label,
     lifecycle,
     lineage,
     marking,
@@ -64,6 +65,7 @@ for verb in (
     datasets.app.command()(verb)
 datasets.app.command("sync")(sources.sync)
 app.add_typer(datasets.app, name="data")
+app.add_typer(label.app, name="label")
 app.add_typer(sources.app, name="sources")
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")

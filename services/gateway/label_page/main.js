@@ -15,7 +15,7 @@ async function open() {
   find("who").textContent = state.work.labeller.name;
   find("leave").textContent = WORDS.leave;
   find("bar").hidden = find("keys").hidden = false;
-  state.done = state.work.progress.labelled;
+  state.done = doneIn("label");
   outbox.keep();
   outbox.flush();
   showTabs();
@@ -45,8 +45,10 @@ function showTabs() {
   }, WORDS[name])));
 }
 
+const doneIn = (queue) => state.work.progress[queue === "label" ? "labelled" : "adjudicated"];
+
 function turnTo(queue) {
-  Object.assign(state, { queue, held: [], past: [], answered: new Set() });
+  Object.assign(state, { queue, held: [], past: [], answered: new Set(), done: doneIn(queue) });
   showTabs();
   showKeys();
   advance();
@@ -156,7 +158,7 @@ function undo_() {
 
 function count() {
   const { progress } = state.work;
-  const total = progress.labelled + progress.open;
+  const total = state.queue === "label" ? progress.labelled + progress.open : progress.adjudicated + progress.adjudication;
   find("count").textContent = `${state.done} ${WORDS.today}`;
   find("meter").max = Math.max(1, total, state.done);
   find("meter").value = state.done;

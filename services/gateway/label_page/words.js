@@ -8,7 +8,7 @@ const WORDS = ZH ? {
   done: "全部完成", doneMore: "现在没有您可以标注的条目了。", doneJudge: "现在没有等待仲裁的条目。",
   a: "回答 A", b: "回答 B", tie: "不分上下", answer: "请写下回答", own: "自己标注", proposals: "标注者的意见",
   opinion: "意见", correcting: "正在修改您之前的标注", sending: "待发送", choose: "请先选择标签",
-  write: "请先写下内容", none: "（无）", taken: "此条目已由他人完成。", today: "已标注", auto: "选中即提交", refused: "未被接受：",
+  write: "请先写下内容", none: "（无）", taken: "此条目已由他人完成。", today: "已完成", auto: "选中即提交", refused: "未被接受：",
   keysSelect: "选择", keysMark: "标记选中文字", keysMove: "移动／选择文字", keysUnmark: "删除标记", keysSend: "提交",
 } : {
   title: "Labelling", signIn: "Sign in", token: "Labelling token",
@@ -19,7 +19,7 @@ const WORDS = ZH ? {
   doneJudge: "Nothing waits for a decision just now.", a: "Answer A", b: "Answer B", tie: "Tie",
   answer: "Write the answer", own: "Give your own", proposals: "What the labellers said", opinion: "Opinion",
   correcting: "You are changing a label that you gave before", sending: "to be sent", choose: "Choose a label first",
-  write: "Write something first", none: "(none)", taken: "Others have finished this item.", today: "labelled",
+  write: "Write something first", none: "(none)", taken: "Others have finished this item.", today: "done",
   auto: "Submit on choosing", refused: "Not accepted: ",
   keysSelect: "choose", keysMark: "mark the selection", keysMove: "move / select text", keysUnmark: "unmark",
   keysSend: "submit",
