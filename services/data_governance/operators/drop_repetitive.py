@@ -17,6 +17,7 @@ Tokens = np.ndarray[Any, np.dtype[np.uint64]]
 _WORD_CHARS = 12
 _WORDS, _CHARS = (5, 2), (10, 4)
 _BASE = 0x9E3779B97F4A7C15
+_ZERO = np.zeros(1, dtype=np.intp)
 
 
 class Repetitive:
@@ -44,8 +45,7 @@ class Repetitive:
         repeated = 1 - _distinct(_ngrams(tokens, long)) / (len(tokens) - long + 1)
         if repeated > params.max_duplicate_ngrams:
             return "repeated_ngrams", _over("n-grams that came before", repeated, params.max_duplicate_ngrams)
-        top = _most(_ngrams(tokens, short))
-        share = min(top * short / len(tokens), 1.0) if top > 1 else 0.0
+        share = _covered(_ngrams(tokens, short), short) / len(tokens)
         if share > params.max_top_ngram:
             return "repeated_phrase", _over("its most frequent phrase", share, params.max_top_ngram)
         return None
@@ -93,11 +93,13 @@ def _distinct(values: Tokens) -> int:
     return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + 1
 
 
-def _most(values: Tokens) -> int:
-    """How often the most frequent value is there."""
+def _covered(values: Tokens, size: int) -> int:
+    """Tokens that the most frequent n-gram stands on, each counted once; 0 where none comes twice."""
     ordered = np.sort(values)
-    ends = np.flatnonzero(ordered[1:] != ordered[:-1])
-    if not len(ends):
-        return len(ordered)
-    within = int((ends[1:] - ends[:-1]).max()) if len(ends) > 1 else 0
-    return max(int(ends[0]) + 1, within, len(ordered) - 1 - int(ends[-1]))
+    starts = np.concatenate((_ZERO, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1))
+    times = np.concatenate((starts[1:], [len(ordered)])) - starts
+    top = int(times.argmax())
+    if times[top] < 2:
+        return 0
+    places = np.flatnonzero(values == ordered[starts[top]])
+    return int(np.minimum(places[1:] - places[:-1], size).sum()) + size
