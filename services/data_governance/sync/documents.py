@@ -32,9 +32,10 @@ Check = Callable[[], None]
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows, in order."""
+    """Some rows, in order, and the line, row or page that each stands at."""
 
     records: Sequence[Record]
+    places: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,25 @@ def _table(path: Path, name: str, check: Check) -> Iterator[Part | BadPlace]:
     else:
         check_encoding(start, name, "utf-8")
         opened = lines = LineFile(path, on_read=check)
-        found = (csv_records if kind == "csv" else jsonl).records(lines, "utf-8", bad)
+        found = (
+            iter(csv_records.Records(lines, "utf-8", bad))
+            if kind == "csv"
+            else jsonl.records(lines, "utf-8", bad)
+        )
     with closing(opened):
-        held: list[Record] = []
-        for _, _, record in found:
-            held.append(record)
+        held: list[tuple[int, Record]] = []
+        for place, _, record in found:
+            held.append((place, record))
             if len(held) >= BATCH_ROWS:
-                yield Part(held)
+                yield _part(held)
                 held = []
             yield from _noted(notes)
-        yield Part(held)
+        yield _part(held)
         yield from _noted(notes)
+
+
+def _part(held: Sequence[tuple[int, Record]]) -> Part:
+    return Part([record for _, record in held], [place for place, _ in held])
 
 
 def _noted(notes: list[BadRowNote]) -> Iterator[BadPlace]:
@@ -109,7 +118,7 @@ def _text(path: Path, name: str) -> Iterator[Part | BadPlace]:
             f"`{name}` is not UTF-8: byte {exc.start} is 0x{raw[exc.start]:02x}; save it as UTF-8",
             code="wrong_encoding",
         ) from exc
-    yield Part([{"title": PurePosixPath(name).stem, "text": text}])
+    yield Part([{"title": PurePosixPath(name).stem, "text": text}], [1])
 
 
 def _pdf(path: Path, name: str, check: Check) -> Iterator[Part | BadPlace]:
@@ -129,7 +138,7 @@ def _pdf(path: Path, name: str, check: Check) -> Iterator[Part | BadPlace]:
         except Exception as exc:  # noqa: BLE001
             yield BadPlace(number + 1, "damaged_file", f"page {number + 1}: {type(exc).__name__}")
             continue
-        yield Part([{"title": title, "page": number + 1, "text": text}])
+        yield Part([{"title": title, "page": number + 1, "text": text}], [number + 1])
 
 
 def _docx(path: Path, name: str) -> Iterator[Part | BadPlace]:
@@ -142,19 +151,23 @@ def _docx(path: Path, name: str) -> Iterator[Part | BadPlace]:
         ]
     except Exception as exc:
         raise _damaged(name, "DOCX", exc) from exc
-    yield Part([{"title": PurePosixPath(name).stem, "text": "\n".join(parts)}])
+    yield Part([{"title": PurePosixPath(name).stem, "text": "\n".join(parts)}], [1])
 
 
 def _excel(path: Path, name: str, check: Check) -> Iterator[Part | BadPlace]:
     _check_zip(path, name, "Excel")
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
-    except Exception as exc:
-        raise _damaged(name, "Excel", exc) from exc
-    with closing(book):
-        several = len(book.worksheets) > 1
-        for sheet in book.worksheets:
-            yield from _sheet(sheet, name, several, check)
+    # By an open file, for the library judges a path by its name.
+    with path.open("rb") as raw:
+        try:
+            book = openpyxl.load_workbook(raw, read_only=True, data_only=True, keep_links=False)
+        except Exception as exc:
+            raise _damaged(name, "Excel", exc) from exc
+        with closing(book):
+            several, number = len(book.worksheets) > 1, 0
+            for sheet in book.worksheets:
+                for part in _sheet(sheet, name, several, check):
+                    yield Part(part, range(number + 1, number + len(part) + 1))
+                    number += len(part)
 
 
 def _cells(rows: Iterator[tuple[Any, ...]], name: str) -> Iterator[tuple[Any, ...]]:
@@ -168,7 +181,7 @@ def _cells(rows: Iterator[tuple[Any, ...]], name: str) -> Iterator[tuple[Any, ..
         yield row
 
 
-def _sheet(sheet: Any, name: str, several: bool, check: Check) -> Iterator[Part]:
+def _sheet(sheet: Any, name: str, several: bool, check: Check) -> Iterator[Sequence[Record]]:
     rows = _cells(iter(sheet.iter_rows(values_only=True)), name)
     header = next((row for row in rows if any(cell is not None for cell in row)), ())
     names = [str(cell).strip() if cell is not None else "" for cell in header]
@@ -187,9 +200,9 @@ def _sheet(sheet: Any, name: str, several: bool, check: Check) -> Iterator[Part]
             held.append({**extra, **cells})
         if len(held) >= BATCH_ROWS:
             check()
-            yield Part(held)
+            yield held
             held = []
-    yield Part(held)
+    yield held
 
 
 def _check_zip(path: Path, name: str, kind: str) -> None:

@@ -178,14 +178,12 @@ def _read_item(
         found = source.fetch(item, target)
         if found == digest:
             return found
-        number = 1
         for part in documents.read(target, item.name, watch.check):
             watch.check()
             if isinstance(part, documents.BadPlace):
                 staging.refuse(f"{item.name}#{part.place}", item.name, part.code, part.message)
                 continue
-            staging.take(part.records, item.name, number)
-            number += len(part.records)
+            staging.take(part.records, item.name, part.places)
             watch.progress(staging.rows)
         return found
     except InvalidInput as exc:

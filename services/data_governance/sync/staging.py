@@ -68,10 +68,12 @@ class Staging:
         self.met |= columns.keys()
         self._typed = True
 
-    def take(self, records: Sequence[Record], item: str | None = None, first_number: int = 1) -> None:
-        """Records in order; `first_number` is the place of the first in its item, for a key."""
-        for offset, record in enumerate(records):
-            self._held.append((record, item, first_number + offset))
+    def take(
+        self, records: Sequence[Record], item: str | None = None, places: Sequence[int] | None = None
+    ) -> None:
+        """Records in order; `places` are where they stand in their item, for a key."""
+        for index, record in enumerate(records):
+            self._held.append((record, item, places[index] if places is not None else 0))
         if self._typed or len(self._held) >= SAMPLE_ROWS:
             self.flush()
 
