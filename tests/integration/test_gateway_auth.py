@@ -19,6 +19,7 @@ from shared import keys
 from shared.errors import ConfigurationError
 from shared.settings import read_settings
 from tests.integration.gateway_app import PEPPER, RunningGateway, running_gateway
+from tests.integration.labelling_app import Person, make_project
 
 
 @pytest.fixture
@@ -42,12 +43,26 @@ OPERATORS = {
     for route in router.routes
     if isinstance(route, APIRoute)
 }
+LABELLING = "/v1/labelling/projects/{project}"
 # What a route wants to read before it looks for what is named in its path.
 BODIES = {
     "/v1/webhooks/{endpoint_id}": {"events": ["job.dead"]},
     "/v1/tasks/{name}/versions": {"spec": TASK},
     "/v1/tasks/{name}/activate": {"version": 1},
     "/v1/tasks/{name}/split": {"weights": {"1": 1}},
+    LABELLING: {"guidelines": "x"},
+    f"{LABELLING}/labellers": {"name": "x"},
+    f"{LABELLING}/items/{{item_id}}/gold": {"value": {"label": "good"}},
+    f"{LABELLING}/import": {"file_id": "file-x"},
+    f"{LABELLING}/export": {},
+    f"{LABELLING}/build": {"dataset": "x"},
+    f"{LABELLING}/suspects": {},
+    f"{LABELLING}/picks": {},
+    f"{LABELLING}/functions": {
+        "functions": [{"kind": "keyword", "name": "x", "label": "good", "any": ["x"]}]
+    },
+    f"{LABELLING}/work/next": {},
+    f"{LABELLING}/work/items/{{item_id}}/labels": {"skip": True},
 }
 
 # What a route wants to be told beside its path.
@@ -56,7 +71,7 @@ QUERIES = {
     "/v1/datasets/{name}/tags/{tag}": "?expected=dsv-1",
 }
 # A worker answers these, and there is none here; or they read files that this version does not have.
-BY_WORKERS = ("rows", "/diff", "/download", "/croissant")
+BY_WORKERS = ("rows", "/agreement", "/diff", "/download", "/croissant")
 ERASURE = """
 INSERT INTO data_governance.erasure (id, tenant_id, job_id, subject, found) VALUES ('erasure-1', %s, 'j', '{}', '{}')"""
 
@@ -212,6 +227,9 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         assert acme.put(f"/v1/blobs/{blob}", params={"size": 7}, content=b"weights").json()["complete"]
         names |= {"id": tune, "erasure_id": "erasure-1", "tag": "best", "version_id": "dsv-1", "trace_id": "a" * 32, "blob": blob, "version": "1"}
         assert acme.post("/v1/tasks", json={"name": "service", "spec": TASK}).status_code == 200
+        project = make_project(gateway, ["one"])
+        labeller = Person(gateway, project, "li").id
+        names |= {"project": project, "item_id": f"{project}-0", "labeller_id": labeller}
         jobs = {"pretraining": pretrain, "evaluations": evaluation, "fine_tuning": tune, "jobs": tune}
         jobs["training"] = head_job
         later = {"model": "m", "background": True}
@@ -248,6 +266,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             ("webhooks", hook),
             ("traces", "a" * 32),
             ("alerts", "alert-1"),
+            ("labelling/projects", project),
         ):
             assert acme.get(f"/v1/{path}", params={"after": cursor}).status_code == 200, path
             refused = rival.get(f"/v1/{path}", params={"after": cursor})
