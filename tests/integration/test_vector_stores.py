@@ -476,6 +476,28 @@ def test_a_task_with_retrieval_refuses_what_it_is_not_served_in(stores: Stores, 
     assert refused.value.code == "unsupported_parameter"
 
 
+def test_an_encoder_that_was_trained_here_is_served_to_stores(stores: Stores) -> None:
+    stores.harness.start("training")
+    groups = [("退款", "退钱", "返还货款"), ("密码", "口令", "暗号"), ("请假", "告假", "休息")]
+    rows = [{"text": text, "label": str(n)} for n, group in enumerate(groups) for text in group]
+    file = stores.client.files.create(
+        file=("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode()), purpose="fine-tune"
+    )
+    small = {"hidden_size": 32, "heads": 2, "max_length": 32, "batch_size": 6, "n_epochs": 60}
+    http = httpx.Client(base_url=stores.url, headers={"authorization": f"Bearer {stores.harness.key()}"})
+    body = {"name": "own", "training_file": file.id, "validation_file": file.id, "hyperparameters": small}
+    with http:
+        job = http.post("/v1/training/encoders", json=body).json()
+        ended = stores.harness.wait_job(job["id"])
+        assert ended.result is not None, (ended.error, stores.harness.logs(["training"]))
+        assert ended.result["held_out"]["recall_at_1"] == 1.0
+        assert job["id"] in [one["id"] for one in http.get("/v1/training/jobs").json()["data"]]
+    store = stores.client.vector_stores.create(extra_body={"embedding_model": "own"})
+    files = [(f"{group[0]}.txt", group[0].encode()) for group in groups]
+    stores.client.vector_stores.file_batches.upload_and_poll(store.id, files=files, poll_interval_ms=100)
+    assert stores.found(store.id, "口令", max_num_results=1) == ["密码.txt"]
+
+
 @pytest.mark.parametrize("major", ["1", "2", "3"])
 def test_the_client_of_each_major_polls_and_searches_unmodified(stores: Stores, major: str) -> None:
     folder = Path(sys.prefix) / "clients" / f"openai-{major}"
