@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import httpx
 
+from shared.db import Connection
 from tests.integration.gateway_app import RunningGateway
 
 BASE = "/v1/labelling/projects"
@@ -30,12 +32,19 @@ def add_items(
     gateway: RunningGateway, project: str, data: Sequence[dict[str, Any]], needed: int = 1, key: str = "acme"
 ) -> None:
     """Items as the import leaves them, in order."""
-    with gateway.as_tenant(key) as c, c.cursor() as cursor:
+    with gateway.as_tenant(key) as c:
+        insert_items(c, gateway.tenants[key], project, data, needed)
+
+
+def insert_items(
+    connection: Connection, tenant: UUID, project: str, data: Sequence[dict[str, Any]], needed: int
+) -> None:
+    with connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO data_governance.label_item (id, tenant_id, project_id, position, row_id, data, needed)"
             " VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s)",
             [
-                (f"{project}-{n}", gateway.tenants[key], project, n, f"row-{n}", json.dumps(one), needed)
+                (f"{project}-{n}", tenant, project, n, f"row-{n}", json.dumps(one), needed)
                 for n, one in enumerate(data)
             ],
         )

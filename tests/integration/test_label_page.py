@@ -15,9 +15,10 @@ import pytest
 
 from services.data_governance.labelling.agreement import Given, summary
 from tests import servers
+from tests.harness import platform
 from tests.integration.chromium import Browser, Chromium, chromium
 from tests.integration.gateway_app import RunningGateway, running_gateway
-from tests.integration.labelling_app import BASE, Person, add_items, make_project
+from tests.integration.labelling_app import BASE, Person, add_items, insert_items, make_project
 
 ATTACK = '<script>window.hacked=1</script><img src=x onerror="window.hacked=2"> & <b>bold</b>'
 
@@ -38,8 +39,21 @@ def browsers() -> Iterator[Chromium]:
         yield started
 
 
-def enter(browser: Browser, gateway: RunningGateway, project: str, person: Person) -> None:
-    browser.open(f"{gateway.url}/label/{project}")
+@pytest.fixture(scope="module")
+def page(browsers: Chromium) -> Browser:
+    """An English window, for all tests: nobody is signed in at first."""
+    return browsers.window()
+
+
+@pytest.fixture(scope="module")
+def chinese(browsers: Chromium) -> Browser:
+    return browsers.window("zh-CN")
+
+
+def enter(browser: Browser, url: str, project: str, person: Person) -> None:
+    browser.open(f"{url}/label/{project}")
+    browser.run("sessionStorage.clear()")
+    browser.open(f"{url}/label/{project}")
     browser.until("document.querySelector('#token')")
     browser.type("#token", person.token)
     browser.press("enter")
@@ -59,13 +73,13 @@ def items(gateway: RunningGateway, project: str) -> list[dict[str, Any]]:
 
 
 def shot(browser: Browser, name: str) -> None:
-    """For people who look at the page; where HELIU_SCREENSHOTS... is not set, nothing is kept."""
+    """For people who look at the page: kept in the folder LABEL_SCREENSHOTS, where one is named."""
     if folder := os.environ.get("LABEL_SCREENSHOTS"):
         browser.screenshot(Path(folder) / f"{name}.png")
 
 
 def test_two_labellers_and_an_adjudicator_finish_a_project_by_keyboard(
-    gateway: RunningGateway, browsers: Chromium
+    gateway: RunningGateway, page: Browser, chinese: Browser
 ) -> None:
     texts = ["物流很快，非常满意", "The box was broken", "客服一直不回复", "Works as it should", "一般般"]
     project = make_project(
@@ -73,20 +87,18 @@ def test_two_labellers_and_an_adjudicator_finish_a_project_by_keyboard(
     )
     li, wang = Person(gateway, project, "li"), Person(gateway, project, "wang")
     judge = Person(gateway, project, "judge", adjudicates=True)
-    for number, (person, keys) in enumerate(((li, "11122"), (wang, "11212"))):
-        page = browsers.window("zh-CN" if number == 0 else "en-US")
-        enter(page, gateway, project, person)
-        shot(page, f"label-{number}")
-        assert ("提交" if number == 0 else "Submit") in page.text("#submit")
+    for browser, person, keys, word in ((chinese, li, "11122", "提交"), (page, wang, "11212", "Submit")):
+        enter(browser, gateway.url, project, person)
+        shot(browser, f"label-{person.id}")
+        assert word in browser.text("#submit")
         for text, key in zip(texts, keys, strict=True):
-            page.until(f"document.querySelector('#text')?.innerText === {text!r}", text)
-            page.press(key, "enter")
-        page.until("document.querySelector('#done')")
-        sent(page)
+            browser.until(f"document.querySelector('#text')?.innerText === {text!r}", text)
+            browser.press(key, "enter")
+        browser.until("document.querySelector('#done')")
+        sent(browser)
     states = [one["state"] for one in items(gateway, project)]
     assert states == ["done", "done", "adjudication", "adjudication", "done"]
-    page = browsers.window()
-    enter(page, gateway, project, judge)
+    enter(page, gateway.url, project, judge)
     page.click("#tab-adjudication")
     page.until("document.querySelectorAll('#proposals button').length === 2")
     shot(page, "adjudicate")
@@ -111,15 +123,14 @@ def test_two_labellers_and_an_adjudicator_finish_a_project_by_keyboard(
     assert (told["measure"], told["value"]) == ("cohen_kappa", pytest.approx((0.6 - 0.52) / (1 - 0.52)))
 
 
-def test_what_an_item_holds_is_text_and_never_runs(gateway: RunningGateway, browsers: Chromium) -> None:
+def test_what_an_item_holds_is_text_and_never_runs(gateway: RunningGateway, page: Browser) -> None:
     project = make_project(
         gateway, [], name=ATTACK.replace("/", ""), guidelines=ATTACK, labels=["<i>x</i>", "y"]
     )
     data = [{"text": ATTACK}, {"messages": [{"role": ATTACK, "content": ATTACK}]}]
     add_items(gateway, project, data)
     li = Person(gateway, project, ATTACK[:60])
-    page = browsers.window()
-    enter(page, gateway, project, li)
+    enter(page, gateway.url, project, li)
     assert page.run("return document.querySelector('#text').innerText") == ATTACK
     page.press("1", "enter")
     page.until("document.querySelector('.turn')")
@@ -147,12 +158,11 @@ def test_the_policy_lets_no_script_run_but_the_pages_own(gateway: RunningGateway
 
 
 def test_spans_are_marked_by_keyboard_and_by_mouse_in_code_points(
-    gateway: RunningGateway, browsers: Chromium
+    gateway: RunningGateway, page: Browser
 ) -> None:
     project = make_project(gateway, [], task="spans", labels=["人", "地"], name="spans")
     add_items(gateway, project, [{"text": "😀王芳住在北京。"}])
-    page = browsers.window("zh-CN")
-    enter(page, gateway, project, Person(gateway, project, "li"))
+    enter(page, gateway.url, project, Person(gateway, project, "li"))
     page.press("right")
     page.press("right", "right", holding="shift")
     page.press("1")
@@ -174,11 +184,10 @@ def test_spans_are_marked_by_keyboard_and_by_mouse_in_code_points(
 
 
 def test_undo_brings_the_last_one_back_to_be_changed_and_skip_passes_over(
-    gateway: RunningGateway, browsers: Chromium
+    gateway: RunningGateway, page: Browser
 ) -> None:
     project = make_project(gateway, ["one", "two", "three"], name="undo")
-    page = browsers.window()
-    enter(page, gateway, project, Person(gateway, project, "li"))
+    enter(page, gateway.url, project, Person(gateway, project, "li"))
     page.press("1", "enter")
     page.until("document.querySelector('#text')?.innerText === 'two'")
     page.press("u")
@@ -194,26 +203,23 @@ def test_undo_brings_the_last_one_back_to_be_changed_and_skip_passes_over(
     assert [one["final"] and one["final"]["label"] for one in found] == ["bad", None, "good"]
 
 
-def test_preferences_several_labels_and_texts_can_be_given(
-    gateway: RunningGateway, browsers: Chromium
-) -> None:
-    page = browsers.window()
+def test_preferences_several_labels_and_texts_can_be_given(gateway: RunningGateway, page: Browser) -> None:
     pairs = make_project(gateway, [], task="preference", labels=[], name="pairs")
     add_items(gateway, pairs, [{"text": "Which?", "a": "This <b>", "b": "That"}] * 2)
-    enter(page, gateway, pairs, Person(gateway, pairs, "li"))
+    enter(page, gateway.url, pairs, Person(gateway, pairs, "li"))
     shot(page, "pairs")
     page.press("2", "enter", "3", "enter")
     page.until("document.querySelector('#done')")
     sent(page)
     assert [one["final"]["choice"] for one in items(gateway, pairs)] == ["b", "tie"]
     several = make_project(gateway, ["x"], multiple=True, labels=["a", "b", "c"], name="several")
-    enter(page, gateway, several, Person(gateway, several, "li"))
+    enter(page, gateway.url, several, Person(gateway, several, "li"))
     page.press("3", "1", "2", "2", " ")
     page.until("document.querySelector('#done')")
     sent(page)
     assert items(gateway, several)[0]["final"] == {"labels": ["a", "c"]}
     answers = make_project(gateway, ["为什么？"], task="answer", labels=[], name="answers")
-    enter(page, gateway, answers, Person(gateway, answers, "li"))
+    enter(page, gateway.url, answers, Person(gateway, answers, "li"))
     page.type("#field", "sure, 因为 1")
     page.press("enter", holding="control")
     page.until("document.querySelector('#done')")
@@ -221,10 +227,9 @@ def test_preferences_several_labels_and_texts_can_be_given(
     assert items(gateway, answers)[0]["final"] == {"text": "sure, 因为 1"}
 
 
-def test_a_wrong_token_is_told_and_lets_nobody_in(gateway: RunningGateway, browsers: Chromium) -> None:
+def test_a_wrong_token_is_told_and_lets_nobody_in(gateway: RunningGateway, page: Browser) -> None:
     project = make_project(gateway, ["one"], name="mine")
     other = make_project(gateway, ["secret"], name="theirs")
-    page = browsers.window()
     page.open(f"{gateway.url}/label/{other}")
     for token in ("nonsense", Person(gateway, project, "li").token):
         page.until("document.querySelector('#token')")
@@ -232,3 +237,44 @@ def test_a_wrong_token_is_told_and_lets_nobody_in(gateway: RunningGateway, brows
         page.press("enter")
         page.until("document.querySelector('#wrong')?.textContent")
     assert "secret" not in page.text("body")
+
+
+def test_labels_given_while_the_gateway_is_killed_are_stored_when_it_is_back(
+    postgres: servers.RunningServer, valkey: servers.RunningServer, page: Browser
+) -> None:
+    database = servers.new_database(postgres.url, "test_label_killed", template="heliu_template")
+    with platform(database, valkey.url) as harness:
+        url = harness.start_gateway()
+        headers = {"authorization": f"Bearer {harness.key()}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=30) as owner:
+            spec = {"name": "killed", "task": "classification", "labels": ["good", "bad"]}
+            project = owner.post(BASE, json=spec).json()["id"]
+            with harness.db.transaction(harness.tenant) as c:
+                insert_items(c, harness.tenant, project, [{"text": f"text {n}"} for n in range(4)], 1)
+            made = owner.post(f"{BASE}/{project}/labellers", json={"name": "li"}).json()
+        page.open(f"{url}/label/{project}")
+        page.run(
+            "sessionStorage.setItem(`heliu.label.${arguments[0]}.token`, arguments[1])",
+            project,
+            made["token"],
+        )
+        page.open(f"{url}/label/{project}")
+        page.until("document.querySelector('#text')?.innerText === 'text 0'")
+        harness.processes[-1].kill()
+        for number in range(3):
+            page.until(f"document.querySelector('#text')?.innerText === 'text {number}'")
+            page.press("2", "enter")
+        assert page.text("#sent") == "3 to be sent"
+        harness.start("gateway")
+        page.until("document.querySelector('#text')?.innerText === 'text 3'")
+        page.press("1", "enter")
+        page.until("document.querySelector('#done')")
+        sent(page)
+        with harness.db.transaction(harness.tenant) as c:
+            rows = c.execute(
+                "SELECT final ->> 'label' AS label FROM data_governance.label_item ORDER BY position"
+            ).fetchall()
+            events = c.execute("SELECT count(*) AS n FROM data_governance.label_event").fetchone()
+    servers.drop_database(postgres.url, "test_label_killed")
+    assert [row["label"] for row in rows] == ["bad", "bad", "bad", "good"]
+    assert events == {"n": 4}
