@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from threading import BoundedSemaphore
 
 from services.data_governance.tasks import (
     builds,
@@ -41,6 +42,8 @@ from shared.worker import Worker, WorkerSpec, open_platform
 
 SLOTS = 1
 LIVE_SLOTS = 4
+# A query may take a minute: some slots are left for whoever looks at a page or labels.
+QUERIES = 2
 # A sync waits for its source most of the time.
 SYNC_SLOTS = 2
 
@@ -88,7 +91,7 @@ def main() -> int:
         LabelAgreement: partial(labelling.label_agreement, platform),
         FindRows: partial(lineage.find_rows, platform),
         VersionRows: partial(lineage.version_rows, platform),
-        QueryVersions: partial(warehouse.query_versions, platform),
+        QueryVersions: partial(warehouse.query_versions, platform, BoundedSemaphore(QUERIES)),
         DiffVersions: partial(warehouse.diff_versions, platform),
         SearchStore: partial(retrieval.search_store, platform, segments),
         ReadChunks: partial(retrieval.read_chunks, platform, segments),

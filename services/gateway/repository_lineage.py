@@ -52,7 +52,7 @@ _JOB = "core.job t"
 _PROJECT = "data_governance.label_project t"
 _SYNCED = "gateway.file t JOIN core.job j ON j.id = t.job_id AND j.kind = 'data.sync'"
 _LABELLED = "gateway.file t JOIN core.job j ON j.id = t.job_id AND j.kind = 'data.export_labels'"
-_MADE = "training.model t JOIN core.job j ON j.id = t.job_id"
+_MADE = "training.model t JOIN core.job j ON j.id = t.job_id AND j.tenant_id = t.tenant_id"
 # A build of several files names the others in its payload.
 _OTHERS = "CROSS JOIN LATERAL jsonb_array_elements(j.payload -> 'others') o"
 _BUILT = f"data_governance.version t JOIN core.job j ON j.id = t.job_id {_OTHERS}"

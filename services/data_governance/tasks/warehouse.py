@@ -6,6 +6,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 
 from services.data_governance.repository import files
@@ -21,14 +22,29 @@ from shared.contracts.warehouse import (
     ExportVersion,
     QueryVersions,
 )
+from shared.errors import LimitExceeded
 from shared.job_context import JobContext, Outcome
 from shared.jobs import new_id
 from shared.live_server import LiveContext
 from shared.worker import Platform
 
 
-def query_versions(platform: Platform, ctx: LiveContext, call: QueryVersions) -> dict[str, Any]:
-    """One SELECT for a client that waits."""
+def query_versions(
+    platform: Platform, slots: BoundedSemaphore, ctx: LiveContext, call: QueryVersions
+) -> dict[str, Any]:
+    """One SELECT for a client that waits. Raises LimitExceeded where this worker has as many as it may."""
+    if not slots.acquire(blocking=False):
+        raise LimitExceeded(
+            "as many queries as a worker takes at once are running; ask again in a moment",
+            code="concurrency_limit_exceeded",
+        )
+    try:
+        return _query(platform, ctx, call)
+    finally:
+        slots.release()
+
+
+def _query(platform: Platform, ctx: LiveContext, call: QueryVersions) -> dict[str, Any]:
     cache = platform.settings.home / "cache"
     with platform.tracing.span("data.query", parent=ctx.span.traceparent) as span:
         tables = [
