@@ -10,6 +10,7 @@ from services.cli import (
     alerts,
     batches,
     chat,
+    checks,
     datasets,
     demo,
     embed,
@@ -64,6 +65,7 @@ for verb in (
 ):
     datasets.app.command()(verb)
 datasets.app.command("sync")(sources.sync)
+datasets.app.command("check")(checks.check)
 app.add_typer(datasets.app, name="data")
 app.add_typer(label.app, name="label")
 app.add_typer(sources.app, name="sources")

@@ -9,6 +9,7 @@ from threading import BoundedSemaphore
 
 from services.data_governance.tasks import (
     builds,
+    consistency,
     erasures,
     label_finding,
     labelling,
@@ -20,6 +21,7 @@ from services.data_governance.tasks import (
 )
 from shared.bootstrap import sealer_of
 from shared.contracts.base import JobContract, LiveCall
+from shared.contracts.consistency import CheckConsistency
 from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows
 from shared.contracts.erasure import EraseSubject
 from shared.contracts.labelling import (
@@ -60,6 +62,7 @@ def main() -> int:
     handlers: dict[type[JobContract], Handler] = {
         BuildVersion: partial(builds.build_version, platform),
         SyncSource: partial(sources.sync_source, platform, sealer),
+        CheckConsistency: partial(consistency.check_consistency, platform),
         BuildPart: partial(builds.build_part, platform),
         IndexFile: partial(retrieval.index_file, platform),
         FindPassages: partial(passages.find_passages, platform, segments),
@@ -80,6 +83,7 @@ def main() -> int:
             BuildVersion.queue_for(): settings.slots or SLOTS,
             IndexFile.queue_for(): SLOTS,
             SyncSource.queue_for(): SYNC_SLOTS,
+            CheckConsistency.queue_for(): SLOTS,
         },
         live_queue=PreviewRows.queue_for(),
         live_slots=LIVE_SLOTS,

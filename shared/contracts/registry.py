@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from shared.contracts.background import ChatJob
 from shared.contracts.base import JobContract, LiveCall
+from shared.contracts.consistency import CheckConsistency
 from shared.contracts.core import Noop
 from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows
 from shared.contracts.encoders import TrainEncoder
@@ -46,6 +47,7 @@ JOBS: Mapping[str, type[JobContract]] = {
         Noop,
         BuildVersion,
         SyncSource,
+        CheckConsistency,
         BuildPart,
         Pretrain,
         FineTune,

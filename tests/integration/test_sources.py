@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,10 +15,16 @@ import httpx
 import psycopg
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from services.cli.main import app
 from services.dispatcher.schedules import fire_due
+from services.gateway import repository_sources
 from shared.artifacts import ArtifactStore
+from shared.contracts.sources import secret_name
 from shared.db import Database
+from shared.errors import HeliuError
+from shared.sealing import Sealer
 from tests import servers
 from tests.harness import Harness, platform, wait_for
 
@@ -298,6 +304,107 @@ def test_a_moment_of_a_schedule_is_fired_once_by_many_dispatchers(stage: Stage) 
     assert [sync["scheduled"] for sync in syncs] == [True]
     assert stage.ended("notes", syncs[0]["id"])["report"]["rows"]["inserted"] == 2
     assert stage.call("GET", "/v1/sources/notes")["next_at"] == source["next_at"]
+
+
+@pytest.fixture
+def heliu(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`heliu ...` in this process; what it writes to standard output."""
+    monkeypatch.setenv("HELIU_GATEWAY_URL", stage.url)
+    monkeypatch.setenv("HELIU_API_KEY", stage.harness.key())
+
+    def run(*words: str, operator: bool = False) -> str:
+        if operator:
+            monkeypatch.setenv("HELIU_API_KEY", stage.harness.key("operator"))
+        result = CliRunner().invoke(app, list(words))
+        if isinstance(result.exception, HeliuError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return run
+
+
+def test_the_command_line_adds_tests_syncs_builds_shows_and_removes(
+    stage: Stage, heliu: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.yml").write_text(json.dumps({"connection": stage.postgres(columns=["品名"])}))
+    monkeypatch.setenv("THE_PASSWORD", CANARY)
+    given = ("--credentials-env", "THE_PASSWORD", "--cron", "0 3 * * *", "--timezone", "Asia/Shanghai")
+    assert CANARY not in heliu("sources", "add", "cli", "-f", str(tmp_path / "s.yml"), *given)
+    assert json.loads(heliu("sources", "test", "cli", "--json"))["key"] == ["id"]
+    (tmp_path / "r.yml").write_text(json.dumps({"version": 1, "input": {"text": "品名"}}))
+    words = ("data", "sync", "cli", "--dataset", "cli-orders", "--recipe", str(tmp_path / "r.yml"))
+    done = json.loads(heliu(*words, "--json"))
+    assert done["build"]["version_id"].startswith("dsv-")
+    assert done["report"]["rows"]["inserted"] == len(stage.table())
+    assert "unchanged" in heliu("data", "sync", "cli")
+    assert "Asia/Shanghai" in heliu("sources", "list")
+    assert heliu("sources", "syncs", "cli").count("succeeded") >= 2
+    heliu("sources", "change", "cli", "--no-schedule")
+    assert json.loads(heliu("sources", "show", "cli", "--json"))["schedule"] is None
+    heliu("sources", "remove", "cli")
+    with pytest.raises(HeliuError, match="no source 'cli'"):
+        heliu("sources", "show", "cli")
+
+
+def test_a_check_finds_what_breaks_and_merges_a_file_with_the_state_of_a_source(
+    stage: Stage, heliu: Callable[..., str], tmp_path: Path
+) -> None:
+    (stage.folder / "crm.csv").write_text("id,who,tel\n1,王小明,13800138000\n1,李雷,13900139000\n")
+    body = {"name": "crm", "connection": {"kind": "files", "path": str(stage.folder / "crm.csv")}}
+    stage.call("POST", "/v1/sources", body)
+    stage.sync("crm")
+    upload = stage.http.post(
+        "/v1/files",
+        data={"purpose": "user_data"},
+        files={
+            "file": (
+                "shop.jsonl",
+                '{"nr": 9, "customer": 2, "name": "王 小明先生", "phone": "+86 138 0013 8000"}\n',
+            )
+        },
+    ).json()["id"]
+    checks = {
+        "inputs": [{"name": "crm", "source": "crm"}, {"name": "shop", "file_id": upload}],
+        "checks": {
+            "keys": [{"input": "crm", "columns": ["id"]}],
+            "references": [{"input": "shop", "columns": ["customer"], "to": "crm", "to_columns": ["id"]}],
+            "entities": {
+                "match": [{"kind": "phone", "columns": {"crm": "tel", "shop": "phone"}}],
+                "values": {"text": {"crm": "who", "shop": "name"}},
+                "rule": "priority",
+                "priority": ["crm", "shop"],
+            },
+        },
+        "build": {"dataset": "people", "recipe": {"version": 1, "input": {"text": "text"}}},
+    }
+    (tmp_path / "checks.yml").write_text(json.dumps(checks))
+    told = heliu("data", "check", str(tmp_path / "checks.yml"))
+    assert "key crm(id): 1 values in 2 rows break it" in told
+    assert "3 records are of 2 things" in told
+    found = stage.call("GET", "/v1/checks")["data"][0]
+    assert (found["ok"], found["report"]["references"][0]["rows"]) == (False, 1)
+    build = stage.harness.wait_job(found["build"]["job_id"])
+    assert build.result is not None
+    assert build.result["rows"]["total"] == 2
+    for name in ("file_id", "conflicts_file_id"):
+        assert stage.call("GET", f"/v1/files/{found[name]}")["filename"].startswith("check.")
+    wrong = checks | {"inputs": [{"name": "crm", "source": "crm"}]}
+    assert stage.call("POST", "/v1/checks", wrong, 400)["error"]["param"] == "checks"
+    wrong["inputs"] = [{"name": "crm", "source": "nobody"}, {"name": "shop", "file_id": upload}]
+    assert stage.call("POST", "/v1/checks", wrong, 404)["error"]["param"] == "inputs[0].source"
+
+
+def test_credentials_are_sealed_again_under_a_new_secret(stage: Stage, heliu: Callable[..., str]) -> None:
+    assert json.loads(heliu("sources", "reseal", "--json", operator=True))["resealed"] == 0
+    old = (stage.harness.settings.home / "keys" / "secrets").read_text().strip()
+    both = Sealer(["a new secret of sixteen characters", old])
+    with stage.harness.db.core() as c:
+        before = repository_sources.all_sealed(c)
+        assert before
+        assert not any(both.is_current(row["sealed"]) for row in before)
+        assert all("password" in both.open(row["sealed"], secret_name(row["id"])) for row in before)
+    assert stage.call("POST", "/v1/secrets/reseal", {}, 403)["error"]["code"] == "permission_denied"
 
 
 def test_credentials_stand_sealed_in_the_database_and_nowhere_in_clear(stage: Stage) -> None:

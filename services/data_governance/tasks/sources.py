@@ -90,8 +90,8 @@ def sync_source(platform: Platform, sealer: Sealer, ctx: JobContext, job: SyncSo
             done = _read(platform, spec, credentials, job.source_id, before, plan, scratch, watch)
             span.set(mode=done.report["mode"], rows_read=done.report["rows"]["read"], rows=done.rows)
         stem = f"{row['name']}@{now:%Y-%m-%dT%H-%M-%SZ}"
-        snapshot = _store(platform, done.snapshot, f"{stem}.parquet", done.rows)
-        quarantine = _store(platform, done.quarantine, f"{stem}.quarantine.parquet", done.quarantine_rows)
+        snapshot = store(platform, done.snapshot, f"{stem}.parquet", done.rows)
+        quarantine = store(platform, done.quarantine, f"{stem}.quarantine.parquet", done.quarantine_rows)
     return _outcome(ctx, job, row, done, snapshot, quarantine, now)
 
 
@@ -133,7 +133,7 @@ def _outcome(
         sources.publish(connection, job.source_id, row["generation"], state)
         sources.put_items(connection, tenant, job.source_id, done.items, done.items_gone)
         if built is not None:
-            _submit_build(connection, ctx, built[0], built[1], state["snapshot"])
+            submit_build(connection, ctx, built[0], built[1], state["snapshot"])
 
     return Outcome(result=result, write=write)
 
@@ -230,7 +230,8 @@ def _watch(ctx: JobContext) -> Watch:
     return Watch(check, pause, progress)
 
 
-def _store(platform: Platform, path: Path | None, filename: str, rows: int) -> Stored | None:
+def store(platform: Platform, path: Path | None, filename: str, rows: int) -> Stored | None:
+    """Put a file that a job made into the artifact store; none for none."""
     if path is None:
         return None
     size = path.stat().st_size
@@ -251,9 +252,10 @@ def _build(job: SyncSource, snapshot: Mapping[str, Any], *, changed: bool) -> tu
     return new_id(BuildVersion.id_prefix), job.build
 
 
-def _submit_build(
+def submit_build(
     connection: Connection, ctx: JobContext, job_id: str, build: BuildAfter, snapshot: Mapping[str, Any]
 ) -> None:
+    """Submit the build of a version of a file, as `Stored.shown` tells it, in the transaction that publishes it."""
     contract = BuildVersion(
         dataset_id=sources.ensure_dataset(connection, ctx.job.tenant_id, build.dataset),
         dataset_name=build.dataset,
