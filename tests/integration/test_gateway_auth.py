@@ -50,6 +50,8 @@ BODIES = {
     "/v1/tasks/{name}/versions": {"spec": TASK},
     "/v1/tasks/{name}/activate": {"version": 1},
     "/v1/tasks/{name}/split": {"weights": {"1": 1}},
+    "/v1/erasures/{erasure_id}/rebuild": {},
+    "/v1/datasets/{name}/versions/{version_id}/export": {},
     LABELLING: {"guidelines": "x"},
     f"{LABELLING}/labellers": {"name": "x"},
     f"{LABELLING}/items/{{item_id}}/gold": {"value": {"label": "good"}},
