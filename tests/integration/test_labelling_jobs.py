@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from services.cli.main import app
+from shared.errors import HeliuError
 from tests import servers
 from tests.harness import Harness, platform, wait_for
 
@@ -77,6 +83,17 @@ class Stage:
     def lines(self, file_id: str) -> list[dict[str, Any]]:
         content = self.http.get(f"/v1/files/{file_id}/content").text
         return [json.loads(line) for line in content.splitlines()]
+
+
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ |= values
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def say(labeller: httpx.Client, item: str, value: dict[str, Any], **more: Any) -> None:
@@ -366,6 +383,57 @@ def test_dawid_skene_weighs_labellers_by_how_far_they_are_right(stage: Stage) ->
         lines = stage.lines(told["file_id"])
         shares[method] = sum(line["label"] == right for line, right in zip(lines, truth, strict=True)) / 60
     assert shares["dawid_skene"] > shares["majority"]
+
+
+def test_the_command_line_goes_from_a_file_to_a_version(stage: Stage, tmp_path: Path) -> None:
+    def heliu(*words: str) -> dict[str, Any]:
+        result = CliRunner().invoke(app, ["label", *words, "--json"])
+        if result.exception is not None:
+            raise result.exception
+        told: dict[str, Any] = json.loads(result.stdout)
+        return told
+
+    rows = [{"text": f"{row['text']}", "id": str(n)} for n, row in enumerate(reviews(12, 3))]
+    source = tmp_path / "reviews.jsonl"
+    source.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    with environment(HELIU_GATEWAY_URL=stage.url, HELIU_API_KEY=stage.harness.key()):
+        options = (
+            "--task",
+            "classification",
+            "--labels",
+            "good,bad",
+            "--per-item",
+            "2",
+            "--file",
+            str(source),
+        )
+        made = heliu("project", "create", "by-command", *options)
+        assert (made["import"]["added"], made["progress"]["items"]) == (12, 12)
+        assert "by-command" in {row["name"] for row in heliu("project", "list")["data"]}
+        tokens = [heliu("labeller", "add", "by-command", name) for name in ("li", "wang")]
+        assert tokens[0]["page"] == f"{stage.url}/label/{made['id']}"
+        for token in tokens:
+            with httpx.Client(
+                base_url=stage.url, headers={"authorization": f"Bearer {token['token']}"}
+            ) as person:
+                for number, item in enumerate(stage.items(made["id"])):
+                    path = f"{BASE}/{made['id']}/work/items/{item['id']}/labels"
+                    label = "good" if number % 2 else "bad"
+                    assert person.post(path, json={"value": {"label": label}}).status_code == 200
+        assert heliu("agreement", "by-command")["value"] == 1.0
+        assert {row["labelled"] for row in heliu("labeller", "list", "by-command")["data"]} == {12}
+        written = tmp_path / "studio.json"
+        assert heliu("export", "by-command", str(written), "--label-studio")["items"] == 12
+        heliu("project", "create", "copy", "--task", "classification", "--labels", "good,bad")
+        assert heliu("import", "copy", str(written))["added"] == 12
+        heliu("suspects", "by-command")
+        recipe = tmp_path / "recipe.json"
+        recipe.write_text(json.dumps({"version": 1, "steps": []}))
+        built = heliu("build", "by-command", "--dataset", "by-command", "--recipe", str(recipe))
+        assert built["rows"]["total"] == 12
+        assert heliu("project", "remove", "copy")["deleted"] is True
+        with pytest.raises(HeliuError, match="no labelling project 'copy'"):
+            heliu("project", "show", "copy")
 
 
 def test_a_killed_worker_loses_no_item_and_doubles_none(stage: Stage) -> None:
