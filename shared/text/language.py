@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-_HANZI = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_KANA = re.compile("[\u3040-\u30ff]")
-_HANGUL = re.compile("[\uac00-\ud7af\u1100-\u11ff]")
-_LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
-_LETTER = re.compile(r"[^\W\d_]")
+# Runs rather than letters: there are far fewer of them to count.
+_HANZI = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
+_KANA = re.compile("[\u3040-\u30ff]+")
+_HANGUL = re.compile("[\uac00-\ud7af\u1100-\u11ff]+")
+_LATIN = re.compile("[A-Za-z\u00c0-\u024f]+")
+_LETTER = re.compile(r"[^\W\d_]+")
 _SAMPLE_CHARS = 200
 # A Chinese character says about as much as this many Latin letters.
 _HANZI_WEIGHT = 3
@@ -22,11 +23,9 @@ def script_of(texts: tuple[str, ...]) -> str:
     sample = "".join(texts)[:_SAMPLE_CHARS]
     if sample.isascii():
         return "latin" if _LATIN.search(sample) else "none"
-    latin = len(_LATIN.findall(sample))
-    hanzi = _HANZI_WEIGHT * len(_HANZI.findall(sample))
-    kana = len(_KANA.findall(sample)) if _KANA.search(sample) else 0
-    hangul = len(_HANGUL.findall(sample)) if _HANGUL.search(sample) else 0
-    letters = len(_LETTER.findall(sample)) + hanzi - hanzi // _HANZI_WEIGHT
+    latin, kana, hangul = _count(_LATIN, sample), _count(_KANA, sample), _count(_HANGUL, sample)
+    hanzi = _HANZI_WEIGHT * _count(_HANZI, sample)
+    letters = _count(_LETTER, sample) + hanzi - hanzi // _HANZI_WEIGHT
     if not letters:
         return "none"
     if kana * 10 > letters:
@@ -37,3 +36,7 @@ def script_of(texts: tuple[str, ...]) -> str:
         return "mixed"
     name, most = max((("chinese", hanzi), ("latin", latin)), key=lambda pair: pair[1])
     return name if most * 2 >= letters else "other"
+
+
+def _count(runs: re.Pattern[str], text: str) -> int:
+    return sum(map(len, runs.findall(text)))

@@ -24,7 +24,13 @@ NEAR_EDITS = 0.01
 _ONSETS = ("b", "c", "d", "f", "g", "h", "l", "m", "n", "p", "r", "s", "t", "v", "st", "tr", "pl", "ch")
 _NUCLEI = ("a", "e", "i", "o", "u", "ai", "ea", "io", "ou")
 _CODAS = ("", "", "n", "r", "s", "t", "l", "nd", "st", "ng")
-_COMMON = ("the", "of", "and", "to", "in", "is", "for", "that", "with", "on", "as", "are", "by", "this")
+_COMMON = (
+    "the of and to in is for that with on as are by this it not be from at or have an they which one you were all her "
+    "she there would their we him been has when who will no more if out so up said what its about than into them can "
+    "only other time new some could these two may first then do any like my now over such our man me even most made "
+    "after also did many off before must well back through years where much your way down should because long each "
+    "just state those people too mister how little good world make very year still see own work men day get here old"
+).split()
 _PARTICLES = ("的", "了", "和", "是", "在", "有", "不", "我们", "可以", "这个", "一个", "因为", "所以")
 
 

@@ -38,11 +38,11 @@ class NearDuplicateRows:
         made = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PERMUTATIONS, SEED)
         digests = np.array(made.to_rows(), dtype=np.uint32).reshape(len(rows), PERMUTATIONS)
         bands = np.zeros((len(rows), BANDS), np.uint64, order="F")
-        for at in range(PERMUTATIONS):
-            band = bands[:, at // BAND_ROWS]
-            band *= _MIX
-            band += digests[:, at]
-            band ^= band >> np.uint64(29)
+        by_band = digests.reshape(len(rows), BANDS, BAND_ROWS).astype(np.uint64)
+        for at in range(BAND_ROWS):
+            bands *= _MIX
+            bands += by_band[:, :, at]
+            bands ^= bands >> np.uint64(29)
         if self._params.include_label:
             labels = b"".join([hash128(repr(row.label))[:8] for row in rows])
             bands ^= np.frombuffer(labels, dtype="<u8")[:, None]
