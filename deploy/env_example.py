@@ -12,17 +12,18 @@ HEAD = """\
 # Settings of the platform. Copy to `.env` for docker compose, or export what you need before `heliu up`.
 # A line that is commented out shows the default. An unknown HELIU_ key is refused at start.
 
-# --- docker compose needs these three: long random letters and digits, e.g. from `openssl rand -hex 24`
+# --- docker compose needs these four: long random letters and digits, e.g. from `openssl rand -hex 24`
 POSTGRES_PASSWORD=
 REDIS_PASSWORD=
 HELIU_OTLP_TOKEN=
+HELIU_SECRET_KEY=
 
 # Where docker compose publishes the gateway (port 8000) and Jaeger's UI (16686); 0.0.0.0 for the whole network
 # PUBLISH_ADDRESS=127.0.0.1
 
 # --- every setting
 """
-SET_ABOVE = ("otlp_token",)
+SET_ABOVE = ("otlp_token", "secret_key")
 
 
 def text() -> str:

@@ -37,9 +37,9 @@ def modules(command: list[str]) -> list[str]:
 
 
 def interpolated(value: str) -> str:
-    """As compose would with every secret set to `secret`."""
+    """As compose would with every secret set."""
     return re.sub(
-        r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", lambda m: m[2] if m[2] is not None else "secret", value
+        r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", lambda m: m[2] if m[2] is not None else "a-secret-of-32-characters-or-more", value
     )
 
 
