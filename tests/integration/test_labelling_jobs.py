@@ -427,6 +427,12 @@ def test_the_command_line_goes_from_a_file_to_a_version(stage: Stage, tmp_path: 
         heliu("project", "create", "copy", "--task", "classification", "--labels", "good,bad")
         assert heliu("import", "copy", str(written))["added"] == 12
         heliu("suspects", "by-command")
+        with pytest.raises(HeliuError, match="nothing to pick from"):
+            heliu("pick", "by-command")
+        declared = tmp_path / "functions.json"
+        keyword = {"kind": "keyword", "name": "love", "label": "good", "any": ["love"]}
+        declared.write_text(json.dumps({"functions": [keyword]}))
+        assert heliu("functions", "by-command", str(declared))["functions"][0]["name"] == "love"
         recipe = tmp_path / "recipe.json"
         recipe.write_text(json.dumps({"version": 1, "steps": []}))
         built = heliu("build", "by-command", "--dataset", "by-command", "--recipe", str(recipe))

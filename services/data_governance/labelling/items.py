@@ -49,9 +49,21 @@ def make_item(project_id: str, spec: ProjectSpec, row: SourceRow) -> Item:
             data[key] = _column(extra, column)
     if sum(len(str(value)) for value in data.values()) > MOST_CHARS:
         raise InvalidInput(f"the row has more than {MOST_CHARS} characters, which nobody labels at once")
+    _check_storable([data, extra, row.row_id])
     gold = extra.pop(spec.fields.gold, None) if spec.fields.gold else None
     value = None if gold in (None, "", []) else check_value(spec, data, gold_value(spec, gold), "gold")
     return Item(item_id(project_id, row.row_id), row.row_id, data, extra, value)
+
+
+def _check_storable(values: Any) -> None:
+    """Refuse what Postgres cannot hold; of JSON from elsewhere nobody has checked that before."""
+    try:
+        written = json.dumps(values, ensure_ascii=False)
+        written.encode()
+    except (UnicodeEncodeError, ValueError) as exc:
+        raise InvalidInput("the row holds half of a surrogate pair, or what is no JSON") from exc
+    if "\\u0000" in written:
+        raise InvalidInput("the row holds a NUL character")
 
 
 def item_id(project_id: str, row_id: str) -> str:

@@ -98,6 +98,10 @@ def annotated(spec: ProjectSpec, one: Any, place: str, source_id: str) -> Annota
         raise InvalidInput(
             f"{place}.data.{spec.fields.text or 'text'}: a task needs a text to label", param=place
         )
+    if messages is not None and not _is_conversation(messages):
+        raise InvalidInput(
+            f'{place}.data.messages must be a list of {{"role": ..., "content": ...}}', param=place
+        )
     if spec.task == "preference":
         data = {spec.fields.a: data.pop("a", None), spec.fields.b: data.pop("b", None)} | data
     if spec.task == "answer" and isinstance(data.get("draft"), str) and messages is not None:
@@ -105,7 +109,10 @@ def annotated(spec: ProjectSpec, one: Any, place: str, source_id: str) -> Annota
     row_id = str(meta.get("row_id") or f"{source_id}-{one.get('id', place)}")
     row = SourceRow(row_id, None if messages is not None else text, messages, {**extra, **data})
     labels, gold = [], None
-    for at, annotation in enumerate(one.get("annotations") or ()):
+    annotations = one.get("annotations") or []
+    if not isinstance(annotations, list):
+        raise InvalidInput(f"{place}.annotations must be a list", param=place)
+    for at, annotation in enumerate(annotations):
         name, value = _said(spec, row, annotation, f"{place}.annotations[{at}]")
         if value is None:
             continue
@@ -114,6 +121,13 @@ def annotated(spec: ProjectSpec, one: Any, place: str, source_id: str) -> Annota
         else:
             labels.append((name, value))
     return Annotated(row, labels, meta.get("final"), meta.get("final_by"), gold)
+
+
+def _is_conversation(messages: Any) -> bool:
+    return isinstance(messages, list) and all(
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        for turn in messages
+    )
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -128,6 +142,8 @@ def _said(
         raise InvalidInput(f"{place}: an annotation is an object with `result`", param=place)
     by = annotation.get("completed_by")
     name = str(by.get("email") or by.get("id")) if isinstance(by, dict) else str(by)
+    if not name.strip() or not name.isprintable():
+        raise InvalidInput(f"{place}.completed_by names nobody", param=place)
     if annotation.get("was_cancelled"):
         return name, None
     values = [
@@ -137,7 +153,7 @@ def _said(
     ]
     try:
         return name[:64], _value(spec, row, values)
-    except (KeyError, IndexError, TypeError, ValueError) as exc:
+    except (KeyError, IndexError, TypeError, ValueError, StopIteration) as exc:
         raise InvalidInput(
             f"{place}.result does not fit a {spec.task} project: {type(exc).__name__} {str(exc)[:80]}",
             param=place,

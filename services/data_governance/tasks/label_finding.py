@@ -47,15 +47,19 @@ def pick_items(platform: Platform, ctx: JobContext, job: PickItems) -> Outcome:
     """What is still to be labelled gets the uncertainty about it as its priority."""
     spec, items = _project(ctx, job.project_id)
     known = _known(spec, items)
-    asked = [item for item in items if item.id not in known]
+    given: dict[str, list[float]] | None = None
+    if job.artifact is not None:
+        given = answers.probabilities_by_row(platform.artifacts.path(job.artifact), spec.choices, "file_id")
+    asked = [item for item in items if item.id not in known and (given is None or item.row_id in given)]
+    if not asked:
+        raise InvalidInput(
+            "nothing to pick from: no item without a label is among these rows",
+            code="nothing_to_pick",
+            param="file_id",
+        )
     with platform.tracing.span("data.pick_items", parent=ctx.span.traceparent):
-        if job.artifact is not None:
-            given = answers.probabilities_by_row(
-                platform.artifacts.path(job.artifact), spec.choices, "file_id"
-            )
-            asked = [item for item in asked if item.row_id in given]
-            table = np.array([given[item.row_id] for item in asked]).reshape(len(asked), len(spec.choices))
-            unsure = classifier.entropies(table)
+        if given is not None:
+            unsure = classifier.entropies(np.array([given[item.row_id] for item in asked]))
         else:
             judged = [item for item in items if item.id in known]
             unsure = classifier.uncertainties(
@@ -64,10 +68,6 @@ def pick_items(platform: Platform, ctx: JobContext, job: PickItems) -> Outcome:
                 [text_of(item.data) for item in asked],
                 job.seed,
             )
-    if not asked:
-        raise InvalidInput(
-            "no item that is still open is among these rows", code="nothing_to_pick", param="file_id"
-        )
     rows = [{"id": item.id, "priority": float(one)} for item, one in zip(asked, unsure, strict=True)]
     return Outcome(
         result={
