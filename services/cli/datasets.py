@@ -25,7 +25,7 @@ Name = Annotated[str, typer.Argument(metavar="DATASET")]
 
 @app.command()
 def build(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSONL or Parquet.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV, JSONL or Parquet.")],
     name: Annotated[str, typer.Option(help="The dataset; made at its first use.")],
     recipe: Annotated[
         Path | None, typer.Option(help="YAML or JSON; inferred from the data without it.")
@@ -33,15 +33,16 @@ def build(
     wait: Annotated[bool, typer.Option(help="Wait for the version.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Upload a file and build a version of a dataset from it."""
-    if not path.is_file():
-        raise InvalidInput(f"{path} is not a file", param="FILE")
+    """Upload files and build a version of a dataset from their rows."""
+    for path in paths:
+        if not path.is_file():
+            raise InvalidInput(f"{path} is not a file", param="FILE")
     body: dict[str, Any] = {"name": name}
     if recipe is not None:
         # Checked here too, so that a mistyped recipe costs no upload.
         body["recipe"] = json.loads(parse_recipe(recipe.read_bytes()).canonical())
     with closing(connect()) as client:
-        body["file_id"] = client.upload(path, "user_data")["id"]
+        body["file_ids"] = [client.upload(path, "user_data")["id"] for path in paths]
         watch.answer(client, client.post("/v1/datasets", body), wait=wait, as_json=as_json)
 
 

@@ -138,6 +138,13 @@ class Settling(Protocol):
     def dropped(self, row: Row, verdict: np.void) -> Dropped: ...
 
 
+class Gathering(Settling, Protocol):
+    """A settling step that makes one row of many. Its verdicts have a field `first`, the number of the row whose place
+    the new one takes; that row is the one of its group that is not dropped."""
+
+    def gathered(self, first: Row, members: Sequence[tuple[Row, np.void]]) -> Row: ...
+
+
 def hash128(text: str) -> bytes:
     """16 bytes of BLAKE2b over UTF-8: 2**64 rows are needed before two are likely to collide."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from services.data_governance.rows import Row
+from services.data_governance.times import seconds_of
 from shared.contracts.recipe import Split
 
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
@@ -32,20 +31,8 @@ def assign(question: str, row: Row, split: Split, seed: int) -> str:
 
 
 def time_of(row: Row, split: Split) -> float:
-    """Seconds since 1970 of the row's time field: a number of seconds or an ISO 8601 text (UTC where it names no zone).
-
-    NaN where the row has none: such a row trains, for nothing says that it is new.
-    """
-    value = _field(row, split.field)
-    if isinstance(value, bool) or value is None:
-        return math.nan
-    if isinstance(value, int | float):
-        return float(value)
-    try:
-        found = datetime.fromisoformat(str(value).strip())
-    except ValueError:
-        return math.nan
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    """The row's moment by the split's field; NaN where it has none: such a row trains, for nothing says it is new."""
+    return seconds_of(_field(row, split.field))
 
 
 def by_time(times: np.ndarray[Any, Any], alive: np.ndarray[Any, Any], split: Split) -> np.ndarray[Any, Any]:

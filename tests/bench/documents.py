@@ -30,7 +30,7 @@ _COMMON = (
     "only other time new some could these two may first then do any like my now over such our man me even most made "
     "after also did many off before must well back through years where much your way down should because long each "
     "just state those people too mister how little good world make very year still see own work men day get here old"
-).split()
+)
 _PARTICLES = ("的", "了", "和", "是", "在", "有", "不", "我们", "可以", "这个", "一个", "因为", "所以")
 
 
@@ -127,7 +127,7 @@ def _english_words(dice: random.Random) -> list[str]:
         "".join(dice.choice(part) for _ in range(dice.randint(1, 3)) for part in (_ONSETS, _NUCLEI, _CODAS))
         for _ in range(9_000)
     }
-    return [*_COMMON, *dice.sample(sorted(made), 6_000)]
+    return [*_COMMON.split(), *dice.sample(sorted(made), 6_000)]
 
 
 def _chinese_words(dice: random.Random) -> list[str]:

@@ -108,7 +108,11 @@ class PartRun:
         """The rows of the stage before, without those that its settling steps drop."""
         before = self._stage - 1
         settled = Settled(self._layout, self._plan, before, self._part)
-        for rows in read_rows(self._layout.part(before, self._part) / ROWS):
+        batches = read_rows(self._layout.part(before, self._part) / ROWS)
+        if settled.gathers:
+            # Rows of all batches may become one.
+            batches = iter([[row for batch in batches for row in batch]])
+        for rows in batches:
             for index, rows_in, outcome in settled.apply(rows):
                 self._fail(index, outcome)
                 self._quality.step(index, rows_in, outcome)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from services.data_governance.ingest import BadRows, Source, Span, peek
 from services.data_governance.ingest.csv_records import Header, Records
 from services.data_governance.ingest.lines import LineFile
-from services.data_governance.operators import SETTLING
+from services.data_governance.operators import GATHERING, SETTLING
 from shared.contracts.recipe import InputMapping, Recipe
 from shared.contracts.recipe_infer import default_recipe
 from shared.errors import InvalidInput
@@ -162,20 +162,19 @@ def unpacked_path(folder: Path, number: int) -> Path:
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
-    """Settling steps that follow each other share a stage: nothing changes a row between them."""
+    """Settling steps that follow each other share a stage: nothing changes a row between them, unless one gathers."""
     stages: list[Stage] = []
     local: list[int] = []
     settling: list[int] = []
     for index, step in enumerate(recipe.steps):
-        if step.op in SETTLING:
-            settling.append(index)
-            continue
-        if settling:
+        ended = settling and (step.op not in SETTLING or recipe.steps[settling[-1]].op in GATHERING)
+        if ended:
             stages.append(Stage(tuple(local), tuple(settling)))
             local, settling = [], []
-        local.append(index)
+        (settling if step.op in SETTLING else local).append(index)
     stages.append(Stage(tuple(local), tuple(settling)))
-    if settling:
+    # The last stage writes the version, so that whatever settles must be over.
+    if settling or (recipe.split.by == "time" and len(stages) == 1):
         stages.append(Stage((), ()))
     return tuple(stages)
 
@@ -252,9 +251,7 @@ def _lines(path: Path, size: int, part_bytes: int, look: Look) -> Iterator[Part]
         yield Part(0, start, size, first)
 
 
-def _csv_records(
-    path: Path, encoding: str, part_bytes: int, look: Look
-) -> tuple[list[Part], Header]:
+def _csv_records(path: Path, encoding: str, part_bytes: int, look: Look) -> tuple[list[Part], Header]:
     """A line end may stand within quotes, so that only reading tells where a record begins."""
     parts: list[Part] = []
     start, first = 0, 1

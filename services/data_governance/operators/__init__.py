@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from services.data_governance.operators.assemble_conversations import Assembled
+from services.data_governance.operators.balance_labels import Balanced
 from services.data_governance.operators.blocked_words import Blocked
 from services.data_governance.operators.check_rows import Checked
 from services.data_governance.operators.conflicting_labels import Conflicts
@@ -24,7 +26,7 @@ from services.data_governance.operators.near_duplicates import NearDuplicateRows
 from services.data_governance.operators.normalize_text import Normalize
 from services.data_governance.operators.quality_filter import QualityOfForm
 from services.data_governance.operators.strip_markup import Strip
-from services.data_governance.rows import Operator, Settling
+from services.data_governance.rows import Gathering, Operator, Settling
 from shared.contracts.steps import Step
 
 # Row by row.
@@ -46,10 +48,14 @@ OPERATORS: dict[str, Callable[[Any], Operator]] = {
 }
 # Those that must have seen every row first.
 SETTLING: dict[str, Callable[[Any], Settling]] = {
+    "assemble_conversations": Assembled,
+    "balance_labels": Balanced,
     "conflicting_labels": Conflicts,
     "exact_duplicates": Duplicates,
     "near_duplicates": NearDuplicateRows,
 }
+# Settling steps whose rows are others afterwards.
+GATHERING: dict[str, Callable[[Any], Gathering]] = {"assemble_conversations": Assembled}
 
 
 def build(step: Step) -> Operator:

@@ -16,7 +16,7 @@ from services.gateway.docs import json_body
 from services.gateway.metadata import Metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
-from shared.contracts.data_governance import BuildVersion, PreviewRows
+from shared.contracts.data_governance import MOST_SOURCES, BuildSource, BuildVersion, PreviewRows
 from shared.contracts.recipe_text import parse_recipe
 from shared.db import Connection, Row
 from shared.errors import InvalidInput, NotFound
@@ -27,15 +27,35 @@ router = APIRouter(tags=["datasets"])
 MOST_VERSIONS = 100
 
 
+FileId = Annotated[str, Field(min_length=1, max_length=256)]
+
+
 class CreateVersion(Body):
-    """`name` makes the dataset at its first use; without a `recipe` one is inferred from the first rows."""
+    """`name` makes the dataset at its first use; without a `recipe` one is inferred from the first rows.
+
+    Of several files (`file_ids`, in place of `file_id`) the rows follow each other; the recipe's `inputs` may map each
+    by its file name.
+    """
 
     name: str = Field(
         min_length=1, max_length=128, pattern=r"^[^\s/\x00-\x1f\x7f]([^/\x00-\x1f\x7f]*[^\s/\x00-\x1f\x7f])?$"
     )
-    file_id: str = Field(min_length=1, max_length=256)
+    file_id: FileId | None = None
+    file_ids: list[FileId] | None = Field(default=None, min_length=1, max_length=MOST_SOURCES)
     recipe: dict[str, Any] | None = None
     metadata: Metadata | None = None
+
+    def files(self) -> list[tuple[str, str]]:
+        """(place in the body, id) of each file, in order. Raises InvalidInput."""
+        if (self.file_id is None) == (self.file_ids is None):
+            raise InvalidInput("give either `file_id` or `file_ids`", param="file_id")
+        if self.file_id is not None:
+            return [("file_id", self.file_id)]
+        named = list(self.file_ids or ())
+        twice = next((at for at, one in enumerate(named) if one in named[:at]), None)
+        if twice is not None:
+            raise InvalidInput(f"{named[twice]!r} is given twice; keep one", param=f"file_ids[{twice}]")
+        return [(f"file_ids[{at}]", one) for at, one in enumerate(named)]
 
 
 EXAMPLE = {
@@ -58,15 +78,21 @@ def create(
     if body.recipe is not None:
         _check_recipe(body.recipe)
 
+    named = body.files()
+
     def make(connection: Connection) -> BuildVersion:
-        file = resolve.file_row(connection, body.file_id, param="file_id")
+        files = [resolve.file_row(connection, one, param=place) for place, one in named]
         dataset = repository_datasets.ensure_dataset(connection, tenant, body.name)
         return BuildVersion(
             dataset_id=dataset["id"],
             dataset_name=body.name,
-            file_id=file["id"],
-            artifact=file["artifact"],
-            filename=file["filename"],
+            file_id=files[0]["id"],
+            artifact=files[0]["artifact"],
+            filename=files[0]["filename"],
+            others=[
+                BuildSource(file_id=file["id"], artifact=file["artifact"], name=file["filename"])
+                for file in files[1:]
+            ],
             recipe=body.recipe,
         )
 

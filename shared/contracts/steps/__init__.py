@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from shared.contracts.steps.assemble_conversations import AssembleConversations
+from shared.contracts.steps.balance_labels import BalanceLabels
 from shared.contracts.steps.blocked_words import BlockedWords
 from shared.contracts.steps.check_rows import CheckRows
 from shared.contracts.steps.conflicting_labels import ConflictingLabels
@@ -46,6 +48,8 @@ STEP_TYPES = (
     CheckRows,
     MapFields,
     StripMarkup,
+    AssembleConversations,
+    BalanceLabels,
 )
 Step = Annotated[
     NormalizeText
@@ -64,6 +68,8 @@ Step = Annotated[
     | MapFields
     | MapLabels
     | QualityFilter
-    | StripMarkup,
+    | StripMarkup
+    | AssembleConversations
+    | BalanceLabels,
     Field(discriminator="op"),
 ]
