@@ -82,7 +82,7 @@ def test_uploads_of_the_same_bytes_race_with_sweeps_and_never_lose(tmp_path: Pat
     lost: list[int] = []
 
     def upload() -> None:
-        for number in range(300):
+        for number in range(120):
             artifact, _ = store.put(io.BytesIO(b"the same"))
             # From here on a row may name it, and until then it is young.
             try:

@@ -63,7 +63,7 @@ def test_a_version_is_no_different_from_itself(tmp_path: Path, make: Make) -> No
 
 
 def test_a_comparison_whose_client_has_gone_is_ended(tmp_path: Path, make: Make) -> None:
-    rows = [(f"r{n}", f"i{n}", "x" * 50, "train") for n in range(300_000)]
+    rows = [(f"r{n}", f"i{n}", "x" * 50, "train") for n in range(100_000)]
     folders = make("v1", rows), make("v2", rows)
     with pytest.raises(HeliuError) as ended:
         compare(tmp_path, *folders, key="id", cancelled=lambda: True)
