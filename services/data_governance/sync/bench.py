@@ -71,6 +71,9 @@ class Bench:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._duck.close()
 
     def place(self, column: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pymysql
-from pymysql.constants import FIELD_TYPE
+from pymysql.constants import CR, FIELD_TYPE
 from pymysql.converters import conversions
 from pymysql.cursors import SSDictCursor
 
@@ -55,21 +55,29 @@ class MySqlSource:
     @contextmanager
     def open(self) -> Iterator[TableReading]:
         """Raises Forbidden, SourceFailed and SourceUnavailable, none of which tells the password."""
-        sock = self.reach.socket(self.spec.host, self.spec.port)
         try:
-            with sock, closing(self._connection()) as connection:
-                connection.connect(sock)
+            with closing(self._connected()) as connection:
                 self._check_tls(connection)
                 with connection.cursor() as cursor:
                     for statement in BEGIN:
                         cursor.execute(statement)
                 yield TableReading(_Dialect(connection, self.spec), self.spec)
         except (pymysql.Error, OSError) as exc:
-            number = exc.args[0] if exc.args else 0
-            raise failed(exc, self.credentials, again=isinstance(exc, OSError) or number in AGAIN) from exc
+            number, text = (*exc.args, "")[:2] if exc.args else (0, "")
+            told = Exception(f"{text} ({number})") if isinstance(exc, pymysql.Error) else exc
+            raise failed(told, self.credentials, again=isinstance(exc, OSError) or number in AGAIN) from exc
 
-    def _connection(self) -> Any:
-        return pymysql.connect(
+    def _connected(self) -> Any:
+        """In the clear only where the source says that it may be, and the server has no TLS."""
+        try:
+            return self._connect(self._tls())
+        except pymysql.OperationalError as exc:
+            if self._mode != "prefer" or exc.args[0] != CR.CR_SSL_CONNECTION_ERROR:
+                raise
+            return self._connect(None)
+
+    def _connect(self, tls: ssl.SSLContext | None) -> Any:
+        connection = pymysql.connect(
             host=self.spec.host,
             port=self.spec.port,
             user=self.spec.user,
@@ -80,10 +88,13 @@ class MySqlSource:
             conv={**conversions, FIELD_TYPE.JSON: json.loads},
             connect_timeout=int(CONNECT_S),
             read_timeout=SILENCE_S,
-            ssl=self._tls(),
+            ssl=tls,
             local_infile=False,
             defer_connect=True,
         )
+        # To a judged address; the driver would ask the resolver once more.
+        connection.connect(self.reach.socket(self.spec.host, self.spec.port))
+        return connection
 
     @property
     def _mode(self) -> str:

@@ -65,11 +65,10 @@ def sync_rows(source: RowSource, before: State, plan: Plan, folder: Path, watch:
         staging = _staged(bench, before, plan, reading.key)
         if reading.columns is not None:
             staging.describe(reading.columns)
-        drifted = reading.columns is not None and (
-            staging.drift.added or staging.drift.changed or before.columns.keys() - reading.columns.keys()
-        )
+        described = dict(reading.columns) if reading.columns is not None else None
+        drifted = described != before.mark.get("described")
         # A column that is new or another has its values in rows that no cursor tells of.
-        fresh = plan.full or before.snapshot is None or bool(drifted)
+        fresh = plan.full or before.snapshot is None or drifted
         whole = fresh or not reading.incremental or (plan.deletes and not reading.lists_keys)
         _load(bench, before)
         try:
@@ -85,8 +84,9 @@ def sync_rows(source: RowSource, before: State, plan: Plan, folder: Path, watch:
                 _read(staging, reading, {}, True, watch)
                 whole, gone = True, merge.GONE_UNREAD
         told = {"mode": "full" if whole else "incremental", "late": late}
-        removed = _removed(bench, staging, described=reading.columns is not None, whole=whole)
-        return _finished(bench, staging, before, plan, folder, watch, gone, removed, reading.mark, told)
+        removed = _removed(bench, staging, described=described is not None, whole=whole)
+        mark = {**reading.mark, "described": described}
+        return _finished(bench, staging, before, plan, folder, watch, gone, removed, mark, told)
 
 
 def sync_items(

@@ -181,6 +181,16 @@ def test_an_added_column_is_taken_in_with_the_values_of_every_row(shop: Shop) ->
     assert shop.rows() == shop.table()
 
 
+def test_a_column_that_changed_once_costs_one_full_read(shop: Shop) -> None:
+    shop.add(1, 4, at=1000)
+    shop.add(5, 5, at=2000)
+    shop.sync(cursor="at", overlap=5)
+    shop.run("ALTER TABLE orders ADD COLUMN note TEXT DEFAULT 'x'")
+    modes = [shop.sync(cursor="at", overlap=5)["mode"] for _ in range(2)]
+    assert modes == ["full", "incremental"]
+    assert shop.rows() == shop.table()
+
+
 def test_rows_that_do_not_fit_a_changed_type_go_to_quarantine_and_come_back_mended(shop: Shop) -> None:
     shop.add(1, 6)
     shop.sync()
