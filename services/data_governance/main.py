@@ -12,6 +12,7 @@ from services.data_governance.tasks import (
     consistency,
     erasures,
     label_finding,
+    label_imports,
     labelling,
     lineage,
     passages,
@@ -71,7 +72,7 @@ def main() -> int:
         CollectGarbage: partial(warehouse.collect_garbage, platform),
     }
     handlers |= {
-        ImportItems: partial(labelling.import_items, platform),
+        ImportItems: partial(label_imports.import_items, platform),
         ExportLabels: partial(labelling.export_labels, platform),
         FindSuspects: partial(label_finding.find_suspects, platform),
         PickItems: partial(label_finding.pick_items, platform),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends
 from pydantic import ConfigDict, Field
 
 from services.gateway import (
@@ -15,7 +14,6 @@ from services.gateway import (
     repository_labelling,
     resolve,
     shapes,
-    sse,
 )
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
@@ -24,12 +22,10 @@ from services.gateway.docs import json_body
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
 from shared import keys
-from shared.contracts.label_values import check_value
-from shared.contracts.labelling import ImportItems, LabelAgreement, ProjectSpec
+from shared.contracts.labelling import ImportItems, ProjectSpec
 from shared.db import Connection, Row
 from shared.errors import Conflict, InvalidInput, NotFound
 from shared.jobs import new_id
-from shared.live_client import last_entry
 
 router = APIRouter(tags=["labelling"])
 
@@ -63,12 +59,6 @@ class AddLabeller(Body):
         min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
     )
     adjudicates: bool = False
-
-
-class SetGold(Body):
-    """The right answer of an item, as a labeller would send it."""
-
-    value: dict[str, Any]
 
 
 EXAMPLE = {
@@ -249,91 +239,6 @@ def revoke_labeller(project: str, labeller_id: str, gateway: GatewayDep, caller:
     return {"id": labeller_id, "object": "labelling.labeller", "deleted": True}
 
 
-State = Literal["open", "adjudication", "done", "gold"]
-
-
-@router.get(BASE + "/{project}/items", summary="Items of a project with their labels")
-def list_items(
-    project: str,
-    gateway: GatewayDep,
-    caller: CallerDep,
-    page: PageDep,
-    state: Annotated[State | None, Query()] = None,
-) -> dict[str, Any]:
-    """In the order of the source."""
-    with gateway.db.transaction(caller.tenant) as connection:
-        row = find(connection, caller, project)
-        if page.after and repository_labelling.get_item(connection, row["id"], page.after) is None:
-            raise unknown_cursor(page.after)
-        rows = repository_labelling.items(
-            connection, row["id"], state=state, after=page.after, limit=page.limit + 1
-        )
-        shown = rows[: page.limit]
-        labels = repository_labelling.labels_of(connection, [one["id"] for one in shown])
-    found = [
-        label_shapes.item(one, [label for label in labels if label["item_id"] == one["id"]]) for one in shown
-    ]
-    return listing(found, len(rows) > page.limit)
-
-
-@router.get(BASE + "/{project}/items/{item_id}", summary="One item with its labels")
-def retrieve_item(project: str, item_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    with gateway.db.transaction(caller.tenant) as connection:
-        item = _item(connection, find(connection, caller, project), item_id)
-        return label_shapes.item(item, repository_labelling.labels_of(connection, [item_id]))
-
-
-@router.get(BASE + "/{project}/items/{item_id}/history", summary="Everything that was said of an item")
-def item_history(
-    project: str, item_id: str, gateway: GatewayDep, caller: CallerDep, page: PageDep
-) -> dict[str, Any]:
-    """The oldest first. Nothing of it is ever changed or taken away."""
-    after = int(page.after) if page.after and page.after.isdecimal() and len(page.after) < 19 else None
-    if page.after and after is None:
-        raise unknown_cursor(page.after)
-    with gateway.db.transaction(caller.tenant) as connection:
-        _item(connection, find(connection, caller, project), item_id)
-        rows = repository_labelling.history(connection, item_id, after, page.limit + 1)
-    return listing([label_shapes.event(one) for one in rows[: page.limit]], len(rows) > page.limit)
-
-
-@router.post(
-    BASE + "/{project}/items/{item_id}/gold",
-    summary="Say what is right for an item",
-    **json_body(SetGold, {"value": {"label": "refund"}}),
-)
-def set_gold(
-    project: str,
-    item_id: str,
-    gateway: GatewayDep,
-    request: Annotated[Incoming[SetGold], Depends(incoming(SetGold))],
-) -> dict[str, Any]:
-    """It measures labellers from then on, who see no difference."""
-    caller = request.caller
-    with gateway.db.transaction(caller.tenant) as connection:
-        row = find(connection, caller, project)
-        item = _item(connection, row, item_id)
-        value = check_value(ProjectSpec.model_validate(row["spec"]), item["data"], request.body.value)
-        repository_labelling.set_gold(connection, row["id"], item_id, value)
-    return retrieve_item(project, item_id, gateway, caller)
-
-
-@router.get(BASE + "/{project}/agreement", summary="How far the labellers agree")
-async def agreement(request: Request, project: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """Cohen's kappa of two, Krippendorff's alpha of more or with gaps, F1 of spans; with each pair, and gold."""
-    row = await to_thread.run_sync(_found, gateway, caller, project)
-    entries = gateway.live.call(
-        LabelAgreement(project_id=row["id"]),
-        pool=gateway.settings.pool,
-        tenant=str(caller.tenant),
-        max_in_flight=caller.max_live,
-        accept_s=gateway.settings.live_deadline_seconds,
-        parent=request.state.span.traceparent,
-    )
-    answer = await sse.unless_gone(request, last_entry(entries))
-    return {"object": "labelling.agreement", "project_id": row["id"], **answer.data}
-
-
 def find(connection: Connection, caller: Caller, name: str) -> Row:
     """The tenant's project by name or id. Raises NotFound."""
     row = repository_labelling.get_project(connection, caller.tenant, name)
@@ -342,22 +247,10 @@ def find(connection: Connection, caller: Caller, name: str) -> Row:
     return row
 
 
-def _found(gateway: Gateway, caller: Caller, name: str) -> Row:
-    with gateway.db.transaction(caller.tenant) as connection:
-        return find(connection, caller, name)
-
-
 def _shown(gateway: Gateway, caller: Caller, name: str) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, name)
         return label_shapes.project(row, repository_labelling.progress(connection, row["id"]))
-
-
-def _item(connection: Connection, project: Row, item_id: str) -> Row:
-    row = repository_labelling.get_item(connection, project["id"], item_id)
-    if row is None:
-        raise NotFound(f"the project has no item {item_id!r}", param="item_id")
-    return row
 
 
 def _audit(connection: Connection, caller: Caller, action: str, subject: str, data: dict[str, Any]) -> None:
