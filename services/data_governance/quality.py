@@ -31,6 +31,8 @@ MAX_LABELS = 1000
 MAX_LABEL_CHARS = 200
 MAX_SLICED_LABELS = 50
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+# Lower bounds of the buckets of lengths; fixed, so that those of two versions can be compared.
+_LENGTHS = (0, *(2**power for power in range(21)))
 _FILE = "quality.json"
 
 
@@ -210,6 +212,7 @@ class Quality:
             "groups": self._groups,
             "pii": {"masked": _sorted(self._pii_masked), "left": _sorted(self._pii_left)},
             "chars": _percentiles(self._arrays["chars"]),
+            "lengths": _lengths(self._arrays["chars"]),
             "turns": _percentiles(self._arrays["turns"]),
             "nulls": _sorted(self._nulls),
             "scripts": {name: round(count / kept, 4) for name, count in _sorted(self._scripts).items()},
@@ -264,6 +267,15 @@ def _percentiles(values: array[int]) -> dict[str, float]:
         "max": int(numbers.max()),
         "mean": round(float(numbers.mean()), 2),
     }
+
+
+def _lengths(chars: array[int]) -> dict[str, int]:
+    """Rows by the lower bound of their bucket of characters, in ascending order; buckets without a row are left out."""
+    if not chars:
+        return {}
+    places = np.searchsorted(_LENGTHS, np.frombuffer(chars, dtype=np.uint64), side="right") - 1
+    counts = np.bincount(places, minlength=len(_LENGTHS)).tolist()
+    return {str(bound): count for bound, count in zip(_LENGTHS, counts, strict=True) if count}
 
 
 def _balance(labels: Counter[str]) -> float | None:

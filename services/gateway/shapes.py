@@ -229,7 +229,7 @@ def dataset_version(row: Row, *, full: bool = False) -> Shape:
         "gate_passed": row["gate_passed"],
         "gate": row["gate"],
     }
-    return {**shape, "report": row["report"]} if full else shape
+    return {**shape, "report": row["report"], "drift": row["drift"]} if full else shape
 
 
 def api_key(row: Row) -> Shape:

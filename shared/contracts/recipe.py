@@ -62,7 +62,8 @@ class InputMapping(Strict):
 class Gates(Strict):
     """Limits that a version must meet before training may use it; `None` means not asked.
 
-    Ratios are of the rows that came in. A version without a row never passes.
+    Ratios are of the rows that came in. A version without a row never passes. `max_drift` is of the figure of a version
+    that moved most from the version before it, as a population stability index; a first version has none.
     """
 
     min_rows: Count | None = None
@@ -73,6 +74,7 @@ class Gates(Strict):
     max_conflict_ratio: Ratio | None = None
     max_pii_left: Count | None = None
     max_leaked_questions: Count | None = None
+    max_drift: Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False)] | None = None
 
 
 class Split(Strict):

@@ -24,9 +24,12 @@ from services.data_governance.build import (
     planned,
     run_in_turn,
 )
+from services.data_governance.drift import compare
+from services.data_governance.gates import with_drift
 from services.data_governance.preview import bad_rows, preview
 from services.data_governance.repository import builds, versions
 from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows
+from shared.contracts.recipe import Gates
 from shared.contracts.recipe_text import parse_recipe
 from shared.db import Connection
 from shared.errors import HeliuError
@@ -84,6 +87,7 @@ def _build(platform: Platform, ctx: JobContext, job: BuildVersion, work: Path) -
     with platform.tracing.span("data.store", parent=ctx.span.traceparent):
         artifact = platform.artifacts.put_tree(result.folder)
     shutil.rmtree(work, ignore_errors=True)
+    gate, drift = _judged(ctx, job, result, plan.recipe.gates)
     return Outcome(
         result={
             "dataset_id": job.dataset_id,
@@ -93,9 +97,9 @@ def _build(platform: Platform, ctx: JobContext, job: BuildVersion, work: Path) -
             "rows": result.rows,
             "rows_in": result.report["rows_in"],
             "dropped": result.report["dropped"],
-            "gate": result.report["gate"],
+            "gate": gate,
         },
-        write=lambda connection: _publish(connection, ctx, job, result, artifact),
+        write=lambda connection: _publish(connection, ctx, job, result, artifact, gate, drift),
     )
 
 
@@ -192,8 +196,33 @@ def _sweep(platform: Platform) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _judged(
+    ctx: JobContext, job: BuildVersion, result: VersionResult, gates: Gates
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The gate's verdict, and the drift from the version before, None of a first one.
+
+    What is built again keeps those that it has.
+    """
+    tenant = ctx.job.tenant_id
+    with ctx.transaction() as connection:
+        known = versions.stored(connection, tenant, job.dataset_id, result.id)
+        before = versions.before(connection, tenant, job.dataset_id, result.id)
+    if known is not None:
+        return known["gate"], known["drift"]
+    if before is None:
+        return result.report["gate"], None
+    drift = {"against": before["id"], **compare(before["report"], result.report)}
+    return with_drift(result.report["gate"], gates, drift), drift
+
+
 def _publish(
-    connection: Connection, ctx: JobContext, job: BuildVersion, result: VersionResult, artifact: str
+    connection: Connection,
+    ctx: JobContext,
+    job: BuildVersion,
+    result: VersionResult,
+    artifact: str,
+    gate: dict[str, Any],
+    drift: dict[str, Any] | None,
 ) -> None:
     versions.add_version(
         connection,
@@ -205,6 +234,8 @@ def _publish(
         version_id=result.id,
         rows=result.rows,
         report=result.report,
+        gate=gate,
+        drift=drift,
     )
 
 
