@@ -145,6 +145,11 @@ class Settings:
     build_part_bytes: int = setting(
         16 * 1024 * 1024, doc="bytes of its sources that one part of a dataset build reads"
     )
+    ray_address: str = setting(
+        "",
+        doc="Ray cluster that runs the parts of dataset builds in the place of data workers: its address, `auto`, or "
+        "`local` for one on this machine; its nodes share the artifact store's folder and have ray and heliu[data]",
+    )
     webhook_allow_private: bool = setting(False, doc="let webhooks go to private and loopback addresses")
     webhook_timeout_seconds: float = setting(10.0, doc="time limit of one webhook delivery")
     test_faults: bool = setting(False, doc="enable the no-op jobs that tests and benchmarks submit")

@@ -74,7 +74,7 @@ class VersionResult:
 class RunParts(Protocol):
     """Runs these parts of a stage, and returns when all are done."""
 
-    def __call__(self, layout: Layout, plan: Plan, stage: int, parts: Sequence[int]) -> None: ...
+    def __call__(self, layout: Layout, plan: Plan, stage: int, parts: Sequence[int], /) -> None: ...
 
 
 def build_version(

@@ -24,6 +24,7 @@ from services.data_governance.build import (
     planned,
     run_in_turn,
 )
+from services.data_governance.build.on_ray import OnRay
 from services.data_governance.drift import compare
 from services.data_governance.gates import with_drift
 from services.data_governance.preview import bad_rows, preview
@@ -77,10 +78,15 @@ def _build(platform: Platform, ctx: JobContext, job: BuildVersion, work: Path) -
         part_bytes = platform.settings.build_part_bytes
         layout, plan = planned(files, recipe, work, erased=erased, part_bytes=part_bytes, look=told.planning)
         span.set(parts=len(plan.parts), stages=len(plan.stages))
+        paths = [file.path for file in files]
         while todo := advance(layout, plan, told.stop_if_asked):
-            if len(plan.parts) > 1:
+            if len(plan.parts) == 1:
+                run_in_turn(paths, told, layout, plan, *todo)
+            elif platform.settings.ray_address:
+                OnRay(platform.settings.ray_address, paths, told.stop_if_asked)(layout, plan, *todo)
+                ctx.touch()
+            else:
                 return _handed_out(ctx, job, plan, *todo, total)
-            run_in_turn([file.path for file in files], told, layout, plan, *todo)
         told.stop_if_asked()
         result = finish(layout, plan, work / "version")
         span.set(rows_in=result.report["rows_in"], rows_kept=result.rows["total"])
