@@ -59,6 +59,10 @@ class Sealer:
             raise Unreadable(f"the secret of {about} is damaged; set the credentials again") from exc
         return opened.decode()
 
+    def open_or_plain(self, held: str, about: str) -> str:
+        """The same of what may have been stored before it was sealed."""
+        return self.open(held, about) if is_sealed(held) else held
+
     def is_current(self, sealed: str) -> bool:
         """True when it is sealed under the first secret."""
         return sealed.startswith(f"{VERSION}.{self._first}.")

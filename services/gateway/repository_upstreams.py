@@ -36,6 +36,10 @@ FROM inference.upstream u JOIN core.tenant t ON t.id = u.tenant_id
 WHERE (%(tenant)s::uuid IS NULL OR u.tenant_id = %(tenant)s) AND (%(name)s::text IS NULL OR u.name = %(name)s)
 ORDER BY u.created_at DESC, u.id LIMIT %(limit)s"""
 
+KEYS = "SELECT id, api_key FROM inference.upstream WHERE api_key IS NOT NULL FOR UPDATE"
+
+SEAL = "UPDATE inference.upstream SET api_key = %s WHERE id = %s"
+
 KEY = "SELECT api_key FROM inference.upstream WHERE id = %s"
 
 
@@ -70,6 +74,16 @@ def find(connection: Connection, tenant: UUID, name: str) -> Row | None:
 def listed(connection: Connection, limit: int) -> list[Row]:
     """Of all tenants, newest first, without their keys; as the platform."""
     return connection.execute(LIST, {"tenant": None, "name": None, "limit": limit}).fetchall()
+
+
+def all_keys(connection: Connection) -> list[Row]:
+    """Of every tenant, as they are stored; as the platform."""
+    return connection.execute(KEYS).fetchall()
+
+
+def seal(connection: Connection, upstream_id: str, sealed: str) -> None:
+    """As the platform."""
+    connection.execute(SEAL, (sealed, upstream_id))
 
 
 def key_of(connection: Connection, upstream_id: str) -> str | None:

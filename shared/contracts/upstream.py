@@ -17,6 +17,11 @@ ENDPOINTS: Mapping[str, Endpoint] = {
 }
 
 
+def secret_name(upstream_id: str) -> str:
+    """What the API key of an upstream is sealed for."""
+    return f"upstream {upstream_id}"
+
+
 def check_endpoints(names: Sequence[str], param: str) -> list[str]:
     """The names in their order, once each. Raises InvalidInput for none, or an unknown one."""
     for name in names:

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from services.cli.main import app
 from shared import semconv
 from shared.errors import HeliuError
+from shared.sealing import is_sealed
 from tests import servers
 from tests.harness import ROOT, Harness, Process, platform, wait_for
 from tests.local_upstream import MODEL
@@ -188,6 +189,25 @@ def test_it_is_listed_among_the_models_and_its_key_is_nowhere(far: Stage, heliu:
         pytest.raises(Exception, match="permission denied"),
     ):
         c.execute("SELECT api_key FROM inference.upstream")
+
+
+def test_a_key_rests_sealed_and_one_from_before_is_read_and_sealed_on_demand(
+    far: Stage, heliu: Callable[..., str]
+) -> None:
+    def stored() -> str:
+        with far.harness.db.core() as c:
+            row = c.execute("SELECT api_key FROM inference.upstream WHERE name = 'far'").fetchone()
+        assert row is not None
+        return str(row["api_key"])
+
+    assert is_sealed(stored())
+    assert KEY not in stored()
+    with far.harness.db.core() as c:
+        c.execute("UPDATE inference.upstream SET api_key = %s WHERE name = 'far'", (KEY,))
+    assert MODEL in heliu("upstreams", "test", "far")
+    assert json.loads(heliu("sources", "reseal", "--json"))["resealed"] == 1
+    assert is_sealed(stored())
+    assert MODEL in heliu("upstreams", "test", "far")
 
 
 def test_the_unmodified_client_gets_all_that_it_knows(far: Stage) -> None:

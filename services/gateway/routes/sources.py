@@ -10,13 +10,13 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from services.gateway import repository_keys, repository_sources, source_shapes, sse
+from services.gateway import repository_keys, repository_sources, repository_upstreams, source_shapes, sse
 from services.gateway.auth import Caller, operator_only
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from shared.contracts import sources
+from shared.contracts import sources, upstream
 from shared.contracts.base import LiveCall
 from shared.contracts.recipe_text import parse_recipe
 from shared.contracts.schedule import Schedule, check_schedule, next_moment
@@ -194,7 +194,8 @@ def delete(name: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     dependencies=[Depends(operator_only)],
 )
 def reseal(gateway: GatewayDep) -> dict[str, Any]:
-    """After a new secret was put in front: once this has run, the old one is needed no more."""
+    """Of sources and of upstream models. After a new secret was put in front and this has run, the old one is needed
+    no more."""
     done = 0
     with gateway.db.core() as connection:
         for row in repository_sources.all_sealed(connection):
@@ -202,6 +203,12 @@ def reseal(gateway: GatewayDep) -> dict[str, Any]:
                 about = sources.secret_name(row["id"])
                 again = gateway.sealer.seal(gateway.sealer.open(row["sealed"], about), about)
                 repository_sources.seal(connection, row["id"], again)
+                done += 1
+        for row in repository_upstreams.all_keys(connection):
+            if not gateway.sealer.is_current(row["api_key"]):
+                about = upstream.secret_name(row["id"])
+                key = gateway.sealer.open_or_plain(row["api_key"], about)
+                repository_upstreams.seal(connection, row["id"], gateway.sealer.seal(key, about))
                 done += 1
     return {"object": "secrets.reseal", "resealed": done}
 

@@ -19,7 +19,7 @@ from services.gateway.pages import listing
 from services.gateway.probe import Probed, probe
 from services.gateway.routes.models import check_unused
 from shared.contracts.models import NAME
-from shared.contracts.upstream import SETTING, check_endpoints, check_key
+from shared.contracts.upstream import SETTING, check_endpoints, check_key, secret_name
 from shared.db import Connection, Row
 from shared.errors import InvalidInput, NotFound
 from shared.jobs import new_id
@@ -85,7 +85,12 @@ async def create(
         tenant = _tenant(gateway, body.tenant)
         with gateway.db.transaction(tenant) as connection:
             repository_models.check_free(connection, tenant, body.name)
-            repository_upstreams.insert(connection, tenant, {**values, "api_key": key}, _info(values))
+            repository_upstreams.insert(
+                connection,
+                tenant,
+                {**values, "api_key": _sealed(gateway, str(values["id"]), key)},
+                _info(values),
+            )
             _audit(connection, tenant, request.caller, "upstream_created", values)
         return _find(gateway, body.tenant, body.name)
 
@@ -136,7 +141,9 @@ async def change(
     def write() -> Row:
         of = _tenant(gateway, tenant)
         with gateway.db.transaction(of) as connection:
-            repository_upstreams.change(connection, of, values, _info(values), key)
+            repository_upstreams.change(
+                connection, of, values, _info(values), _sealed(gateway, row["id"], key)
+            )
             _audit(connection, of, request.caller, "upstream_changed", values)
         return _find(gateway, tenant, name)
 
@@ -174,6 +181,11 @@ def _key(value: Any) -> str | None:
     return value
 
 
+def _sealed(gateway: Gateway, upstream_id: str, key: str | None) -> str | None:
+    """None and the empty key, which takes one away, stay what they are."""
+    return gateway.sealer.seal(key, secret_name(upstream_id)) if key else key
+
+
 def _url(gateway: Gateway, url: str) -> str:
     """Refuse what can be seen to be wrong; each connection judges the addresses that the name has then."""
     try:
@@ -193,7 +205,8 @@ async def _test(gateway: Gateway, row: Row, key: str | None) -> Probed:
 async def _stored_key(gateway: Gateway, upstream_id: str) -> str | None:
     def read() -> str | None:
         with gateway.db.core() as connection:
-            return repository_upstreams.key_of(connection, upstream_id)
+            held = repository_upstreams.key_of(connection, upstream_id)
+        return gateway.sealer.open_or_plain(held, secret_name(upstream_id)) if held else None
 
     return await to_thread.run_sync(read)
 

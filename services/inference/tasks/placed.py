@@ -12,9 +12,11 @@ from services.inference import placement, repository
 from services.inference.engine_process import EngineProcess
 from services.inference.engines import Engines, check_packages, has_packages
 from shared import semconv
+from shared.bootstrap import sealer_of
 from shared.contracts.inference import (
     ModelRef,
 )
+from shared.contracts.upstream import secret_name
 from shared.db import retrying
 from shared.errors import HeliuError, Unavailable
 from shared.frames import Frame
@@ -148,5 +150,8 @@ def _upstream(platform: Platform, engine: EngineProcess, model: ModelRef) -> dic
         raise HeliuError(
             f"the upstream model {model.name!r} was removed", code="model_not_found", param="model"
         )
+    if row["api_key"] is not None:
+        sealer = sealer_of(platform.settings)
+        row["api_key"] = sealer.open_or_plain(row["api_key"], secret_name(model.base_artifact))
     engine.upstreams[model.base_artifact] = row, time.monotonic() + UPSTREAM_FRESH_S
     return row
