@@ -43,6 +43,7 @@ OPERATORS = {
     for route in router.routes
     if isinstance(route, APIRoute)
 }
+STORE = "/v1/vector_stores/{vector_store_id}"
 LABELLING = "/v1/labelling/projects/{project}"
 # What a route wants to read before it looks for what is named in its path.
 BODIES = {
@@ -64,6 +65,11 @@ BODIES = {
         "functions": [{"kind": "keyword", "name": "x", "label": "good", "any": ["x"]}]
     },
     f"{LABELLING}/work/next": {},
+    STORE: {"name": "x"},
+    f"{STORE}/search": {"query": "x"},
+    f"{STORE}/files": {"file_id": "file-x"},
+    f"{STORE}/files/{{file_id}}": {"attributes": {}},
+    f"{STORE}/file_batches": {"file_ids": ["file-x"]},
     f"{LABELLING}/work/items/{{item_id}}/labels": {"skip": True},
 }
 
@@ -73,7 +79,7 @@ QUERIES = {
     "/v1/datasets/{name}/tags/{tag}": "?expected=dsv-1",
 }
 # A worker answers these, and there is none here; or they read files that this version does not have.
-BY_WORKERS = ("rows", "/agreement", "/diff", "/download", "/croissant")
+BY_WORKERS = ("rows", "/agreement", "/diff", "/download", "/croissant", f"{STORE}/files/{{file_id}}/content")
 ERASURE = """
 INSERT INTO data_governance.erasure (id, tenant_id, job_id, subject, found) VALUES ('erasure-1', %s, 'j', '{}', '{}')"""
 
@@ -234,6 +240,9 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         names |= {"project": project, "item_id": f"{project}-0", "labeller_id": labeller}
         jobs = {"pretraining": pretrain, "evaluations": evaluation, "fine_tuning": tune, "jobs": tune}
         jobs["training"] = head_job
+        store = acme.post("/v1/vector_stores", json={"name": "s"}).json()["id"]
+        store_batch = acme.post(f"/v1/vector_stores/{store}/file_batches", json={"file_ids": [file]}).json()["id"]
+        names["vector_store_id"] = store
         later = {"model": "m", "background": True}
         chat = acme.post(
             "/v1/chat/completions", json={**later, "messages": [{"role": "user", "content": "a"}]}
@@ -245,7 +254,8 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             if "{" not in path or path in OPERATORS:
                 continue
             kind = path.split("/")[2]
-            address = path.format(**names, job_id=jobs.get(kind, ""), answer_id=answers.get(kind, ""))
+            of_kind = names | ({"batch_id": store_batch} if kind == "vector_stores" else {})
+            address = path.format(**of_kind, job_id=jobs.get(kind, ""), answer_id=answers.get(kind, ""))
             address += QUERIES.get(path, "")
             # Whoever puts content has it: nothing of another is seen by that.
             for method in sorted(methods.keys() - {"put"}):
@@ -269,6 +279,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             ("traces", "a" * 32),
             ("alerts", "alert-1"),
             ("labelling/projects", project),
+            ("vector_stores", store),
         ):
             assert acme.get(f"/v1/{path}", params={"after": cursor}).status_code == 200, path
             refused = rival.get(f"/v1/{path}", params={"after": cursor})
