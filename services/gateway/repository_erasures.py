@@ -1,14 +1,12 @@
-"""SQL of erasures, as the gateway lists them and hands their tombstones to builds."""
+"""SQL of erasures, as the gateway lists them."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
 from shared.db import Connection, Row
-from shared.errors import LimitExceeded
 
 # More would not fit the job that carries them.
-MOST_TOMBSTONES = 100_000
 
 GET = "SELECT * FROM data_governance.erasure WHERE tenant_id = %s AND id = %s"
 
@@ -16,8 +14,6 @@ LIST = """
 SELECT * FROM data_governance.erasure WHERE tenant_id = %(tenant)s AND (%(after)s::text IS NULL
     OR (created_at, id) < (SELECT created_at, id FROM data_governance.erasure WHERE id = %(after)s))
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s"""
-
-TOMBSTONES = "SELECT row_id FROM data_governance.tombstone WHERE tenant_id = %s ORDER BY row_id LIMIT %s"
 
 # The newest build behind each dataset whose current version an erasure flagged.
 REBUILDS = """
@@ -35,19 +31,6 @@ def get(connection: Connection, tenant: UUID, erasure_id: str) -> Row | None:
 def list_erasures(connection: Connection, tenant: UUID, after: str | None, limit: int) -> list[Row]:
     """Newest first."""
     return connection.execute(LIST, {"tenant": tenant, "after": after, "limit": limit}).fetchall()
-
-
-def tombstones(connection: Connection, tenant: UUID) -> list[str]:
-    """Ids of rows that no version may have from now on. Raises LimitExceeded rather than leave one out."""
-    rows = connection.execute(TOMBSTONES, (tenant, MOST_TOMBSTONES + 1)).fetchall()
-    if len(rows) > MOST_TOMBSTONES:
-        raise LimitExceeded(
-            f"more than {MOST_TOMBSTONES} rows of this tenant are erased, which is more than a build can be told; "
-            "upload files without them and build from those",
-            code="too_many_tombstones",
-            retryable=False,
-        )
-    return [row["row_id"] for row in rows]
 
 
 def to_rebuild(connection: Connection, tenant: UUID, erasure_id: str) -> list[Row]:

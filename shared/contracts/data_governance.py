@@ -38,7 +38,6 @@ class BuildVersion(JobContract):
     filename: str
     recipe: dict[str, Any] | None = Field(default=None)
     others: list[BuildSource] = Field(default_factory=list, max_length=MOST_SOURCES - 1)
-    tombstones: list[str] = Field(default_factory=list)
 
     def sources(self) -> list[BuildSource]:
         """All files, in order."""
