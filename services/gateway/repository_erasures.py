@@ -6,8 +6,6 @@ from uuid import UUID
 
 from shared.db import Connection, Row
 
-# More would not fit the job that carries them.
-
 GET = "SELECT * FROM data_governance.erasure WHERE tenant_id = %s AND id = %s"
 
 LIST = """
