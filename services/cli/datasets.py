@@ -74,12 +74,23 @@ def show_dataset(name: Name, as_json: Json = False) -> None:
 
 
 @app.command()
-def report(name: Name, version: str, as_json: Json = False) -> None:
-    """The quality report of a version: kept, dropped and changed by each rule."""
+def report(
+    name: Name,
+    version: str,
+    html: Annotated[Path | None, typer.Option(help="File to write it to as a page for a browser.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The quality report of a version: kept, dropped and changed by each rule, and drift from the version before."""
     with closing(connect()) as client:
+        if html is not None:
+            page = path_of("datasets", name, "versions", version, "report") + "?format=html"
+            size = html.write_bytes(b"".join(client.download(page)))
+            show_one({"file": str(html), "bytes": size}, as_json=as_json)
+            return
         found = client.get(path_of("datasets", name, "versions", version))
     if as_json:
         print_json(found)
         return
-    show_one({key: value for key, value in found.items() if key != "report"}, as_json=False)
-    out.print(json.dumps(found["report"], ensure_ascii=False, indent=2))
+    show_one({key: value for key, value in found.items() if key not in ("report", "drift")}, as_json=False)
+    told = {"drift": found["drift"], **found["report"]}
+    out.print(json.dumps(told, ensure_ascii=False, indent=2))

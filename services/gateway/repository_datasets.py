@@ -31,6 +31,14 @@ WHERE v.tenant_id = %(tenant)s AND (%(dataset)s::text IS NULL OR v.dataset_id = 
        WHERE a.tenant_id = %(tenant)s AND a.dataset_id = v.dataset_id AND a.id = %(after)s))
 ORDER BY v.created_at DESC, v.id DESC LIMIT %(limit)s"""
 
+FILENAMES = """
+SELECT payload ->> 'filename' AS name, 0 AS at FROM core.job WHERE tenant_id = %(tenant)s AND id = %(job)s
+UNION ALL
+SELECT other ->> 'name', at FROM core.job,
+    jsonb_array_elements(coalesce(payload -> 'others', '[]')) WITH ORDINALITY AS o (other, at)
+WHERE tenant_id = %(tenant)s AND id = %(job)s
+ORDER BY at"""
+
 
 def ensure_dataset(connection: Connection, tenant: UUID, name: str) -> Row:
     """The tenant's dataset of this name; made when it is not there."""
@@ -65,3 +73,9 @@ def versions(
     """Newest first; of one dataset (after a version of it), or with one id in any: the same may stand in several."""
     values = {"tenant": tenant, "dataset": dataset_id, "id": version_id, "after": after, "limit": limit}
     return connection.execute(VERSIONS, values).fetchall()
+
+
+def filenames(connection: Connection, tenant: UUID, job_id: str) -> list[str]:
+    """What a build was made from, in order; nothing of a job that is no longer known."""
+    rows = connection.execute(FILENAMES, {"tenant": tenant, "job": job_id})
+    return [row["name"] for row in rows if row["name"] is not None]

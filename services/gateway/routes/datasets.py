@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from services.gateway import repository_datasets, resolve, shapes, sse
@@ -15,6 +16,7 @@ from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.metadata import Metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.report_page import POLICY, render_report
 from services.gateway.submission import submit
 from shared.contracts.data_governance import MOST_SOURCES, BuildSource, BuildVersion, PreviewRows
 from shared.contracts.recipe_text import parse_recipe
@@ -25,6 +27,13 @@ from shared.live_client import last_entry
 router = APIRouter(tags=["datasets"])
 
 MOST_VERSIONS = 100
+REPORT_HEADERS = {
+    "content-security-policy": POLICY,
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "cache-control": "private, no-cache",
+}
 
 
 FileId = Annotated[str, Field(min_length=1, max_length=256)]
@@ -153,6 +162,29 @@ def list_versions(name: str, gateway: GatewayDep, caller: CallerDep, page: PageD
 @router.get("/v1/datasets/{name}/versions/{version_id}", summary="One version with report and gate")
 def retrieve_version(name: str, version_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     return shapes.dataset_version(_version(gateway, caller, name, version_id), full=True)
+
+
+@router.get(
+    "/v1/datasets/{name}/versions/{version_id}/report",
+    summary="The quality report of a version",
+    response_model=None,
+    responses={200: {"content": {"text/html": {}}}},
+)
+def report(
+    name: str,
+    version_id: str,
+    gateway: GatewayDep,
+    caller: CallerDep,
+    format: Annotated[Literal["json", "html"], Query()] = "json",
+) -> dict[str, Any] | HTMLResponse:
+    """With the gate's verdict and the drift from the version before; `html` is one page for people, without script."""
+    row = _version(gateway, caller, name, version_id)
+    if format == "json":
+        told = {key: row[key] for key in ("dataset", "gate", "report", "drift")}
+        return {"object": "dataset.report", "version_id": row["id"], **told}
+    with gateway.db.transaction(caller.tenant) as connection:
+        filenames = repository_datasets.filenames(connection, caller.tenant, row["job_id"])
+    return HTMLResponse(render_report(row, filenames), headers=REPORT_HEADERS)
 
 
 @router.get("/v1/datasets/{name}/versions/{version_id}/rows", summary="Some rows of a version")
