@@ -201,6 +201,13 @@ def test_undo_brings_the_last_one_back_to_be_changed_and_skip_passes_over(
     sent(page)
     found = items(gateway, project)
     assert [one["final"] and one["final"]["label"] for one in found] == ["bad", None, "good"]
+    with gateway.as_tenant() as c:
+        c.execute(
+            "INSERT INTO data_governance.label_item (id, tenant_id, project_id, position, row_id, data, needed)"
+            " VALUES ('item-late', %s, %s, 9, 'row-9', '{\"text\": \"late\"}', 1)",
+            (gateway.tenants["acme"], project),
+        )
+    page.until("document.querySelector('#text')?.innerText === 'late'", "what is new to come by itself")
 
 
 def test_preferences_several_labels_and_texts_can_be_given(gateway: RunningGateway, page: Browser) -> None:

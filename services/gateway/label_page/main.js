@@ -1,7 +1,10 @@
 // The page: signs in, keeps items at hand before they are asked for, and hears the keyboard.
-const AHEAD = 4;
+const AHEAD = 4, AGAIN_MS = 5000;
 const state = { work: null, queue: "label", held: [], view: null, current: null, correcting: false, past: [], began: 0,
-  done: 0, filling: null, auto: false, answered: new Set() };
+  done: 0, filling: null, auto: false, again: 0, answered: new Set() };
+
+// What was not taken may be given out again.
+outbox.refused = (id) => state.answered.delete(id);
 
 async function open() {
   try {
@@ -92,6 +95,9 @@ function lost(error) {
 
 function finished() {
   state.view = null;
+  // There may soon be more: an import goes on, somebody's lease runs out, or two others disagree.
+  clearTimeout(state.again);
+  state.again = setTimeout(() => { if (state.work && !state.current) advance(); }, AGAIN_MS);
   const undo = state.past.length ? make("button", { type: "button", on: { click: undo_ } }, make("kbd", {}, "u"), ` ${WORDS.undo}`) : null;
   find("main").replaceChildren(make("div", { className: "done", id: "done" }, make("h2", {}, WORDS.done),
     make("p", {}, state.queue === "label" ? WORDS.doneMore : WORDS.doneJudge), undo));

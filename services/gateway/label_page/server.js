@@ -23,6 +23,7 @@ const outbox = {
   letters: JSON.parse(sessionStorage.getItem(OUTBOX) ?? "[]"),
   busy: false,
   waiting: [],
+  refused: () => {},
   keep() {
     sessionStorage.setItem(OUTBOX, JSON.stringify(this.letters));
     find("sent").textContent = this.letters.length ? `${this.letters.length} ${WORDS.sending}` : "";
@@ -46,6 +47,7 @@ const outbox = {
           continue;
         }
         if (error.status === 401) break;
+        this.refused(id);
         toast(error.status === 409 ? WORDS.taken : WORDS.refused + error.message);
       }
       this.letters.shift();
