@@ -61,3 +61,23 @@ def test_a_build_that_two_workers_share_ends_in_the_version_of_one_though_one_is
     assert ended["result"]["version_id"] == one["result"]["version_id"]
     report = stage.get(f"/v1/datasets/by-two/versions/{ended['result']['version_id']}")["report"]
     assert report == stage.get(f"/v1/datasets/by-one/versions/{one['result']['version_id']}")["report"]
+
+
+def test_several_files_become_one_version_and_a_wrong_choice_of_them_is_told(stage: Stage) -> None:
+    files = [
+        stage.upload(f"{name}.jsonl", json.dumps({"question": name, "answer": "a"}).encode(), "user_data")
+        for name in ("first", "second")
+    ]
+    ended = stage.succeeded(stage.post("/v1/datasets", {"name": "of-two", "file_ids": files})["id"])
+    assert ended["result"]["rows_in"] == 2
+    with stage.http() as http:
+        for body, param in (
+            ({"name": "x"}, "file_id"),
+            ({"name": "x", "file_id": files[0], "file_ids": files}, "file_id"),
+            ({"name": "x", "file_ids": [files[0], files[0]]}, "file_ids[1]"),
+            ({"name": "x", "file_ids": [files[0], "file-none"]}, "file_ids[1]"),
+            ({"name": "x", "file_ids": []}, "file_ids"),
+        ):
+            answer = http.post("/v1/datasets", json=body)
+            assert answer.status_code in (400, 404), answer.text
+            assert answer.json()["error"]["param"] == param
