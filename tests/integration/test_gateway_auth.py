@@ -47,6 +47,8 @@ STORE = "/v1/vector_stores/{vector_store_id}"
 LABELLING = "/v1/labelling/projects/{project}"
 # What a route wants to read before it looks for what is named in its path.
 BODIES = {
+    "/v1/sources/{name}": {"schedule": None},
+    "/v1/sources/{name}/syncs": {},
     "/v1/webhooks/{endpoint_id}": {"events": ["job.dead"]},
     "/v1/tasks/{name}/versions": {"spec": TASK},
     "/v1/tasks/{name}/activate": {"version": 1},
@@ -233,15 +235,33 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         names = {"file_id": file, "batch_id": batch, "endpoint_id": hook, "model": "m", "name": "service"}
         blob = f"sha256:{hashlib.sha256(b'weights').hexdigest()}"
         assert acme.put(f"/v1/blobs/{blob}", params={"size": 7}, content=b"weights").json()["complete"]
-        names |= {"id": tune, "erasure_id": "erasure-1", "tag": "best", "version_id": "dsv-1", "trace_id": "a" * 32, "blob": blob, "version": "1"}
+        names |= {
+            "id": tune,
+            "erasure_id": "erasure-1",
+            "tag": "best",
+            "version_id": "dsv-1",
+            "trace_id": "a" * 32,
+            "blob": blob,
+            "version": "1",
+        }
         assert acme.post("/v1/tasks", json={"name": "service", "spec": TASK}).status_code == 200
         project = make_project(gateway, ["one"])
         labeller = Person(gateway, project, "li").id
         names |= {"project": project, "item_id": f"{project}-0", "labeller_id": labeller}
         jobs = {"pretraining": pretrain, "evaluations": evaluation, "fine_tuning": tune, "jobs": tune}
         jobs["training"] = head_job
+        source = {"name": "service", "connection": {"kind": "files", "path": "/data"}, "test": False}
+        assert acme.post("/v1/sources", json=source).status_code == 200
+        names["sync_id"] = acme.post("/v1/sources/service/syncs", json={}).json()["id"]
+        check = {
+            "inputs": [{"name": "a", "file_id": file}],
+            "checks": {"keys": [{"input": "a", "columns": ["id"]}]},
+        }
+        names["check_id"] = acme.post("/v1/checks", json=check).json()["id"]
         store = acme.post("/v1/vector_stores", json={"name": "s"}).json()["id"]
-        store_batch = acme.post(f"/v1/vector_stores/{store}/file_batches", json={"file_ids": [file]}).json()["id"]
+        store_batch = acme.post(f"/v1/vector_stores/{store}/file_batches", json={"file_ids": [file]}).json()[
+            "id"
+        ]
         names["vector_store_id"] = store
         later = {"model": "m", "background": True}
         chat = acme.post(
@@ -280,6 +300,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             ("alerts", "alert-1"),
             ("labelling/projects", project),
             ("vector_stores", store),
+            ("sources", acme.get("/v1/sources/service").json()["id"]),
         ):
             assert acme.get(f"/v1/{path}", params={"after": cursor}).status_code == 200, path
             refused = rival.get(f"/v1/{path}", params={"after": cursor})
