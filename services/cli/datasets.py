@@ -46,6 +46,41 @@ def build(
         watch.answer(client, client.post("/v1/datasets", body), wait=wait, as_json=as_json)
 
 
+@app.command("try")
+def try_recipe(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV, JSONL or Parquet.")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML or JSON; inferred from the data without it.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, max=10_000, help="How many of each file.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """What a recipe would make of the first rows of files: kept, dropped and changed by each rule."""
+    for path in paths:
+        if not path.is_file():
+            raise InvalidInput(f"{path} is not a file", param="FILE")
+    body: dict[str, Any] = {"rows": rows}
+    if recipe is not None:
+        body["recipe"] = json.loads(parse_recipe(recipe.read_bytes()).canonical())
+    with closing(connect()) as client:
+        body["file_ids"] = [client.upload(path, "user_data")["id"] for path in paths]
+        found = client.post("/v1/recipes/try", body)
+    if as_json:
+        print_json(found)
+        return
+    report = found["report"]
+    show_one(
+        {
+            "mapping": json.dumps(
+                {key: value for key, value in found["recipe"]["input"].items() if value}, ensure_ascii=False
+            ),
+            **{name: report[name] for name in ("rows_in", "rows_kept", "dropped", "changed")},
+            "gate": "would pass" if report["gate"]["passed"] else "; ".join(report["gate"]["reasons"]),
+        },
+        as_json=False,
+    )
+
+
 @app.command("list")
 def list_datasets(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_json: Json = False) -> None:
     """The newest datasets."""

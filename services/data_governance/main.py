@@ -23,7 +23,7 @@ from services.data_governance.tasks import (
 from shared.bootstrap import sealer_of
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.consistency import CheckConsistency
-from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows
+from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows, TryRecipe
 from shared.contracts.erasure import EraseSubject
 from shared.contracts.labelling import (
     ApplyFunctions,
@@ -91,6 +91,7 @@ def main() -> int:
     )
     live: dict[type[LiveCall], LiveHandler] = {
         PreviewRows: partial(builds.preview_rows, platform),
+        TryRecipe: partial(builds.try_recipe, platform),
         TestSource: partial(sources.test_source, platform, sealer),
         ReadRows: partial(sources.read_rows, platform),
         LabelAgreement: partial(labelling.label_agreement, platform),

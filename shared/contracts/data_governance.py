@@ -75,3 +75,15 @@ class PreviewRows(LiveCall):
     split: Literal["train", "validation"] | None = None
     offset: int = Field(0, ge=0)
     limit: int = Field(20, ge=1, le=500)
+
+
+class TryRecipe(LiveCall):
+    """What a recipe makes of the first rows of files: `recipe`, `report` and some `rows`. Stores nothing."""
+
+    name: ClassVar[str] = "data.try_recipe"
+    queue: ClassVar[str] = "data.live"
+
+    sources: list[BuildSource] = Field(min_length=1, max_length=MOST_SOURCES)
+    recipe: dict[str, Any] | None = None
+    rows: int = Field(1000, ge=1, le=10_000)
+    shown: int = Field(10, ge=0, le=100)

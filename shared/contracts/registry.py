@@ -11,7 +11,7 @@ from shared.contracts.background import ChatJob
 from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.consistency import CheckConsistency
 from shared.contracts.core import Noop
-from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows
+from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows, TryRecipe
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.erasure import EraseSubject
 from shared.contracts.heads import TrainHead
@@ -81,6 +81,7 @@ CALLS: Mapping[str, type[LiveCall]] = {
         Tokenize,
         Detokenize,
         PreviewRows,
+        TryRecipe,
         TestSource,
         ReadRows,
         SearchStore,

@@ -81,3 +81,21 @@ def test_several_files_become_one_version_and_a_wrong_choice_of_them_is_told(sta
             answer = http.post("/v1/datasets", json=body)
             assert answer.status_code in (400, 404), answer.text
             assert answer.json()["error"]["param"] == param
+
+
+def test_a_recipe_is_tried_on_the_first_rows_and_stores_nothing(stage: Stage) -> None:
+    rows = [{"text": f"电话13800138000 第{n}"} for n in range(300)] + [{"text": " "}] * 300
+    file = stage.upload("tried.jsonl", "\n".join(map(json.dumps, rows)).encode(), "user_data")
+    steps = [{"op": "drop_empty"}, {"op": "mask_pii"}]
+    body = {"file_ids": [file], "recipe": {"steps": steps}, "rows": 400, "shown": 3}
+    before = stage.get("/v1/datasets")["data"]
+    found = stage.post("/v1/recipes/try", body)
+    assert (found["report"]["rows_in"], found["report"]["dropped"]) == (400, {"empty": 100})
+    assert found["recipe"]["input"]["text"] == "text"
+    assert [row["text"] for row in found["rows"]] == [f"电话[PHONE] 第{n}" for n in range(3)]
+    assert stage.get("/v1/datasets")["data"] == before
+    with stage.http() as http:
+        wrong = http.post("/v1/recipes/try", json={**body, "recipe": {"steps": [{"op": "drop_emty"}]}})
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "recipe.steps[0]")
+        mapped = http.post("/v1/recipes/try", json={**body, "recipe": {"input": {"text": "body"}}})
+        assert (mapped.status_code, mapped.json()["error"]["code"]) == (400, "unknown_column")

@@ -88,19 +88,23 @@ def build_version(
     erased: Sequence[str] = (),
     batch_rows: int = BATCH_ROWS,
     part_bytes: int = PART_BYTES,
+    rows: int | None = None,
     run_parts: RunParts | None = None,
 ) -> VersionResult:
     """Runs the recipe (the default one for None) over the files and publishes `out_dir/<version id>`.
 
     The same bytes, recipe and `part_bytes` give the same id and the same files, whatever `batch_rows` and whoever runs
     the parts; other `part_bytes` give the same id. What `work` holds of the same build is not done again. A failed gate
-    is no error: it stands in the report and in the manifest. `erased` are ids of rows that stay out. Raises
+    is no error: it stands in the report and in the manifest. `erased` are ids of rows that stay out; `rows` stops the
+    reading of each file after about so many, to try a recipe. Raises
     InvalidInput (a file or its columns), StepFailed, Stopped.
     """
     total = sum(file.path.stat().st_size for file in files)
     names = ", ".join(f"`{file.name}`" for file in files)
     told = InProcess(on_progress, should_stop, total, names)
-    layout, plan = planned(files, recipe, work, erased=erased, part_bytes=part_bytes, look=told.planning)
+    layout, plan = planned(
+        files, recipe, work, erased=erased, part_bytes=part_bytes, rows=rows, look=told.planning
+    )
     run = run_parts or partial(run_in_turn, [file.path for file in files], told, batch_rows=batch_rows)
     while todo := advance(layout, plan, told.stop_if_asked):
         run(layout, plan, *todo)
@@ -114,13 +118,16 @@ def planned(
     *,
     erased: Sequence[str] = (),
     part_bytes: int = PART_BYTES,
+    rows: int | None = None,
     look: Callable[[], None],
 ) -> tuple[Layout, Plan]:
     """The plan that `work` holds, made at first."""
     layout = Layout(work)
     work.mkdir(parents=True, exist_ok=True)
     if not layout.has_plan():
-        layout.write_plan(make_plan(files, recipe, work, part_bytes=part_bytes, erased=erased, look=look))
+        layout.write_plan(
+            make_plan(files, recipe, work, part_bytes=part_bytes, erased=erased, rows=rows, look=look)
+        )
     return layout, layout.read_plan()
 
 

@@ -96,12 +96,15 @@ class PartRun:
         gone = 0
         with BadRowWriter(folder, part.input) as bad:
             source.bad.sink = bad.add
-            for rows in source.batches(self._batch_rows):
+            batch_rows = min(self._batch_rows, self._plan.rows or self._batch_rows)
+            for rows in source.batches(batch_rows):
                 self.counts.rows_read, self.counts.bytes_read = source.rows_read, source.bytes_read
                 self._told()
                 left = [row for row in rows if row.row_id not in erased] if erased else rows
                 gone += len(rows) - len(left)
                 yield left
+                if self._plan.rows is not None and source.rows_read >= self._plan.rows:
+                    break
         self._quality.read(source.rows_good, gone, source.bad, part.input)
 
     def _settled(self) -> Generator[Batch]:

@@ -87,13 +87,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole of a build but its bytes. `erased` are ids of rows that may not come in again."""
+    """The whole of a build but its bytes. `erased` are ids of rows that may not come in again; `rows` is how many rows
+    of each input are read, None being all."""
 
     recipe: Recipe
     inputs: tuple[Planned, ...]
     parts: tuple[Part, ...]
     stages: tuple[Stage, ...]
     erased: tuple[str, ...] = ()
+    rows: int | None = None
 
     def dump(self) -> str:
         return json.dumps(
@@ -102,6 +104,7 @@ class Plan:
                 "inputs": [asdict(one) for one in self.inputs],
                 "parts": [asdict(one) for one in self.parts],
                 "erased": self.erased,
+                "rows": self.rows,
             },
             ensure_ascii=False,
         )
@@ -119,6 +122,7 @@ class Plan:
             tuple(Part(**one) for one in found["parts"]),
             stages_of(recipe),
             tuple(found["erased"]),
+            found["rows"],
         )
 
 
@@ -129,9 +133,11 @@ def make_plan(
     *,
     part_bytes: int = PART_BYTES,
     erased: Sequence[str] = (),
+    rows: int | None = None,
     look: Look,
 ) -> Plan:
-    """Looks at every input, writes unpacked ones into `folder`, and cuts. Raises InvalidInput, and what `look` does."""
+    """Looks at every input, writes unpacked ones into `folder`, and cuts; with `rows` an input is one part that ends
+    after so many. Raises InvalidInput, and what `look` does."""
     mappings = [_mapping(file, recipe, look) for file in files]
     resolved = _resolved(recipe, files, mappings)
     inputs: list[Planned] = []
@@ -147,6 +153,10 @@ def make_plan(
             mapping.model_dump(mode="json"),
         )
         path = file.path
+        if rows is not None:
+            inputs.append(planned)
+            parts.append(Part(number))
+            continue
         if source.format != "parquet" and source.bytes_total > part_bytes // 8 and _is_packed(path):
             path = unpacked_path(folder, number)
             _unpack(file.path, path, look)
@@ -154,7 +164,7 @@ def make_plan(
         cut, header = _cut(path, planned.format, mapping, part_bytes, look)
         inputs.append(replace(planned, header=header))
         parts.extend(replace(part, input=number) for part in cut)
-    return Plan(resolved, tuple(inputs), tuple(parts), stages_of(resolved), tuple(sorted(erased)))
+    return Plan(resolved, tuple(inputs), tuple(parts), stages_of(resolved), tuple(sorted(erased)), rows)
 
 
 def unpacked_path(folder: Path, number: int) -> Path:

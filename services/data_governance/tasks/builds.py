@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,12 +25,13 @@ from services.data_governance.build import (
     planned,
     run_in_turn,
 )
+from services.data_governance.build import build_version as build
 from services.data_governance.build.on_ray import OnRay
 from services.data_governance.drift import compare
 from services.data_governance.gates import with_drift
 from services.data_governance.preview import bad_rows, preview
 from services.data_governance.repository import builds, versions
-from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows
+from shared.contracts.data_governance import BuildPart, BuildSource, BuildVersion, PreviewRows, TryRecipe
 from shared.contracts.recipe import Gates
 from shared.contracts.recipe_text import parse_recipe
 from shared.db import Connection
@@ -63,13 +65,7 @@ def build_version(platform: Platform, ctx: JobContext, job: BuildVersion) -> Out
 
 def _build(platform: Platform, ctx: JobContext, job: BuildVersion, work: Path) -> Outcome | Waiting:
     recipe = parse_recipe(job.recipe) if job.recipe is not None else None
-    sources = job.sources()
-    files = [
-        InputFile(
-            one.name, platform.artifacts.path(one.artifact), one.artifact.removeprefix("sha256:"), one.file_id
-        )
-        for one in sources
-    ]
+    files = _files(platform, job.sources())
     total = sum(file.path.stat().st_size for file in files)
     told = InProcess(_teller(ctx), ctx.asked.is_set, total, ", ".join(f"`{file.name}`" for file in files))
     with ctx.transaction() as connection:
@@ -175,6 +171,41 @@ def _handed_out(
     if not ctx.job.progress.get("parts"):
         progress |= asdict(Counts())
     return Waiting(children, progress)
+
+
+def _files(platform: Platform, sources: Sequence[BuildSource]) -> list[InputFile]:
+    return [
+        InputFile(
+            one.name, platform.artifacts.path(one.artifact), one.artifact.removeprefix("sha256:"), one.file_id
+        )
+        for one in sources
+    ]
+
+
+def try_recipe(platform: Platform, ctx: LiveContext, call: TryRecipe) -> dict[str, Any]:
+    """A build of the first rows, in this process and for a client that waits."""
+    recipe = parse_recipe(call.recipe) if call.recipe is not None else None
+    work = platform.settings.home / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="try-", dir=work) as scratch,
+        platform.tracing.span("data.try", parent=ctx.span.traceparent),
+    ):
+        result = build(
+            _files(platform, call.sources),
+            recipe,
+            Path(scratch) / "work",
+            Path(scratch) / "out",
+            on_progress=_unheard,
+            should_stop=ctx.cancelled.is_set,
+            rows=call.rows,
+        )
+        found = preview(result.folder, split=None, offset=0, limit=call.shown)
+    return {"recipe": result.manifest["recipe"], "report": result.report, "rows": found["rows"]}
+
+
+def _unheard(_: Progress) -> None:
+    return None
 
 
 def _teller(ctx: JobContext) -> Callable[[Progress], None]:

@@ -85,7 +85,7 @@ def create(
     if body.name in (".", ".."):
         raise InvalidInput(f"{body.name!r} is not a name for a dataset", param="name")
     if body.recipe is not None:
-        _check_recipe(body.recipe)
+        check_recipe(body.recipe)
 
     named = body.files()
 
@@ -113,7 +113,8 @@ def create(
     }
 
 
-def _check_recipe(recipe: dict[str, Any]) -> None:
+def check_recipe(recipe: dict[str, Any]) -> None:
+    """Raises InvalidInput with its place within the body."""
     try:
         parse_recipe(recipe)
     except InvalidInput as exc:
