@@ -47,7 +47,9 @@ class Spec(BaseModel):
             raise ValueError("data.validation is empty; an evaluate run needs at least one file")
         if (self.kind == "head") != (self.choice is not None):
             raise ValueError("choice is what a head run is of, and no other")
-        scratch = self.kind in ("pretrain", "encoder") or (self.choice is not None and self.choice.method == "lstm")
+        scratch = self.kind in ("pretrain", "encoder") or (
+            self.choice is not None and self.choice.method == "lstm"
+        )
         if not scratch and self.base_dir is None:
             raise ValueError(f"base_dir is missing; a {self.kind} run needs the folder of a base model")
         if scratch and self.base_dir is not None:
