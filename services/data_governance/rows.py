@@ -40,8 +40,8 @@ class Message(NamedTuple):
 class Row:
     """One source row. Exactly one of `messages` and `text` is set; `meta` is JSON text of the other columns.
 
-    `row_id` is made from the source's sha256, the line and the content as it came in, so it stays the same
-    whatever a recipe does to the row. `source` is the number of the input, 0 for the first; `parents` are the ids of
+    `row_id` is made from the source's sha256, the line and the content as it came in (of a synced source from its id,
+    the row's key and the content), so it stays the same whatever a recipe does to the row. `source` is the number of the input, 0 for the first; `parents` are the ids of
     the rows that this one was put together from, none for one that came in as it is. `split` is empty where nothing
     but the row itself decides it.
     """
@@ -175,9 +175,9 @@ def question_key(row: Row) -> str:
     return normalise_key(first if first is not None else _json(row.messages))
 
 
-def make_row_id(source_sha256: str, line: int, content: str) -> str:
-    """`row-` and 32 hex digits of H(source, line, content)."""
-    return "row-" + hash128(f"{source_sha256}\n{line}\n{content}").hex()
+def make_row_id(source: str, place: str, content: str) -> str:
+    """`row-` and 32 hex digits of H(source, place, content): a file's SHA-256 and line, or a source and its key."""
+    return "row-" + hash128(f"{source}\n{place}\n{content}").hex()
 
 
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

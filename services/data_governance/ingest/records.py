@@ -20,6 +20,8 @@ from shared.errors import InvalidInput
 
 MAX_DEPTH = 32
 MAX_MESSAGES = 4096
+# The column in which a sync says where a row is from: `source`, `key` and more.
+ORIGIN = "_origin"
 Record = Mapping[str, Any]
 
 
@@ -64,10 +66,16 @@ def row_maker(mapping: InputMapping, source_sha256: str, source: int = 0) -> Cal
         label = _scalar(record, mapping.label) if mapping.label is not None else None
         identity = _scalar(record, mapping.id) if mapping.id is not None else None
         meta = _meta(rest) if rest else "{}"
-        row = Row("", line, identity or str(line), messages, text, label or None, meta)
+        origin = _origin(rest)
+        row = Row("", line, identity or origin[1] or str(line), messages, text, label or None, meta)
         content = row.content()
         try:
-            row_id = make_row_id(source_sha256, line, content + meta + row.id)
+            if origin[0]:
+                # The state of a source is a new file at each sync; a row that has not changed is the same row in all.
+                told = _meta({key: value for key, value in rest.items() if key != ORIGIN})
+                row_id = make_row_id(origin[0], origin[1], content + told + row.id)
+            else:
+                row_id = make_row_id(source_sha256, str(line), content + meta + row.id)
         except UnicodeEncodeError as exc:
             raise BadRow(
                 "invalid_unicode", "a string has half of a surrogate pair (\\ud800 to \\udfff)"
@@ -77,6 +85,15 @@ def row_maker(mapping: InputMapping, source_sha256: str, source: int = 0) -> Cal
         return Row(row_id, line, row.id, messages, text, row.label, meta, source)
 
     return make
+
+
+def _origin(rest: Mapping[str, Any]) -> tuple[str, str]:
+    """(source, key) of a row of a source's state; empty texts of any other."""
+    found = rest.get(ORIGIN)
+    if not isinstance(found, dict):
+        return "", ""
+    source, key = found.get("source"), found.get("key")
+    return (source, key) if isinstance(source, str) and isinstance(key, str) and source and key else ("", "")
 
 
 def _string(record: Record, column: str) -> str:

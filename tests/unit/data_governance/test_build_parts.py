@@ -225,3 +225,23 @@ def test_erased_rows_stay_out_and_are_counted(jsonl: Any, build: Build, tmp_path
     assert second.report["dropped"] == {"erased": 2}
     assert not {row["_row_id"] for row in _rows(second)} & set(gone)
     assert first.id != second.id
+
+
+def test_a_row_of_a_source_is_the_same_row_in_each_of_its_states(tmp_path: Path, build: Build) -> None:
+    def state(name: str, keys: list[int], changed: int = -1) -> list[str]:
+        rows = [
+            {
+                "text": f"text {key}{'!' if key == changed else ''}",
+                "_origin": {"source": "src-1", "key": str(key), "synced_at": name},
+            }
+            for key in keys
+        ]
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        recipe = parse_recipe({"input": {"text": "text"}})
+        return [row["_row_id"] for row in _rows(build(path, recipe, out_dir=tmp_path / name))]
+
+    before, after = state("before", [2, 3, 5]), state("after", [1, 2, 3, 5], changed=3)
+    assert after[1] == before[0]
+    assert after[3] == before[2]
+    assert after[2] != before[1]

@@ -38,8 +38,9 @@ def modules(command: list[str]) -> list[str]:
 
 def interpolated(value: str) -> str:
     """As compose would with every secret set."""
+    secret = "a-secret-of-32-characters-or-more"
     return re.sub(
-        r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", lambda m: m[2] if m[2] is not None else "a-secret-of-32-characters-or-more", value
+        r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", lambda m: m[2] if m[2] is not None else secret, value
     )
 
 
