@@ -55,7 +55,12 @@ class Rule(BaseModel):
 
 RULES = (
     Rule(name="error_rate", measure="error_rate", threshold=0.1, minimum=20, severity="critical"),
-    Rule(name="queue_age", measure="queue_age", threshold=300, match=("data", "inference.*", "monitoring")),
+    Rule(
+        name="queue_age",
+        measure="queue_age",
+        threshold=300,
+        match=("data", "data.*", "inference.*", "monitoring"),
+    ),
     # A job that waits for a GPU is the normal state of a training queue.
     Rule(name="training_queue_age", measure="queue_age", threshold=6 * 3600, match=("training.*",)),
     # A worker that never comes back, since its pod or machine has gone for good, is news for an hour only.
