@@ -6,7 +6,7 @@ from anyio import to_thread
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from services.gateway import metered, sse
+from services.gateway import metered, questions, sse
 from services.gateway.context import Gateway
 from shared.contracts import tokens
 from shared.contracts.embeddings import EMBEDDINGS, embeddings
@@ -32,7 +32,7 @@ async def embed(request: Request, gateway: Gateway, asked: EmbeddingRequest) -> 
 async def tokenize(request: Request, gateway: Gateway, asked: TokenizeRequest) -> Response:
     """Tokens of a text or a chat."""
     ref = await metered.resolved(request, gateway, asked.model, tokens.TOKENIZE)
-    done = await sse.unless_gone(request, last_entry(metered.ask(request, gateway, asked.of(ref))))
+    done = await sse.unless_gone(request, last_entry(questions.entries(request, gateway, asked.of(ref))))
     told = done.data
     return JSONResponse(tokens.tokenized(told["tokens"], told["texts"], told["context"]))
 
@@ -40,5 +40,5 @@ async def tokenize(request: Request, gateway: Gateway, asked: TokenizeRequest) -
 async def detokenize(request: Request, gateway: Gateway, asked: DetokenizeRequest) -> Response:
     """The text of tokens."""
     ref = await metered.resolved(request, gateway, asked.model, tokens.DETOKENIZE)
-    done = await sse.unless_gone(request, last_entry(metered.ask(request, gateway, asked.of(ref))))
+    done = await sse.unless_gone(request, last_entry(questions.entries(request, gateway, asked.of(ref))))
     return JSONResponse(tokens.detokenized(done.data["text"]))

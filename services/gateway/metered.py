@@ -10,12 +10,11 @@ from typing import Any
 from anyio import to_thread
 from fastapi import Request
 
-from services.gateway import resolve, sse
+from services.gateway import questions, resolve, sse
 from services.gateway.auth import Caller
 from services.gateway.context import Gateway
 from services.gateway.usage import UsageRow
 from shared import semconv
-from shared.contracts.base import LiveCall
 from shared.contracts.inference import ModelCall, ModelRef
 from shared.errors import HeliuError
 from shared.streams import Entry
@@ -42,23 +41,11 @@ async def resolved(request: Request, gateway: Gateway, model: str, endpoint: str
     return await to_thread.run_sync(look)
 
 
-def ask(request: Request, gateway: Gateway, call: LiveCall) -> AsyncIterator[Entry]:
-    caller: Caller = request.state.caller
-    return gateway.live.call(
-        call,
-        pool=gateway.settings.pool,
-        tenant=str(caller.tenant),
-        max_in_flight=caller.max_live,
-        accept_s=gateway.settings.live_deadline_seconds,
-        parent=request.state.span.traceparent,
-    )
-
-
 async def collect(request: Request, gateway: Gateway, call: ModelCall, endpoint: str, entry: str) -> Results:
     """The rows of all entries of the type `entry`, which have them under that name."""
     began, tokens, status = time.monotonic(), 0, "error"
     try:
-        found = await sse.unless_gone(request, _gather(ask(request, gateway, call), entry))
+        found = await sse.unless_gone(request, _gather(questions.entries(request, gateway, call), entry))
         tokens, status = found.tokens, "ok"
         return found
     except BaseException as exc:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request
 
-from services.gateway import metered, sse
+from services.gateway import metered, questions, sse
 from services.gateway.context import Gateway
 from shared.contracts.embeddings import EMBEDDINGS
 from shared.contracts.inference import Embed, ModelRef
@@ -44,7 +44,7 @@ async def search(request: Request, gateway: Gateway, store: Row, wanted: Wanted)
         limit=wanted.limit,
         min_score=wanted.min_score,
     )
-    done = await sse.unless_gone(request, last_entry(metered.ask(request, gateway, call)))
+    done = await sse.unless_gone(request, last_entry(questions.entries(request, gateway, call)))
     return {"results": done.data["results"], "ranked_by": done.data["ranked_by"]}
 
 
@@ -70,7 +70,7 @@ async def contents(request: Request, gateway: Gateway, store: str, file: str) ->
     texts: list[str] = []
     call = ReadChunks(store_id=store, file_id=file)
     while True:
-        done = await sse.unless_gone(request, last_entry(metered.ask(request, gateway, call)))
+        done = await sse.unless_gone(request, last_entry(questions.entries(request, gateway, call)))
         texts += done.data["texts"]
         if not done.data["more"]:
             return texts

@@ -7,28 +7,10 @@ from typing import Any
 
 from fastapi import Request
 
-from services.gateway import sse
-from services.gateway.auth import Caller
+from services.gateway import questions
 from services.gateway.context import Gateway
-from shared.contracts.base import LiveCall
 from shared.contracts.lineage import MAX_VERSIONS, FindRows, VersionAt, VersionRows
 from shared.db import Row
-from shared.live_client import last_entry
-
-
-async def ask(request: Request, gateway: Gateway, call: LiveCall) -> dict[str, Any]:
-    """What a worker answers; the call is cancelled when the client goes."""
-    caller: Caller = request.state.caller
-    entries = gateway.live.call(
-        call,
-        pool=gateway.settings.pool,
-        tenant=str(caller.tenant),
-        max_in_flight=caller.max_live,
-        accept_s=gateway.settings.live_deadline_seconds,
-        parent=request.state.span.traceparent,
-    )
-    answer = await sse.unless_gone(request, last_entry(entries))
-    return answer.data
 
 
 async def find(
@@ -39,7 +21,7 @@ async def find(
     for start in range(0, len(versions), MAX_VERSIONS):
         some = versions[start : start + MAX_VERSIONS]
         at = tuple(VersionAt(id=row["id"], artifact=row["artifact"]) for row in some)
-        answer = await ask(request, gateway, FindRows(versions=at, row_ids=tuple(row_ids)))
+        answer = await questions.answer(request, gateway, FindRows(versions=at, row_ids=tuple(row_ids)))
         found += answer["found"]
     return found
 
@@ -48,7 +30,9 @@ async def listed(
     request: Request, gateway: Gateway, artifact: str, offset: int, limit: int
 ) -> dict[str, Any]:
     """A page of a version's rows, as a list object."""
-    answer = await ask(request, gateway, VersionRows(artifact=artifact, offset=offset, limit=limit))
+    answer = await questions.answer(
+        request, gateway, VersionRows(artifact=artifact, offset=offset, limit=limit)
+    )
     rows = answer["rows"]
     more = offset + len(rows) < answer["total"]
     return {"object": "list", "data": rows, "total": answer["total"], "has_more": more}

@@ -12,7 +12,7 @@ from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.pages import PageDep, listing
-from services.gateway.routes.sources import check_recipe
+from services.gateway.recipes import check_recipe
 from services.gateway.shapes import unix
 from services.gateway.submission import submit
 from shared import job_store

@@ -9,20 +9,19 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
-from services.gateway import repository_datasets, resolve, shapes, sse
+from services.gateway import questions, repository_datasets, resolve, shapes
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.metadata import Metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.recipes import check_recipe
 from services.gateway.report_page import POLICY, render_report
 from services.gateway.submission import submit
 from shared.contracts.data_governance import MOST_SOURCES, BuildSource, BuildVersion, PreviewRows
-from shared.contracts.recipe_text import parse_recipe
 from shared.db import Connection, Row
 from shared.errors import InvalidInput, NotFound
-from shared.live_client import last_entry
 
 router = APIRouter(tags=["datasets"])
 
@@ -113,15 +112,6 @@ def create(
     }
 
 
-def check_recipe(recipe: dict[str, Any]) -> None:
-    """Raises InvalidInput with its place within the body."""
-    try:
-        parse_recipe(recipe)
-    except InvalidInput as exc:
-        exc.param = f"recipe.{exc.param}" if exc.param else "recipe"
-        raise
-
-
 @router.get("/v1/datasets", summary="List datasets")
 def list_datasets(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     """Newest first."""
@@ -202,7 +192,7 @@ async def rows(
     """In stored order. A worker of data governance reads them while the client waits."""
     row = await to_thread.run_sync(_version, gateway, caller, name, version_id)
     call = PreviewRows(artifact=row["artifact"], split=split, offset=offset, limit=limit)
-    return await _read(request, gateway, caller, call)
+    return await _read(request, gateway, call)
 
 
 @router.get(
@@ -221,23 +211,15 @@ async def bad_rows(
     """In the order of the source, with line, byte offset, code and reason; the report lists the first 200 only."""
     row = await to_thread.run_sync(_version, gateway, caller, name, version_id)
     call = PreviewRows(artifact=row["artifact"], part="bad_rows", offset=offset, limit=limit)
-    return await _read(request, gateway, caller, call)
+    return await _read(request, gateway, call)
 
 
-async def _read(request: Request, gateway: Gateway, caller: Caller, call: PreviewRows) -> dict[str, Any]:
+async def _read(request: Request, gateway: Gateway, call: PreviewRows) -> dict[str, Any]:
     """A page of rows from a worker of data governance."""
-    entries = gateway.live.call(
-        call,
-        pool=gateway.settings.pool,
-        tenant=str(caller.tenant),
-        max_in_flight=caller.max_live,
-        accept_s=gateway.settings.live_deadline_seconds,
-        parent=request.state.span.traceparent,
-    )
-    answer = await sse.unless_gone(request, last_entry(entries))
-    found: list[dict[str, Any]] = answer.data["rows"]
-    more = call.offset + len(found) < answer.data["total"]
-    return {"object": "list", "data": found, "has_more": more, "total": answer.data["total"]}
+    answer = await questions.answer(request, gateway, call)
+    found: list[dict[str, Any]] = answer["rows"]
+    more = call.offset + len(found) < answer["total"]
+    return {"object": "list", "data": found, "has_more": more, "total": answer["total"]}
 
 
 def _version(gateway: Gateway, caller: Caller, name: str, version_id: str) -> Row:

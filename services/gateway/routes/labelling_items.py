@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
 
-from services.gateway import label_shapes, repository_labelling, sse
+from services.gateway import label_shapes, questions, repository_labelling
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
@@ -18,7 +18,6 @@ from shared.contracts.label_values import check_value
 from shared.contracts.labelling import LabelAgreement, ProjectSpec
 from shared.db import Connection, Row
 from shared.errors import NotFound
-from shared.live_client import last_entry
 
 router = APIRouter(tags=["labelling"])
 
@@ -102,16 +101,8 @@ def set_gold(
 async def agreement(request: Request, project: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """Cohen's kappa of two, Krippendorff's alpha of more or with gaps, F1 of spans; with each pair, and gold."""
     row = await to_thread.run_sync(_found, gateway, caller, project)
-    entries = gateway.live.call(
-        LabelAgreement(project_id=row["id"]),
-        pool=gateway.settings.pool,
-        tenant=str(caller.tenant),
-        max_in_flight=caller.max_live,
-        accept_s=gateway.settings.live_deadline_seconds,
-        parent=request.state.span.traceparent,
-    )
-    answer = await sse.unless_gone(request, last_entry(entries))
-    return {"object": "labelling.agreement", "project_id": row["id"], **answer.data}
+    found = await questions.answer(request, gateway, LabelAgreement(project_id=row["id"]))
+    return {"object": "labelling.agreement", "project_id": row["id"], **found}
 
 
 def _found(gateway: Gateway, caller: Caller, name: str) -> Row:

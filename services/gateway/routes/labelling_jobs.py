@@ -12,6 +12,7 @@ from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.recipes import check_recipe
 from services.gateway.routes.labelling import BASE, NAME, find, import_of
 from services.gateway.submission import submit
 from shared.contracts.labelling import (
@@ -27,7 +28,7 @@ from shared.contracts.labelling import (
     Regex,
     check_categorical,
 )
-from shared.contracts.recipe_text import did_you_mean, parse_recipe
+from shared.contracts.recipe_text import did_you_mean
 from shared.db import Connection
 from shared.errors import InvalidInput
 from shared.text.patterns import check_pattern
@@ -128,7 +129,7 @@ def build(
     """The job's result names the file with the labels, and the job that builds the version from it."""
     body, tenant = request.body, request.caller.tenant
     if body.recipe is not None:
-        _check_recipe(body.recipe)
+        check_recipe(body.recipe)
 
     def make(connection: Connection) -> ExportLabels:
         row = find(connection, request.caller, project)
@@ -245,11 +246,3 @@ def _check_method(spec: ProjectSpec, method: str, weak: float | None) -> None:
         check_categorical(spec, "Dawid-Skene")
     if weak is not None:
         check_categorical(spec, "labelling by functions")
-
-
-def _check_recipe(recipe: dict[str, Any]) -> None:
-    try:
-        parse_recipe(recipe)
-    except InvalidInput as exc:
-        exc.param = f"recipe.{exc.param}" if exc.param else "recipe"
-        raise

@@ -8,13 +8,13 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from services.gateway import resolve, sse
+from services.gateway import questions, resolve
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.routes.datasets import FileId, check_recipe
+from services.gateway.recipes import check_recipe
+from services.gateway.routes.datasets import FileId
 from shared.contracts.data_governance import MOST_SOURCES, BuildSource, TryRecipe
-from shared.live_client import last_entry
 
 router = APIRouter(tags=["datasets"])
 
@@ -52,13 +52,5 @@ async def try_recipe(
         ]
 
     sources = await to_thread.run_sync(named)
-    entries = gateway.live.call(
-        TryRecipe(sources=sources, recipe=body.recipe, rows=body.rows, shown=body.shown),
-        pool=gateway.settings.pool,
-        tenant=str(caller.tenant),
-        max_in_flight=caller.max_live,
-        accept_s=gateway.settings.live_deadline_seconds,
-        parent=http.state.span.traceparent,
-    )
-    answer = await sse.unless_gone(http, last_entry(entries))
-    return {"object": "recipe.try", **answer.data}
+    call = TryRecipe(sources=sources, recipe=body.recipe, rows=body.rows, shown=body.shown)
+    return {"object": "recipe.try", **await questions.answer(http, gateway, call)}

@@ -10,20 +10,24 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from services.gateway import repository_keys, repository_sources, repository_upstreams, source_shapes, sse
+from services.gateway import (
+    questions,
+    repository_keys,
+    repository_sources,
+    repository_upstreams,
+    source_shapes,
+)
 from services.gateway.auth import Caller, operator_only
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.recipes import check_recipe
 from shared.contracts import sources, upstream
-from shared.contracts.base import LiveCall
-from shared.contracts.recipe_text import parse_recipe
 from shared.contracts.schedule import Schedule, check_schedule, next_moment
 from shared.db import Connection, Row
 from shared.errors import Conflict, HeliuError, InvalidInput, NotFound
 from shared.jobs import new_id
-from shared.live_client import last_entry
 from shared.outbound import check_url
 
 router = APIRouter(tags=["sources"])
@@ -98,7 +102,7 @@ async def create(
         "build": _build(body.build),
     }
     if body.test:
-        await _test(request, gateway, caller, source_id, body.connection, sealed)
+        await _test(request, gateway, source_id, body.connection, sealed)
 
     def write() -> Row:
         with gateway.db.transaction(caller.tenant) as connection:
@@ -156,7 +160,7 @@ async def change(
         sealed = gateway.sealer.seal(credentials, about) if credentials else None
     spec = body.connection or _spec(row)
     if body.test and ("connection" in given or "credentials" in given):
-        await _test(request, gateway, caller, row["id"], spec, sealed)
+        await _test(request, gateway, row["id"], spec, sealed)
 
     def write() -> Row:
         with gateway.db.transaction(caller.tenant) as connection:
@@ -174,7 +178,7 @@ async def change(
 async def run_test(name: str, request: Request, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """Connects and looks: the columns and the key, or how many files there are. What is wrong is a 400 in words."""
     row, sealed = await to_thread.run_sync(_with_sealed, gateway, caller, name)
-    told = await _test(request, gateway, caller, row["id"], _spec(row), sealed)
+    told = await _test(request, gateway, row["id"], _spec(row), sealed)
     return {"object": "source.test", "name": row["name"], "ok": True, **told}
 
 
@@ -221,25 +225,11 @@ def find(connection: Connection, caller: Caller, name: str, *, lock: bool = Fals
     return row
 
 
-async def ask(request: Request, gateway: Gateway, caller: Caller, call: LiveCall) -> dict[str, Any]:
-    """What a worker of data governance answers at once."""
-    entries = gateway.live.call(
-        call,
-        pool=gateway.settings.pool,
-        tenant=str(caller.tenant),
-        max_in_flight=caller.max_live,
-        accept_s=gateway.settings.live_deadline_seconds,
-        parent=request.state.span.traceparent,
-    )
-    answer = await sse.unless_gone(request, last_entry(entries))
-    return dict(answer.data)
-
-
 async def _test(
-    request: Request, gateway: Gateway, caller: Caller, source_id: str, spec: Any, sealed: str | None
+    request: Request, gateway: Gateway, source_id: str, spec: Any, sealed: str | None
 ) -> dict[str, Any]:
     call = sources.TestSource(source_id=source_id, connection=spec, sealed=sealed)
-    return await ask(request, gateway, caller, call)
+    return await questions.answer(request, gateway, call)
 
 
 def _with_sealed(gateway: Gateway, caller: Caller, name: str) -> tuple[Row, str | None]:
@@ -285,15 +275,6 @@ def _build(build: sources.BuildAfter | None) -> dict[str, Any] | None:
     if build is not None and build.recipe is not None:
         check_recipe(build.recipe, "build.recipe")
     return build.model_dump(mode="json") if build is not None else None
-
-
-def check_recipe(recipe: dict[str, Any], param: str) -> None:
-    """Raise InvalidInput with the place in the body."""
-    try:
-        parse_recipe(recipe)
-    except InvalidInput as exc:
-        exc.param = f"{param}.{exc.param}" if exc.param else param
-        raise
 
 
 def _changed(body: ChangeSource, row: Row) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
+from services.gateway import questions
 from services.gateway import repository_warehouse as repository
-from services.gateway import traced_rows
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import GatewayDep
 from services.gateway.docs import json_body
@@ -63,7 +63,7 @@ async def query(
         sql=body.sql, tables=tuple(tables), max_rows=body.max_rows, max_seconds=body.max_seconds
     )
     try:
-        answer = await traced_rows.ask(request, gateway, call)
+        answer = await questions.answer(request, gateway, call)
     except HeliuError as exc:
         if exc.code == "invalid_sql" and "does not exist" in exc.message and "Table" in exc.message:
             there = ", ".join(f'"{name}"' for name in names) or "none yet"

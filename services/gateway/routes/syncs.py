@@ -7,12 +7,13 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
 
-from services.gateway import repository_sources, source_shapes
+from services.gateway import questions, repository_sources, source_shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.routes.sources import ask, check_recipe, find
+from services.gateway.recipes import check_recipe
+from services.gateway.routes.sources import find
 from services.gateway.submission import submit
 from shared.contracts.sources import BuildAfter, ReadRows, SyncSource
 from shared.db import Connection
@@ -96,6 +97,6 @@ async def quarantine(
     if held is None:
         return {"object": "list", "data": [], "has_more": False, "total": 0}
     call = ReadRows(artifact=held["artifact"], offset=offset, limit=limit)
-    answer = await ask(request, gateway, caller, call)
+    answer = await questions.answer(request, gateway, call)
     more = offset + len(answer["rows"]) < answer["total"]
     return {"object": "list", "data": answer["rows"], "has_more": more, "total": answer["total"]}

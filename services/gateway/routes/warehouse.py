@@ -12,7 +12,7 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import Field
 
-from services.gateway import croissant, repository_datasets, shapes, traced_rows, version_files
+from services.gateway import croissant, questions, repository_datasets, shapes, version_files
 from services.gateway import repository_warehouse as repository
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
@@ -142,7 +142,7 @@ async def diff(
     before, after = await to_thread.run_sync(look)
     by: Key = key or ("row" if before["file_id"] == after["file_id"] else "id")
     call = DiffVersions(before=before["artifact"], after=after["artifact"], key=by, samples=samples)
-    answer = await traced_rows.ask(request, gateway, call)
+    answer = await questions.answer(request, gateway, call)
     return {
         "object": "dataset.diff",
         "from": before["id"],
