@@ -41,9 +41,9 @@ class Row:
     """One source row. Exactly one of `messages` and `text` is set; `meta` is JSON text of the other columns.
 
     `row_id` is made from the source's sha256, the line and the content as it came in (of a synced source from its id,
-    the row's key and the content), so it stays the same whatever a recipe does to the row. `source` is the number of the input, 0 for the first; `parents` are the ids of
-    the rows that this one was put together from, none for one that came in as it is. `split` is empty where nothing
-    but the row itself decides it.
+    the row's key and the content), so it stays the same whatever a recipe does to the row. `source` is the number of
+    the input, 0 for the first; `parents` are the ids of the rows that this one was put together from, none for one
+    that came in as it is. `split` is empty where nothing but the row itself decides it.
     """
 
     row_id: str
