@@ -47,7 +47,10 @@ class Export(Body):
     split: SplitName | None = None
 
 
-MOVE_EXAMPLE = {"version": "dsv-0123456789abcdef0123456789abcdef", "expected": None}
+MOVE_EXAMPLE = {
+    "version": "dsv-0123456789abcdef0123456789abcdef",
+    "expected": "dsv-fedcba9876543210fedcba9876543210",
+}
 
 
 @router.get("/v1/datasets/{name}/tags", summary="Named pointers at versions")

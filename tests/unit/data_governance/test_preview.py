@@ -19,6 +19,7 @@ def version(tmp_path: Path) -> Path:
     rows = [
         {
             "_row_id": f"r{i}",
+            "_source": 0,
             "_source_line": i + 1,
             "id": str(i),
             "messages": [{"role": "user", "content": f"问 {i}"}, {"role": "assistant", "content": "答"}],
@@ -58,7 +59,9 @@ def test_past_the_end_there_is_nothing(version: Path) -> None:
 
 def test_pages_of_bad_rows_join_to_all_of_them(version: Path) -> None:
     assert bad_rows(version, offset=0, limit=5) == {"rows": [], "total": 0}
-    notes = [{"line": i, "byte": None, "code": "not_json", "message": "no"} for i in range(1, 11)]
+    notes = [
+        {"source": 0, "line": i, "byte": None, "code": "not_json", "message": "no"} for i in range(1, 11)
+    ]
     pq.write_table(pa.Table.from_pylist(notes, schema=BAD_SCHEMA), version / BAD_ROWS, row_group_size=4)
     pages = [bad_rows(version, offset=offset, limit=3) for offset in (0, 3, 6, 9)]
     assert [row for page in pages for row in page["rows"]] == notes
