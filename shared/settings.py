@@ -143,7 +143,7 @@ class Settings:
     )
     shard_rows: int = setting(64, doc="rows of a batch shard")
     build_part_bytes: int = setting(
-        16 * 1024 * 1024, doc="bytes of its sources that one part of a dataset build reads"
+        8 * 1024 * 1024, doc="bytes of its sources that one part of a dataset build reads"
     )
     ray_address: str = setting(
         "",

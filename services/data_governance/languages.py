@@ -23,6 +23,43 @@ _CERTAIN = 0.9
 # A character of these scripts says about as much as this many Latin letters.
 _OF_LETTERS = {Kind.HAN: 3, Kind.KANA: 2, Kind.HANGUL: 2}
 _WEIGHTS = [_OF_LETTERS.get(kind, 1) if kind in LETTERS else 0 for kind in Kind]
+# Words that no other language of the script has: three different ones make English sure, and asking the model is ten
+# times as dear as looking for them.
+_ENGLISH = frozenset(
+    (
+        *(
+            "the",
+            "and",
+            "that",
+            "with",
+            "this",
+            "you",
+            "they",
+            "which",
+            "would",
+            "there",
+            "their",
+            "have",
+            "from",
+        ),
+        *(
+            "what",
+            "were",
+            "been",
+            "your",
+            "will",
+            "because",
+            "should",
+            "could",
+            "about",
+            "these",
+            "those",
+            "other",
+        ),
+        *("where", "when", "who", "how", "can", "does"),
+    )
+)
+_ENOUGH_WORDS = 3
 _SCRIPTS: dict[Kind, tuple[str, ...]] = {
     Kind.LATIN: (
         *(
@@ -86,6 +123,9 @@ def guess(text: str, candidates: Collection[str] | None = None, min_letters: int
 def _by_model(text: str, chosen: Collection[str] | None) -> Guess:
     """The likeliest of all languages, or of `chosen`, whose probabilities are then among themselves."""
     line = " ".join(text[: 2 * _MODEL_CHARS].split())[:_MODEL_CHARS]
+    is_asked = chosen is None or "en" in chosen
+    if is_asked and len(_ENGLISH.intersection(line.lower().split())) >= _ENOUGH_WORDS:
+        return Guess("en", 1.0)
     found = _model().detect(line, model="lite", k=1)
     if chosen is not None and not (found[0]["lang"] in chosen and found[0]["score"] >= _CERTAIN):
         found = _model().detect(line, model="lite", k=_CHOICES)

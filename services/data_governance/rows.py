@@ -154,7 +154,7 @@ def hash128(text: str) -> bytes:
 @lru_cache(maxsize=8192)
 def normalise_key(text: str) -> str:
     """`text` without case, width, spaces and punctuation (marks in numbers stay); itself when that leaves nothing."""
-    if not text.isascii() and (_FOLDS.search(text) or _WIDE_MARK.search(text)):
+    if not text.isascii() and (_FOLDS.search(text) or (_DIGIT.search(text) and _WIDE_MARK.search(text))):
         text = unicodedata.normalize("NFKC", text)
     if _DIGIT.search(text):
         text = _MARK_BEFORE_DIGIT.sub(_kept_mark, text)

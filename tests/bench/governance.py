@@ -85,18 +85,18 @@ class Governed:
         body = {"name": f"documents-{time.time_ns()}", "file_id": file_id, "recipe": RECIPE}
         job = self.client.post("/v1/datasets", json=body).raise_for_status().json()
         peak, killed = 0.0, 0
-        due = started + dice.uniform(1, 6)
+        due = started + dice.uniform(0.5, 4)
         while job["status"] not in ("succeeded", "failed", "dead", "cancelled"):
             if time.perf_counter() - started > PATIENCE_S:
                 raise RuntimeError(f"the build is not over after {PATIENCE_S:.0f} s: {job['progress']}")
-            time.sleep(0.1)
+            time.sleep(0.25)
             peak = max([peak, *map(_peak, processes)])
             if killed < kills and time.perf_counter() >= due:
                 at = dice.randrange(workers)
                 processes[at].kill()
                 processes[at] = self._harness.start("data_governance", at)
                 killed += 1
-                due = time.perf_counter() + dice.uniform(2, 8)
+                due = time.perf_counter() + dice.uniform(0.5, 2.5)
             job = self.client.get(f"/v1/jobs/{job['id']}").raise_for_status().json()
         seconds = time.perf_counter() - started
         for process in processes:

@@ -19,9 +19,9 @@ from shared.contracts.recipe import InputMapping, Recipe
 from shared.contracts.recipe_infer import default_recipe
 from shared.errors import InvalidInput
 
-PART_BYTES = 16 * 1024 * 1024
-# Packed, a part of such a size may come to several.
-PACKED_BYTES = PART_BYTES // 8
+PART_BYTES = 8 * 1024 * 1024
+# Packed, a file of a part's size may come to so many times as much.
+PACKED = 8
 _BLOCK = 1024 * 1024
 Look = Callable[[], None]
 
@@ -157,7 +157,7 @@ def make_plan(
             inputs.append(planned)
             parts.append(Part(number))
             continue
-        if source.format != "parquet" and source.bytes_total > part_bytes // 8 and _is_packed(path):
+        if source.format != "parquet" and source.bytes_total > part_bytes // PACKED and _is_packed(path):
             path = unpacked_path(folder, number)
             _unpack(file.path, path, look)
             planned = replace(planned, unpacked=True)

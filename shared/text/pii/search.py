@@ -39,6 +39,9 @@ _MARKS = tuple(zip("，：！？（）；", ",:!?();", strict=True))
 # ten, only a local phone number that is called one.
 _SOME_DIGITS = re.compile(r"\+[0-9]|[0-9](?:[ \-.·()]{0,3}[0-9]){6}")
 _NUMBER = re.compile(r"\+[0-9]|[0-9](?:[ \-.·()]{0,3}[0-9]){9}")
+# Without any of these a text has no personal data of the core types, and most texts have none.
+_TRACE = re.compile("[0-9@\uff10-\uff19\uff20]")
+_CORE = frozenset(CORE_TYPES)
 _SPANS: dict[PiiType, Callable[[str], Iterator[tuple[int, int]]]] = {
     "id_card": id_cards,
     "credit_code": credit_codes,
@@ -81,6 +84,8 @@ def might_have(text: str, types: Collection[PiiType] = CORE_TYPES) -> bool:
 
 def find(text: str, types: Collection[PiiType] = CORE_TYPES) -> list[Found]:
     """All personal data in `text`, in order, without overlaps. Strong evidence (checksums) wins over patterns."""
+    if not _TRACE.search(text) and _CORE.issuperset(types):
+        return []
     plain = narrow(text)
     kinds = _kinds(plain, types)
     if not kinds:
