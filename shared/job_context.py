@@ -12,7 +12,7 @@ from typing import Any
 from shared import job_store
 from shared.contracts.base import JobContract
 from shared.db import Connection, Database, retrying
-from shared.jobs import Job, NewJob, Status
+from shared.jobs import Job, NewJob, Status, new_id
 from shared.stop import Stop, Stopped
 from shared.telemetry import Span, Tracing
 
@@ -82,6 +82,31 @@ class JobContext:
         retrying(write, attempts=8, patience=0.2)
         self.job.progress.update(values)
         self.touch()
+
+    def part(
+        self,
+        payload: JobContract,
+        queue: str,
+        *,
+        job_id: str | None = None,
+        cost: float = 1.0,
+        traceparent: str | None = None,
+    ) -> NewJob:
+        """A job of the same tenant, key and priority that this one hands out and waits for."""
+        return NewJob(
+            id=job_id or new_id(payload.id_prefix),
+            tenant_id=self.job.tenant_id,
+            kind=payload.kind,
+            queue=queue,
+            payload=payload.dump(),
+            priority=self.job.priority,
+            max_attempts=payload.max_attempts,
+            max_crashes=payload.max_crashes,
+            cost=cost,
+            parent_id=self.job.id,
+            api_key_id=self.job.api_key_id,
+            traceparent=traceparent or self.span.traceparent,
+        )
 
     def touch(self) -> None:
         """Say that the job moves: the watchdog ends jobs that are alive and stuck."""

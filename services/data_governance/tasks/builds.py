@@ -37,7 +37,6 @@ from shared.contracts.recipe_text import parse_recipe
 from shared.db import Connection
 from shared.errors import HeliuError
 from shared.job_context import JobContext, Outcome, Waiting
-from shared.jobs import NewJob, new_id
 from shared.live_server import LiveContext
 from shared.worker import Platform
 
@@ -144,18 +143,8 @@ def _handed_out(
         )
     artifacts = [one.artifact for one in job.sources()]
     children = [
-        NewJob(
-            id=new_id(BuildPart.id_prefix),
-            tenant_id=ctx.job.tenant_id,
-            kind=BuildPart.kind,
-            queue=BuildPart.queue_for(),
-            payload=BuildPart(build_id=ctx.job.id, stage=stage, part=part, artifacts=artifacts).dump(),
-            priority=ctx.job.priority,
-            max_attempts=BuildPart.max_attempts,
-            max_crashes=BuildPart.max_crashes,
-            parent_id=ctx.job.id,
-            api_key_id=ctx.job.api_key_id,
-            traceparent=ctx.span.traceparent,
+        ctx.part(
+            BuildPart(build_id=ctx.job.id, stage=stage, part=part, artifacts=artifacts), BuildPart.queue_for()
         )
         for part in parts
     ]

@@ -28,21 +28,8 @@ def hand_out(
     for number, start in enumerate(range(0, len(texts), EMBED_TEXTS), first):
         part = texts[start : start + EMBED_TEXTS]
         payload = EmbedTexts(model=model, artifact=store_texts(platform, part), count=len(part))
-        made.append(
-            NewJob(
-                id=f"{EmbedTexts.id_prefix}{ctx.job.id}-{number:06d}-{new_id('')[-6:]}",
-                tenant_id=ctx.job.tenant_id,
-                kind=EmbedTexts.kind,
-                queue=queue,
-                payload=payload.dump(),
-                priority=ctx.job.priority,
-                max_attempts=EmbedTexts.max_attempts,
-                max_crashes=EmbedTexts.max_crashes,
-                parent_id=ctx.job.id,
-                api_key_id=ctx.job.api_key_id,
-                traceparent=ctx.span.traceparent,
-            )
-        )
+        job_id = f"{EmbedTexts.id_prefix}{ctx.job.id}-{number:06d}-{new_id('')[-6:]}"
+        made.append(ctx.part(payload, queue, job_id=job_id))
     return made
 
 

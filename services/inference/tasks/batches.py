@@ -33,7 +33,7 @@ from shared.contracts.task import TaskRoute
 from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput
 from shared.job_context import JobContext, Outcome, Waiting
-from shared.jobs import NewJob, Status, new_id
+from shared.jobs import Status, new_id
 from shared.worker import Platform
 
 SHARDS_IN_ONE_TRACE = 80
@@ -90,22 +90,8 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
             root = platform.tracing.start("batch.shard", links=[traceparent])
             root.end()
             traceparent = root.traceparent
-        children.append(
-            NewJob(
-                id=new_id(BatchShard.id_prefix),
-                tenant_id=ctx.job.tenant_id,
-                kind=BatchShard.kind,
-                queue=queue,
-                payload=payload.dump(),
-                priority=ctx.job.priority,
-                max_attempts=BatchShard.max_attempts,
-                max_crashes=BatchShard.max_crashes,
-                cost=shard.count / platform.settings.shard_rows,
-                parent_id=ctx.job.id,
-                api_key_id=ctx.job.api_key_id,
-                traceparent=traceparent,
-            )
-        )
+        cost = shard.count / platform.settings.shard_rows
+        children.append(ctx.part(payload, queue, cost=cost, traceparent=traceparent))
     return Waiting(
         children,
         {
@@ -122,19 +108,7 @@ def _ask(platform: Platform, ctx: JobContext, job: Batch, questions: Sequence[Qu
     """Have data governance find what the rows of tasks with retrieval answer from; the plan is made again then."""
     lines = "".join(question.model_dump_json() + "\n" for question in questions)
     contract = FindPassages(artifact=platform.artifacts.put(io.BytesIO(lines.encode()))[0], pool=job.pool)
-    child = NewJob(
-        id=new_id(FindPassages.id_prefix),
-        tenant_id=ctx.job.tenant_id,
-        kind=FindPassages.kind,
-        queue=FindPassages.queue_for(job.pool),
-        payload=contract.dump(),
-        priority=ctx.job.priority,
-        max_attempts=FindPassages.max_attempts,
-        max_crashes=FindPassages.max_crashes,
-        parent_id=ctx.job.id,
-        api_key_id=ctx.job.api_key_id,
-        traceparent=ctx.span.traceparent,
-    )
+    child = ctx.part(contract, FindPassages.queue_for(job.pool))
     return Waiting([child], {"asked": len(questions)})
 
 
