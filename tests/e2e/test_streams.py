@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stage import PATIENCE_S, Stage
+from tests.e2e.stage import MOST_LIVE, PATIENCE_S, Stage
 
 pytestmark = pytest.mark.timeout(600)
 
-STREAMS = 200
 # More than a worker has at once, so that one is in work whenever it is killed.
 CHATS = 16
 
@@ -48,10 +47,8 @@ def stream(
 
 
 def test_two_hundred_streams_at_once_all_end(stage: Stage) -> None:
-    with stage.harness.db.core() as connection:
-        connection.execute("UPDATE core.tenant SET max_live = %s WHERE name = 'default'", (STREAMS,))
-    with ThreadPoolExecutor(STREAMS) as pool:
-        answers = list(pool.map(lambda number: stream(stage, number, 8), range(STREAMS)))
+    with ThreadPoolExecutor(MOST_LIVE) as pool:
+        answers = list(pool.map(lambda number: stream(stage, number, 8), range(MOST_LIVE)))
     assert all("error" not in event for events in answers for event in events)
     reasons = {events[-1]["choices"][0]["finish_reason"] for events in answers}
     assert reasons <= {"stop", "length"}
