@@ -200,8 +200,9 @@ class Run:
         name = f"demo-base-{self._mark}"
         with self._steps.step("pretrain", "pretraining a base on the training conversations") as note:
             job = self._client.post(
-                "/v1/pretraining/jobs",
+                "/v1/training/jobs",
                 {
+                    "type": "pretrain",
                     "name": name,
                     "training_file": self._result.dataset_version,
                     "seed": 7,

@@ -30,8 +30,14 @@ def pretrain(
     as_json: Json = False,
 ) -> None:
     """Train a small base model, tokenizer included, from scratch."""
-    body = {"name": name, "training_file": data, "seed": seed, "hyperparameters": _parsed(parameters)}
-    _submit("/v1/pretraining/jobs", body, wait, as_json)
+    body = {
+        "type": "pretrain",
+        "name": name,
+        "training_file": data,
+        "seed": seed,
+        "hyperparameters": _parsed(parameters),
+    }
+    _submit("/v1/training/jobs", body, wait, as_json)
 
 
 @app.command()
@@ -73,6 +79,7 @@ def head(
 ) -> None:
     """Train a head that classifies, measures or ranks texts; an LSTM from scratch where no --model is given."""
     body = {
+        "type": "head",
         "name": name,
         "head": head,
         "method": method or ("full" if model else "lstm"),
@@ -98,13 +105,14 @@ def encoder(
 ) -> None:
     """Train a sentence encoder from scratch on texts whose label says which mean the same."""
     body = {
+        "type": "encoder",
         "name": name,
         "training_file": data,
         "validation_file": validation,
         "seed": seed,
         "hyperparameters": _parsed(parameters),
     }
-    _submit("/v1/training/encoders", body, wait, as_json)
+    _submit("/v1/training/jobs", body, wait, as_json)
 
 
 @app.command()

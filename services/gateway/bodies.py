@@ -267,6 +267,17 @@ def translate(exc: ValidationError, parsed: Any, model: type[BaseModel]) -> Inva
         close = difflib.get_close_matches(str(first["loc"][-1]), _names(model), 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return InvalidInput(f"unknown parameter {param!r}{hint}", code="unknown_parameter", param=param)
+    if first["type"].startswith("union_tag"):
+        tag = first["ctx"]["discriminator"].strip("'")
+        param = ".".join(filter(None, (param, tag)))
+        kinds = first["ctx"].get("expected_tags") or ", ".join(repr(one) for one in _tags(model))
+        if tag not in (first["input"] if isinstance(first["input"], dict) else {}):
+            return InvalidInput(
+                f"missing required parameter {param!r}; it is one of {kinds}",
+                code="missing_required_parameter",
+                param=param,
+            )
+        return InvalidInput(f"{param} is {short(first['input'][tag])}; it is one of {kinds}", param=param)
     if first["type"] == "missing":
         return InvalidInput(
             f"missing required parameter {param!r}", code="missing_required_parameter", param=param
@@ -301,6 +312,11 @@ def dotted(place: tuple[str | int, ...]) -> str:
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part[:80]}" if text else part[:80]
     return text
+
+
+def _tags(model: type[BaseModel]) -> list[str]:
+    """What the union that a body of this model is goes by."""
+    return list(model.model_json_schema().get("discriminator", {}).get("mapping", {}))
 
 
 @cache

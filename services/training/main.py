@@ -6,17 +6,18 @@ import os
 import sys
 from functools import partial
 
-from services.training import tasks
+from services.training.tasks import encoders, evaluations, heads, pretrain, tune
 from shared.contracts.base import JobContract
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.heads import TrainHead
-from shared.contracts.training import Evaluate, FineTune, Pretrain
+from shared.contracts.training import LIGHT_QUEUE, Evaluate, FineTune, Pretrain
 from shared.errors import HeliuError
 from shared.job_context import Handler
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
 
 SLOTS = 1
+LIGHT_SLOTS = 2
 
 
 def main() -> int:
@@ -27,13 +28,14 @@ def main() -> int:
         sys.stderr.write(f"training: {exc.message}\n")
         return 78
     handlers: dict[type[JobContract], Handler] = {
-        Pretrain: partial(tasks.pretrain, platform),
-        FineTune: partial(tasks.fine_tune, platform),
-        TrainHead: partial(tasks.train_head, platform),
-        TrainEncoder: partial(tasks.train_encoder, platform),
-        Evaluate: partial(tasks.evaluate, platform),
+        Pretrain: partial(pretrain.pretrain, platform),
+        FineTune: partial(tune.fine_tune, platform),
+        TrainHead: partial(heads.train_head, platform),
+        TrainEncoder: partial(encoders.train_encoder, platform),
+        Evaluate: partial(evaluations.evaluate, platform),
     }
-    spec = WorkerSpec("training", {Pretrain.queue_for(settings.pool): settings.slots or SLOTS})
+    queues = {Pretrain.queue_for(settings.pool): settings.slots or SLOTS, LIGHT_QUEUE: LIGHT_SLOTS}
+    spec = WorkerSpec("training", queues)
     return Worker(platform, spec, handlers).run()
 
 

@@ -11,6 +11,9 @@ from shared.contracts.base import JobContract, Message
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+# Jobs that train nothing: they plan, wait for others, or grade. They never wait behind a long training.
+LIGHT_QUEUE = "training.light"
+PRETRAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class DataRef(Message):
@@ -75,7 +78,7 @@ class Pretrain(JobContract):
     id_prefix: ClassVar[str] = "ptjob-"
     stall_limit_s: ClassVar[float | None] = 900.0
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=PRETRAIN_NAME)
     data: DataRef
     seed: int = Field(0, ge=0, le=2**31 - 1)
     hyperparameters: PretrainParameters = PretrainParameters()

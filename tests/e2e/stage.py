@@ -275,8 +275,14 @@ def open_stage(database_url: str, redis_url: str) -> Iterator[Stage]:
 def _prepare(stage: Stage) -> None:
     stage.version = stage.govern("service", sample())["result"]["version_id"]
     job = stage.post(
-        "/v1/pretraining/jobs",
-        {"name": stage.base, "training_file": stage.version, "seed": SEED, "hyperparameters": BASE},
+        "/v1/training/jobs",
+        {
+            "type": "pretrain",
+            "name": stage.base,
+            "training_file": stage.version,
+            "seed": SEED,
+            "hyperparameters": BASE,
+        },
     )
     stage.traces["pretraining"] = job["trace_id"]
     stage.succeeded(job["id"])

@@ -24,6 +24,7 @@ def test_a_classifier_of_governed_rows_is_served_when_its_job_has_ended(stage: S
     ]
     version = stage.govern("questions", "\n".join(lines).encode())["result"]["version_id"]
     asked = {
+        "type": "head",
         "name": "intents",
         "head": "single_label",
         "method": "lstm",
@@ -61,6 +62,7 @@ def test_a_ranker_stands_on_a_base_and_an_adapter(stage: Stage, tmp_path: Path) 
     file = stage.upload("pairs.jsonl", data.read_bytes(), "fine-tune")
     for name, model, method in (("order", stage.base, "lora"), ("order-2", stage.tuned, "frozen")):
         asked = {
+            "type": "head",
             "name": name,
             "head": "rank_pairwise",
             "method": method,
@@ -78,7 +80,13 @@ def test_a_ranker_stands_on_a_base_and_an_adapter(stage: Stage, tmp_path: Path) 
 
 
 def refused(stage: Stage, **changes: Any) -> dict[str, Any]:
-    asked = {"name": "never", "head": "single_label", "method": "lstm", "training_file": stage.version}
+    asked = {
+        "type": "head",
+        "name": "never",
+        "head": "single_label",
+        "method": "lstm",
+        "training_file": stage.version,
+    }
     with stage.http() as http:
         answer = http.post("/v1/training/jobs", json=asked | changes)
     assert answer.status_code in (400, 404, 409), answer.text
@@ -110,7 +118,7 @@ def test_what_cannot_be_trained_is_refused_before_a_worker_is_taken(
 def test_rows_of_one_label_fail_their_job_with_the_reason_and_nothing_is_served(stage: Stage) -> None:
     content = "\n".join(json.dumps({"text": f"t {i}", "label": "only"}) for i in range(20)).encode()
     file = stage.upload("one.jsonl", content, "fine-tune")
-    asked = {"name": "never", "head": "single_label", "method": "lstm", "training_file": file}
+    asked = {"type": "head", "name": "never", "head": "single_label", "method": "lstm", "training_file": file}
     job = stage.ended(stage.post("/v1/training/jobs", asked)["id"])
     assert (job["status"], job["error"]["code"]) == ("failed", "invalid_training_file")
     assert "one label only, 'only'" in job["error"]["message"]

@@ -38,7 +38,7 @@ def test_a_stranger_finds_every_list_empty(stranger: openai.OpenAI, batch: Any, 
     assert list(stranger.models.list()) == []
     assert list(stranger.batches.list()) == []
     assert list(stranger.fine_tuning.jobs.list()) == []
-    for path in ("jobs", "datasets", "webhooks", "usage", "evaluations", "pretraining/jobs", "alerts"):
+    for path in ("jobs", "datasets", "webhooks", "usage", "evaluations", "training/jobs", "alerts"):
         assert stage.get(f"/v1/{path}", stranger.api_key)["data"] == [], path
 
 

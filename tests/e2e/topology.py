@@ -127,7 +127,7 @@ EDGES: tuple[Edge, ...] = (
     Edge("preview", process("data_governance", "data.live"), inside("data_governance", "data.preview")),
     *durable(
         "pretraining",
-        "/v1/pretraining/jobs",
+        "/v1/training/jobs",
         "training.*",
         "training",
         "load",

@@ -102,8 +102,8 @@ def test_a_version_that_moved_too_far_fails_its_gate_and_training_refuses_it(sta
     (reason,) = version["gate"]["reasons"]
     assert reason.startswith("max_drift: drift of ")
     assert stage.unlike["gate"] == version["gate"] == version["report"]["gate"]
-    body = {"name": "learner", "training_file": version["id"]}
-    refused = stage.http.post("/v1/pretraining/jobs", json=body)
+    body = {"type": "pretrain", "name": "learner", "training_file": version["id"]}
+    refused = stage.http.post("/v1/training/jobs", json=body)
     error = refused.json()["error"]
     assert (error["code"], error["param"]) == ("dataset_gate_failed", "training_file")
     assert reason in error["message"]

@@ -220,10 +220,13 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         hook = acme.post(
             "/v1/webhooks", json={"url": "https://example.com", "events": ["job.failed"]}
         ).json()["id"]
-        pretrain = acme.post("/v1/pretraining/jobs", json={"name": "n", "training_file": "dsv-1"}).json()[
-            "id"
-        ]
-        head = {"name": "h", "head": "single_label", "method": "lstm", "training_file": "dsv-1"}
+        head = {
+            "type": "head",
+            "name": "h",
+            "head": "single_label",
+            "method": "lstm",
+            "training_file": "dsv-1",
+        }
         head_job = acme.post("/v1/training/jobs", json=head).json()["id"]
         wanted = {"model": "m", "dataset_version": "dsv-1"}
         evaluation = acme.post("/v1/evaluations", json=wanted).json()["id"]
@@ -248,7 +251,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         project = make_project(gateway, ["one"])
         labeller = Person(gateway, project, "li").id
         names |= {"project": project, "item_id": f"{project}-0", "labeller_id": labeller}
-        jobs = {"pretraining": pretrain, "evaluations": evaluation, "fine_tuning": tune, "jobs": tune}
+        jobs = {"evaluations": evaluation, "fine_tuning": tune, "jobs": tune}
         jobs["training"] = head_job
         source = {"name": "service", "connection": {"kind": "files", "path": "/data"}, "test": False}
         assert acme.post("/v1/sources", json=source).status_code == 200
@@ -290,7 +293,6 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         for path, cursor in (
             ("files", file),
             ("fine_tuning/jobs", tune),
-            ("pretraining/jobs", pretrain),
             ("evaluations", evaluation),
             ("batches", batch),
             ("datasets", "ds-acme"),
@@ -307,7 +309,9 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             assert (path, refused.status_code, refused.json()["error"]["param"]) == (path, 400, "after")
         refused = rival.post("/v1/evaluations", json=wanted)
         assert refused.status_code == 404
-        refused = rival.post("/v1/pretraining/jobs", json={"name": "n", "training_file": "dsv-1"})
+        refused = rival.post(
+            "/v1/training/jobs", json={"type": "pretrain", "name": "n", "training_file": "dsv-1"}
+        )
         assert (refused.status_code, refused.json()["error"]["param"]) == (404, "training_file")
         refused = rival.post("/v1/fine_tuning/jobs", json={"model": "m", "training_file": file})
         assert refused.status_code == 404
@@ -326,7 +330,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             "alerts",
             "usage",
         )
-        for path in (*listed, "evaluations", "pretraining/jobs"):
+        for path in (*listed, "evaluations"):
             assert (path, rival.get(f"/v1/{path}").json()["data"]) == (path, [])
         assert acme.get(f"/v1/fine_tuning/jobs/{tune}").json()["status"] == "queued"
 

@@ -233,9 +233,9 @@ def test_the_same_idempotency_key_is_the_same_job_whatever_became_of_what_it_nam
     file = upload(client)
     gateway.add_version("dsv-1")
     tune = {"model": "base", "training_file": file}
-    pretrain = {"name": "tiny", "training_file": "dsv-1"}
+    pretrain = {"type": "pretrain", "name": "tiny", "training_file": "dsv-1"}
     with gateway.http() as http:
-        sent = [("/v1/fine_tuning/jobs", tune), ("/v1/pretraining/jobs", pretrain)]
+        sent = [("/v1/fine_tuning/jobs", tune), ("/v1/training/jobs", pretrain)]
         first = [http.post(path, json=body, headers={"idempotency-key": path}) for path, body in sent]
         retries = [{"idempotency-key": path} for path, _ in sent]
         client.files.delete(file)
@@ -297,21 +297,26 @@ def test_versions_of_a_dataset_are_listed_page_by_page(gateway: RunningGateway) 
 def test_pretraining_and_evaluation_answer_with_jobs(gateway: RunningGateway) -> None:
     gateway.add_version("dsv-1")
     with gateway.http() as http:
-        body = {"name": "tiny", "training_file": "dsv-1", "hyperparameters": {"layers": 2}}
-        job = http.post("/v1/pretraining/jobs", json=body).json()
+        body = {
+            "type": "pretrain",
+            "name": "tiny",
+            "training_file": "dsv-1",
+            "hyperparameters": {"layers": 2},
+        }
+        job = http.post("/v1/training/jobs", json=body).json()
         assert (job["kind"], job["queue"]) == ("training.pretrain", "training.default")
         # Found out now, and not when the training is over.
         gateway.add_model("gone")
         http.delete("/v1/models/gone")
-        taken = http.post("/v1/pretraining/jobs", json={**body, "name": "gone"})
+        taken = http.post("/v1/training/jobs", json={**body, "name": "gone"})
         assert (taken.status_code, taken.json()["error"]["code"]) == (409, "model_exists")
-        assert http.get(f"/v1/pretraining/jobs/{job['id']}").json()["status"] == "queued"
+        assert http.get(f"/v1/training/jobs/{job['id']}").json()["status"] == "queued"
         job = http.post(
             "/v1/evaluations", json={"model": "base", "dataset_version": "dsv-1", "limit": 5}
         ).json()
         assert job["kind"] == "training.evaluate"
         assert [j["id"] for j in http.get("/v1/evaluations").json()["data"]] == [job["id"]]
-        assert http.get(f"/v1/pretraining/jobs/{job['id']}").status_code == 404
+        assert http.get(f"/v1/training/jobs/{job['id']}").status_code == 404
 
 
 def test_the_secret_of_a_webhook_is_shown_once(gateway: RunningGateway) -> None:

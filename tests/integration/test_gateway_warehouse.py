@@ -100,8 +100,8 @@ def test_retention_keeps_the_newest_the_tagged_and_what_models_learned_from(gate
         with gateway.as_tenant() as c:
             c.execute("UPDATE training.model SET dataset_version = 'dsv-2'")
         assert overdue(gateway) == ["dsv-3", "dsv-4"]
-        body = {"name": "n", "training_file": "dsv-3"}
-        assert client.post("/v1/pretraining/jobs", json=body).status_code == 200
+        body = {"type": "pretrain", "name": "n", "training_file": "dsv-3"}
+        assert client.post("/v1/training/jobs", json=body).status_code == 200
         assert overdue(gateway) == ["dsv-4"]
         client.put("/v1/datasets/service/retention", json={"keep_last": 1, "keep_days": 57})
         assert overdue(gateway) == []
@@ -162,10 +162,10 @@ def test_the_collection_is_for_operators(gateway: RunningGateway) -> None:
 def test_training_takes_a_tag_for_the_version_that_it_stands_at_now(gateway: RunningGateway) -> None:
     move(gateway, "dsv-2", None)
     with gateway.http() as client:
-        body = {"name": "n", "training_file": "service@best"}
-        job = client.post("/v1/pretraining/jobs", json=body)
+        body = {"type": "pretrain", "name": "n", "training_file": "service@best"}
+        job = client.post("/v1/training/jobs", json=body)
         assert job.status_code == 200, job.text
-        missing = client.post("/v1/pretraining/jobs", json={**body, "training_file": "service@worst"})
+        missing = client.post("/v1/training/jobs", json={**body, "training_file": "service@worst"})
         assert (missing.status_code, missing.json()["error"]["param"]) == (404, "training_file")
     move(gateway, "dsv-3", "dsv-2")
     with gateway.as_tenant() as c:

@@ -485,9 +485,10 @@ def test_an_encoder_that_was_trained_here_is_served_to_stores(stores: Stores) ->
     )
     small = {"hidden_size": 32, "heads": 2, "max_length": 32, "batch_size": 6, "n_epochs": 60}
     http = httpx.Client(base_url=stores.url, headers={"authorization": f"Bearer {stores.harness.key()}"})
-    body = {"name": "own", "training_file": file.id, "validation_file": file.id, "hyperparameters": small}
+    body = {"type": "encoder", "name": "own", "training_file": file.id, "validation_file": file.id}
+    body["hyperparameters"] = small
     with http:
-        job = http.post("/v1/training/encoders", json=body).json()
+        job = http.post("/v1/training/jobs", json=body).json()
         ended = stores.harness.wait_job(job["id"])
         assert ended.result is not None, (ended.error, stores.harness.logs(["training"]))
         assert ended.result["held_out"]["recall_at_1"] == 1.0

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from services.gateway import repository_models, resolve, shapes
+from services.gateway import repository_models, shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.metadata import Metadata, wanted_metadata
+from services.gateway.methods.tune import TuneBody
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
 from shared import job_requests, job_store
@@ -68,26 +69,23 @@ def create(
     parameters = _parameters(body)
     gateway.limiter.check_tokens(request.caller)
 
-    def make(connection: Connection) -> FineTune:
-        base = resolve.base_ref(resolve.model_row(connection, tenant, body.model))
-        if base.adapter_artifact is not None:
-            raise InvalidInput(
-                f"{body.model!r} is an adapter; tune its base instead (stacked adapters are not served)",
-                param="model",
-            )
-        validation = body.validation_file
-        return FineTune(
-            base=base,
-            training=resolve.data_ref(connection, tenant, body.training_file, param="training_file"),
-            validation=resolve.data_ref(connection, tenant, validation, param="validation_file")
-            if validation
-            else None,
-            suffix=body.suffix,
-            seed=body.seed or 0,
-            hyperparameters=parameters,
-        )
-
-    return shapes.fine_tuning_job(submit(gateway, request, FineTune, make, metadata=body.metadata))
+    asked = TuneBody(
+        type="sft",
+        model=body.model,
+        training_file=body.training_file,
+        validation_file=body.validation_file,
+        suffix=body.suffix,
+        seed=body.seed or 0,
+        hyperparameters=parameters,
+    )
+    job = submit(
+        gateway,
+        request,
+        FineTune,
+        lambda connection: asked.contract(connection, tenant),
+        metadata=body.metadata,
+    )
+    return shapes.fine_tuning_job(job)
 
 
 def _parameters(body: CreateFineTuning) -> FineTuneParameters:

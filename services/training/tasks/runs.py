@@ -1,4 +1,4 @@
-"""Queue entries of training: one function a contract, each around a run in a child process."""
+"""One attempt at training: its folders, its child process, and what the child reports on the way."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any
 
 from services.training import repository
 from services.training.supervise import Sink, supervise
-from shared.contracts.encoders import TrainEncoder
-from shared.contracts.heads import RANKS, TrainHead
-from shared.contracts.training import DataRef, Evaluate, FineTune, Pretrain
+from shared.contracts.training import DataRef, FineTune
 from shared.db import Connection, retrying
 from shared.errors import InvalidInput
 from shared.job_context import JobContext, Outcome
@@ -26,162 +24,7 @@ SERVED = re.compile(
 )
 
 
-def pretrain(platform: Platform, ctx: JobContext, job: Pretrain) -> Outcome:
-    """A base from scratch; a finished base can be served and tuned at once."""
-    run = _Run(platform, ctx, job.name)
-    spec = {
-        "kind": "pretrain",
-        "seed": job.seed,
-        "data": run.data(job.data, None),
-        "hyperparameters": job.hyperparameters.model_dump(exclude_defaults=True),
-    }
-    result = run.train(spec)
-    artifact = platform.artifacts.put_tree(Path(result["output_dir"]))
-    run.clean()
-    return Outcome(
-        result={
-            "model": job.name,
-            "artifact": artifact,
-            "trained_tokens": result["trained_tokens"],
-            **result["data"],
-        },
-        write=lambda connection: repository.add_model(
-            connection,
-            ctx.job.tenant_id,
-            job.name,
-            artifact=artifact,
-            job_id=ctx.job.id,
-            dataset_version=job.data.id,
-            info=result["data"],
-        ),
-    )
-
-
-def fine_tune(platform: Platform, ctx: JobContext, job: FineTune) -> Outcome:
-    """An adapter (LoRA) or a new base (full) from a base and conversations."""
-    name = f"ft:{job.base.model}:{job.suffix or 'heliu'}:{ctx.job.id[-8:]}"
-    run = _Run(platform, ctx, name, job)
-    spec = {
-        "kind": "sft",
-        "seed": job.seed,
-        "data": run.data(job.training, job.validation),
-        "base_dir": run.folder(job.base.base_artifact),
-        "hyperparameters": job.hyperparameters.model_dump(exclude_unset=True),
-    }
-    if job.base.adapter_artifact is not None:
-        raise InvalidInput(
-            f"{job.base.model} is an adapter; tune its base instead (stacked adapters are not served)",
-            param="model",
-        )
-    result = run.train(spec)
-    artifact = platform.artifacts.put_tree(Path(result["output_dir"]))
-    run.clean()
-    lora = job.hyperparameters.method == "lora"
-    return Outcome(
-        result={
-            "fine_tuned_model": name,
-            "artifact": artifact,
-            "trained_tokens": result["trained_tokens"],
-            **result["data"],
-        },
-        write=lambda connection: repository.add_model(
-            connection,
-            ctx.job.tenant_id,
-            name,
-            artifact=artifact,
-            job_id=ctx.job.id,
-            dataset_version=job.training.id,
-            info=result["data"],
-            base_id=job.base.model,
-            base_artifact=job.base.base_artifact if lora else None,
-        ),
-    )
-
-
-def train_head(platform: Platform, ctx: JobContext, job: TrainHead) -> Outcome:
-    """A classifier or a ranker, served at once when it is done."""
-    run = _Run(platform, ctx, job.name)
-    base = job.base
-    spec = {
-        "kind": "head",
-        "seed": job.seed,
-        "choice": job.choice.model_dump(mode="json"),
-        "data": run.data(job.training, job.validation),
-        "base_dir": run.folder(base.base_artifact) if base else None,
-        "adapter_dir": run.folder(base.adapter_artifact) if base and base.adapter_artifact else None,
-        "hyperparameters": job.hyperparameters.model_dump(exclude_defaults=True),
-    }
-    result = run.train(spec)
-    artifact = platform.artifacts.put_tree(Path(result["output_dir"]))
-    run.clean()
-    kind = "ranker" if job.choice.head in RANKS else "classifier"
-    return Outcome(
-        result={
-            "model": job.name,
-            "kind": kind,
-            "artifact": artifact,
-            "trained_tokens": result["trained_tokens"],
-            **result["data"],
-        },
-        write=lambda connection: repository.add_model(
-            connection,
-            ctx.job.tenant_id,
-            job.name,
-            artifact=artifact,
-            job_id=ctx.job.id,
-            dataset_version=job.training.id,
-            info=result["data"],
-            base_id=base.model if base else None,
-            kind=kind,
-        ),
-    )
-
-
-def train_encoder(platform: Platform, ctx: JobContext, job: TrainEncoder) -> Outcome:
-    """A sentence encoder from scratch, served at once when it is done."""
-    run = _Run(platform, ctx, job.name)
-    spec = {
-        "kind": "encoder",
-        "seed": job.seed,
-        "data": run.data(job.training, job.validation),
-        "hyperparameters": job.hyperparameters.model_dump(exclude_defaults=True),
-    }
-    result = run.train(spec)
-    artifact = platform.artifacts.put_tree(Path(result["output_dir"]))
-    run.clean()
-    told = {"trained_tokens": result["trained_tokens"], **result["data"]}
-    return Outcome(
-        result={"model": job.name, "kind": "encoder", "artifact": artifact, **told},
-        write=lambda connection: repository.add_model(
-            connection,
-            ctx.job.tenant_id,
-            job.name,
-            artifact=artifact,
-            job_id=ctx.job.id,
-            dataset_version=job.training.id,
-            info=result["data"],
-            kind="encoder",
-        ),
-    )
-
-
-def evaluate(platform: Platform, ctx: JobContext, job: Evaluate) -> Outcome:
-    """Greedy answers to held-out conversations, scored."""
-    run = _Run(platform, ctx, job.model.model)
-    spec = {
-        "kind": "evaluate",
-        "seed": job.seed,
-        "data": {"train": [], "validation": run.data(job.data, None)["validation"]},
-        "base_dir": run.folder(job.model.base_artifact),
-        "adapter_dir": run.folder(job.model.adapter_artifact) if job.model.adapter_artifact else None,
-        "hyperparameters": {"limit": job.limit},
-    }
-    result = run.train(spec)
-    run.clean()
-    return Outcome(result={"model": job.model.model, "dataset": job.data.id, **result["data"]})
-
-
-class _Run:
+class TrainingRun:
     """One attempt's folders and what its child reports: events, metrics, checkpoints, spans."""
 
     def __init__(
@@ -304,6 +147,46 @@ class _Run:
             info={"checkpoint": step, **metrics},
             base_id=job.base.model,
             base_artifact=job.base.base_artifact if lora else None,
+        )
+
+    def finish(
+        self,
+        trained: dict[str, Any],
+        *,
+        dataset_version: str,
+        told: dict[str, Any] | None = None,
+        base_id: str | None = None,
+        base_artifact: str | None = None,
+        kind: str | None = None,
+        named: str = "model",
+    ) -> Outcome:
+        """Store what the child made, and register it as the run's model when the job ends.
+
+        `told` joins the job's result, where the model's name stands as `named`.
+        """
+        artifact = self._platform.artifacts.put_tree(Path(trained["output_dir"]))
+        self.clean()
+        ctx, info = self._ctx, trained["data"]
+        return Outcome(
+            result={
+                named: self._model_name,
+                **(told or {}),
+                "artifact": artifact,
+                "trained_tokens": trained["trained_tokens"],
+                **info,
+            },
+            write=lambda connection: repository.add_model(
+                connection,
+                ctx.job.tenant_id,
+                self._model_name,
+                artifact=artifact,
+                job_id=ctx.job.id,
+                dataset_version=dataset_version,
+                info=info,
+                base_id=base_id,
+                base_artifact=base_artifact,
+                kind=kind,
+            ),
         )
 
     def clean(self) -> None:

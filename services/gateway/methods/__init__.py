@@ -1,0 +1,21 @@
+"""Every way of training that `/v1/training/jobs` takes: a module each, and the union of their bodies by `type`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, RootModel
+
+from services.gateway.methods.base import TrainingBody
+from services.gateway.methods.encoders import EncoderBody
+from services.gateway.methods.heads import HeadBody
+from services.gateway.methods.pretrain import PretrainBody
+from services.gateway.methods.tune import TuneBody
+
+AnyTraining = Annotated[PretrainBody | TuneBody | HeadBody | EncoderBody, Field(discriminator="type")]
+BODIES: tuple[type[TrainingBody], ...] = (PretrainBody, TuneBody, HeadBody, EncoderBody)
+KINDS = tuple(body.kind.kind for body in BODIES)
+
+
+class CreateTraining(RootModel[AnyTraining]):
+    """A training job; `type` says which way."""

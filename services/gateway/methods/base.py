@@ -1,0 +1,53 @@
+"""What every way of training is asked with: data, seed, metadata, and how a request becomes a job's contract."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+from uuid import UUID
+
+from pydantic import Field
+
+from services.gateway import resolve
+from services.gateway.bodies import Body
+from services.gateway.metadata import Metadata
+from shared.contracts.base import JobContract
+from shared.contracts.training import DataRef
+from shared.db import Connection
+
+
+class TrainingBody(Body):
+    """Each subclass adds a literal `type`, its own fields and `hyperparameters`."""
+
+    kind: ClassVar[type[JobContract]]
+
+    training_file: str = Field(
+        min_length=1,
+        max_length=256,
+        description="A file (`file-`) of purpose `fine-tune`, a dataset version (`dsv-`) that passed its gate, or "
+        "`dataset@tag`.",
+    )
+    validation_file: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="Held-out rows, named as `training_file` is; a dataset version has its own validation split.",
+    )
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="The same seed, data and settings give the same model."
+    )
+    metadata: Metadata | None = Field(
+        default=None, description="Up to 16 of the caller's own labels; lists can be narrowed by them."
+    )
+
+    @abstractmethod
+    def contract(self, connection: Connection, tenant: UUID) -> JobContract:
+        """The job, with every name resolved to content as this tenant. Raises what `resolve` raises."""
+
+    def training(self, connection: Connection, tenant: UUID) -> DataRef:
+        return resolve.data_ref(connection, tenant, self.training_file, param="training_file")
+
+    def validation(self, connection: Connection, tenant: UUID) -> DataRef | None:
+        if self.validation_file is None:
+            return None
+        return resolve.data_ref(connection, tenant, self.validation_file, param="validation_file")
