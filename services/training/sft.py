@@ -17,13 +17,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
-from services.training.checkpoint import CheckpointStore, file_sha256, fingerprint, verify
+from services.training.checkpoint import CheckpointStore, fingerprint, verify
 from services.training.dataset import Split, conversations, read_rows
 from services.training.hyperparameters import SftHyperparameters, parse
 from services.training.model_folder import (
     check_parity,
     context_length,
-    load_base,
     prepare_torch,
     save_adapter,
     save_model,
@@ -32,6 +31,7 @@ from services.training.plan import Schedule, epochs_for, order
 from services.training.run import Result, Run, Stopped
 from services.training.sft_trainer import Plan, ReportingTrainer
 from services.training.spec import Spec
+from services.training.start import load_start, trained_on, weights_of
 from services.training.tokenizer import Encoded, encode_conversation
 from shared.errors import InvalidInput
 
@@ -56,7 +56,7 @@ def run(spec: Spec, run: Run) -> Result:
     resumed = verify(spec.resume_from, fingerprint=mark) if spec.resume_from else None
 
     with run.timed("load") as seen:
-        model, tokenizer = load_base(spec.base_dir, device)
+        model, tokenizer = load_start(spec, device, merge=wanted.method == "full")
         seen["parameters"] = parameters = model.num_parameters()
     with run.timed("tokenise") as seen:
         room = min(wanted.max_length or _LONGEST, context_length(model))
@@ -69,7 +69,9 @@ def run(spec: Spec, run: Run) -> Result:
     plan = _plan(spec, run, wanted, training, tokens, small)
     plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
     torch.manual_seed(spec.seed)
-    if wanted.method == "lora":
+    if wanted.method == "lora" and spec.adapter_dir is not None:
+        model = trained_on(model, spec.adapter_dir, spec.hyperparameters, wanted.lora_dropout)
+    elif wanted.method == "lora":
         model = get_peft_model(model, _lora(wanted, small))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     peak = _learning_rate(wanted, model) * wanted.learning_rate_multiplier
@@ -118,12 +120,11 @@ def run(spec: Spec, run: Run) -> Result:
 
 
 def _fingerprint(spec: Spec, wanted: SftHyperparameters) -> str:
-    assert spec.base_dir is not None
     facts = {
         "kind": spec.kind,
         "seed": spec.seed,
         "hyperparameters": asdict(wanted),
-        "base": {p.name: file_sha256(p) for p in sorted(spec.base_dir.glob("*.safetensors"))},
+        "base": weights_of(spec),
     }
     return fingerprint(facts, {"train": list(spec.data.train), "validation": list(spec.data.validation)})
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shared.contracts.heads import HeadChoice
 from shared.errors import InvalidInput
 
-Kind = Literal["pretrain", "sft", "evaluate", "head", "encoder"]
+Kind = Literal["pretrain", "sft", "dpo", "evaluate", "head", "encoder"]
 
 
 class DataPaths(BaseModel):
@@ -52,10 +52,10 @@ class Spec(BaseModel):
         )
         if not scratch and self.base_dir is None:
             raise ValueError(f"base_dir is missing; a {self.kind} run needs the folder of a base model")
-        if scratch and self.base_dir is not None:
+        if scratch and self.kind != "pretrain" and self.base_dir is not None:
             raise ValueError(f"base_dir is given, but this {self.kind} run starts from nothing")
-        if self.adapter_dir is not None and self.kind not in ("evaluate", "head"):
-            raise ValueError(f"adapter_dir is given, but a {self.kind} run takes no adapter")
+        if self.adapter_dir is not None and self.base_dir is None:
+            raise ValueError("adapter_dir is given without base_dir; an adapter stands on its base")
         return self
 
 

@@ -11,18 +11,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.training.checkpoint import Checkpoint, CheckpointStore
+from services.training.checkpoint import CheckpointStore
 from services.training.encoders.model import EncoderModel
+from services.training.loop import Loop
 from services.training.plan import Schedule
-from services.training.run import Run, Stopped
+from services.training.run import Run
 
-_STATE, _WEIGHTS = "trainer_state.pt", "encoder.safetensors"
+_WEIGHTS = "encoder.safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Pace:
     seed: int
 
 
-class EncoderTrainer:
+class EncoderTrainer(Loop):
     """One run. `train` raises Stopped at a step boundary when asked to."""
 
     def __init__(
@@ -59,21 +59,19 @@ class EncoderTrainer:
         pace: Pace,
         store: CheckpointStore,
     ) -> None:
-        self._run, self._model, self._pace, self._store = run, model, pace, store
+        optimizer = torch.optim.AdamW(model.parameters(), lr=pace.learning_rate, weight_decay=0.01)
+        super().__init__(run, pace.schedule, optimizer, store)
+        self._model, self._pace = model, pace
         self._training, self._held_out = training, held_out
         self._alike: dict[int, list[int]] = defaultdict(list)
         for row, label in enumerate(training.labels):
             self._alike[label].append(row)
-        self._optimizer = torch.optim.AdamW(model.parameters(), lr=pace.learning_rate, weight_decay=0.01)
-        self.step = 0
-        self.trained_tokens = 0
-        self.last_metrics: dict[str, float] = {}
 
     def train(self) -> None:
         pace, losses, began = self._pace, [], time.perf_counter()
         while self.step < pace.schedule.total:
             if self._run.stop_reason:
-                self._leave()
+                self.leave()
             losses.append(self._one_step())
             if pace.schedule.after_step(self.step):
                 self._run.event(f"cut to {pace.schedule.total} steps to stay within max_seconds", "warn")
@@ -82,7 +80,7 @@ class EncoderTrainer:
                 self._report(losses, time.perf_counter() - began)
                 losses, began = [], time.perf_counter()
             if self.step % pace.checkpoint_every == 0 and not last:
-                self._save()
+                self.save()
 
     def _one_step(self) -> float:
         pace, schedule = self._pace, self._pace.schedule
@@ -152,42 +150,16 @@ class EncoderTrainer:
         self._run.metrics(self.step, self.last_metrics)
         self._run.progress(self.step, self._pace.schedule.total)
 
-    def _leave(self) -> None:
-        reason = self._run.stop_reason or "drain"
-        if reason != "cancel" and self.step > 0:
-            self._save()
-        raise Stopped(reason, self.step)
-
-    def _save(self) -> None:
-        with self._run.timed("checkpoint", step=self.step):
-            made = self._store.write(self.step, self._fill, self.last_metrics)
-        self._run.checkpoint(self.step, str(made.path), made.manifest_sha256, made.metrics)
-
-    def _fill(self, folder: Path) -> None:
+    def write_weights(self, folder: Path) -> None:
         save_file(
             {name: p.detach().cpu().contiguous() for name, p in self._model.body.named_parameters()},
             folder / _WEIGHTS,
         )
-        state: dict[str, Any] = {
-            "step": self.step,
-            "trained_tokens": self.trained_tokens,
-            "schedule": self._pace.schedule.state(),
-            "optimizer": self._optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-        }
-        torch.save(state, folder / _STATE)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue exactly where `checkpoint` (already verified) was written."""
+    def read_weights(self, folder: Path) -> None:
         held = dict(self._model.body.named_parameters())
-        for name, value in load_file(checkpoint.path / _WEIGHTS).items():
+        for name, value in load_file(folder / _WEIGHTS).items():
             held[name].data.copy_(value)
-        state = torch.load(checkpoint.path / _STATE, weights_only=True, map_location="cpu")
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._pace.schedule.restore(state["schedule"])
-        self.step, self.trained_tokens = state["step"], state["trained_tokens"]
-        self.last_metrics = dict(checkpoint.metrics)
-        torch.set_rng_state(state["rng"])
 
 
 def _rank(likeness: torch.Tensor, labels: torch.Tensor, right: int) -> int:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.training.checkpoint import Checkpoint, CheckpointStore
+from services.training.checkpoint import CheckpointStore
 from services.training.heads.losses import Loss
 from services.training.heads.model import HeadModel
 from services.training.heads.pace import Pace
 from services.training.heads.rows import Rows
 from services.training.heads.scoring import Yardstick
+from services.training.loop import Loop
 from services.training.run import Run, Stopped
 
 # Held-out rows that are looked at after each epoch; all of them count at the end.
 WATCHED = 512
 EVALUATED_AT_ONCE = 64
-_STATE, _WEIGHTS = "trainer_state.pt", "trainable.safetensors"
+_WEIGHTS = "trainable.safetensors"
 
 
 @dataclass
@@ -34,7 +35,7 @@ class _Tally:
     started: float = field(default_factory=time.perf_counter)
 
 
-class HeadTrainer:
+class HeadTrainer(Loop):
     """One run. `train` raises Stopped at a step boundary when asked to."""
 
     def __init__(
@@ -50,24 +51,16 @@ class HeadTrainer:
         scale: tuple[float, float],
     ) -> None:
         """`scale` is (factor, shift) from logits to what is measured."""
-        self._run, self._model, self._training, self._held_out = run, model, training, held_out
-        self._loss, self._yardstick, self._pace, self._store, self._scale = (
-            loss,
-            yardstick,
-            pace,
-            store,
-            scale,
-        )
+        self._model, self._training, self._held_out = model, training, held_out
+        self._loss, self._yardstick, self._pace, self._scale = loss, yardstick, pace, scale
         self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         layer = [p for name, p in self._trainable.items() if name.startswith("layer.")]
         body = [p for name, p in self._trainable.items() if not name.startswith("layer.")]
         groups = [{"params": layer, "factor": pace.layer_factor}, {"params": body, "factor": 1.0}]
-        self._optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], weight_decay=pace.weight_decay
         )
-        self.step = 0
-        self.trained_tokens = 0
-        self.last_metrics: dict[str, float] = {}
+        super().__init__(run, pace.schedule, optimizer, store)
 
     @property
     def trainable_parameters(self) -> int:
@@ -81,7 +74,7 @@ class HeadTrainer:
         schedule, tally, epoch_start = self._pace.schedule, _Tally(), time.time_ns()
         while self.step < schedule.total:
             if self._run.stop_reason:
-                self._leave(tally)
+                self.leave(partial(self._report, tally) if tally.steps else None)
             before = int(self.epoch)
             self._one_step(tally)
             if schedule.after_step(self.step):
@@ -98,7 +91,7 @@ class HeadTrainer:
             if boundary:
                 self._watch()
             if due:
-                self._save()
+                self.save()
 
     def _one_step(self, tally: _Tally) -> None:
         pace = self._pace
@@ -170,42 +163,11 @@ class HeadTrainer:
         self._run.metrics(self.step, data)
         self._run.progress(self.step, self._pace.schedule.total)
 
-    def _leave(self, tally: _Tally) -> None:
-        reason = self._run.stop_reason or "drain"
-        if reason != "cancel" and self.step > 0:
-            if tally.steps:
-                self._report(tally)
-            self._save()
-        raise Stopped(reason, self.step)
-
-    def _save(self) -> None:
-        with self._run.timed("checkpoint", step=self.step):
-            made = self._store.write(self.step, self._fill, self.last_metrics)
-        self._run.checkpoint(self.step, str(made.path), made.manifest_sha256, made.metrics)
-
-    def _fill(self, folder: Path) -> None:
+    def write_weights(self, folder: Path) -> None:
         weights = {name: p.detach().cpu().contiguous() for name, p in self._trainable.items()}
         save_file(weights, folder / _WEIGHTS)
         self._model.trunk.tokenizer.save_pretrained(folder)
-        state: dict[str, Any] = {
-            "step": self.step,
-            "trained_tokens": self.trained_tokens,
-            "schedule": self._pace.schedule.state(),
-            "optimizer": self._optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-        torch.save(state, folder / _STATE)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue exactly where `checkpoint` (already verified) was written."""
-        for name, value in load_file(checkpoint.path / _WEIGHTS).items():
+    def read_weights(self, folder: Path) -> None:
+        for name, value in load_file(folder / _WEIGHTS).items():
             self._trainable[name].data.copy_(value)
-        state = torch.load(checkpoint.path / _STATE, weights_only=True, map_location="cpu")
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._pace.schedule.restore(state["schedule"])
-        self.step, self.trained_tokens = state["step"], state["trained_tokens"]
-        self.last_metrics = dict(checkpoint.metrics)
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])

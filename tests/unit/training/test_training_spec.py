@@ -31,7 +31,7 @@ def test_a_whole_spec_is_taken() -> None:
         ({"data": {"train": ["/d"], "test": []}}, "data.test"),
         ({"data": {}}, "spec"),
         ({"kind": "sft"}, "spec"),
-        ({"base_dir": "/b"}, "spec"),
+        ({"kind": "encoder", "base_dir": "/b"}, "spec"),
         ({"adapter_dir": "/a"}, "spec"),
         ({"threads": 0}, "threads"),
     ],
