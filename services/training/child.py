@@ -8,11 +8,13 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import platform
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 from services.training.run import Result, Run, Stopped
@@ -21,6 +23,8 @@ from shared.errors import HeliuError
 from shared.frames import Frame, FrameWriter, claim_stdout, read_frames
 
 EXIT_DONE, EXIT_FAILED, EXIT_ORPHANED = 0, 1, 3
+# Those whose version a result may depend on; each is distributed under the name of its module.
+LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "numpy")
 # Imported when asked for: each costs seconds (TRL up to 14), and a run needs only its own.
 _RUNNERS = {
     "pretrain": "services.training.pretrain",
@@ -93,9 +97,16 @@ def _answer(emit: Callable[[Frame], None], work: Callable[[], Result]) -> int:
             "output_dir": result.output_dir,
             "trained_tokens": result.trained_tokens,
             "data": result.data,
+            "libraries": _libraries(),
         }
     )
     return EXIT_DONE
+
+
+def _libraries() -> dict[str, str]:
+    """Versions of the libraries that this run used, and of Python."""
+    found = {name: version(name) for name in LIBRARIES if name in sys.modules}
+    return {"python": platform.python_version(), **found}
 
 
 class _Emitter:
