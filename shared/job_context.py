@@ -29,10 +29,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The job has parts: it comes back, with `progress` merged into its own, when all of them have ended."""
+    """The job has parts: it comes back, with `progress` merged into its own, when all of them have ended.
+
+    `awaited` are those of its parts that it handed out before and has not seen end. With `any_of` it comes back when
+    the first of all these ends. `write` runs, as the job's tenant, in the transaction that hands `children` out.
+    """
 
     children: Sequence[NewJob]
     progress: dict[str, Any]
+    awaited: Sequence[str] = ()
+    any_of: bool = False
+    write: Callable[[Connection], None] | None = None
 
 
 class JobContext:

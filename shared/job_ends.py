@@ -35,7 +35,16 @@ class JobEnds:
     def waiting(self, job: Job, parts: Waiting) -> Callable[[], Job]:
         """The job waits for its parts."""
         return lambda: self.write(
-            lambda c: job_store.wait_for_children(c, job, parts.children, parts.progress)
+            lambda c: job_store.wait_for_children(
+                c,
+                job,
+                parts.children,
+                parts.progress,
+                awaited=parts.awaited,
+                any_of=parts.any_of,
+                write=parts.write,
+            ),
+            tenant_of=job if parts.write is not None else None,
         )
 
     def stopped(self, job: Job, reason: Stop) -> Callable[[], Job]:

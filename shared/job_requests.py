@@ -11,6 +11,13 @@ PARTS = """
 SELECT id FROM core.job
 WHERE parent_id = %s AND state IN ('queued', 'leased', 'paused') AND cancel_requested_at IS NULL ORDER BY id"""
 
+PAUSABLE = """
+SELECT id FROM core.job
+WHERE parent_id = %s AND state IN ('queued', 'leased') AND pause_requested_at IS NULL ORDER BY id"""
+
+PAUSED = """
+SELECT id FROM core.job
+WHERE parent_id = %s AND (state = 'paused' OR (state = 'leased' AND pause_requested_at IS NOT NULL)) ORDER BY id"""
 
 OVERDUE = """
 SELECT id FROM core.job WHERE state IN ('queued', 'leased') AND expires_at < now() AND progress ? 'finalize_on_cancel'
@@ -57,7 +64,8 @@ def _cancel_one(connection: Connection, job_id: str, why: str = "asked to stop")
         assert row is not None
         if job.cancel_requested_at is None:
             job_store.add_event(connection, job, "cancel_requested", why)
-        return Job.from_row(row)
+        # It puts together what there is, for which a worker must take it.
+        return _queue_again(connection, job) if job.state is Status.PAUSED else Job.from_row(row)
     connection.execute("UPDATE core.job SET cancel_requested_at = now() WHERE id = %s", (job_id,))
     ended = job_store.end_unclaimed(connection, job_id, Status.CANCELLED, None)
     assert ended is not None, "a locked waiting job could not be cancelled"
@@ -65,14 +73,34 @@ def _cancel_one(connection: Connection, job_id: str, why: str = "asked to stop")
 
 
 def request_pause(connection: Connection, job_id: str) -> Job:
-    """Pause a waiting job at once, or ask a running one to stop at its next checkpoint. Raises Conflict."""
+    """Pause a waiting job at once, or ask a running one to stop at its next checkpoint. Raises Conflict.
+
+    One whose progress has `pause_parts` takes its parts with it.
+    """
+    takes_parts = bool(job_store.get(connection, job_id).progress.get("pause_parts"))
+    if takes_parts:
+        # Parts first, as their ends do it; then those that were handed out before the row was ours.
+        _pause_parts(connection, job_id)
     job = job_store.get(connection, job_id, lock=True)
+    if takes_parts:
+        _pause_parts(connection, job_id)
     if job.state is Status.PAUSED:
         return job
     check_transition(job.state, Status.PAUSED)
+    return _pause_one(connection, job)
+
+
+def _pause_parts(connection: Connection, job_id: str) -> None:
+    for row in connection.execute(PAUSABLE, (job_id,)).fetchall():
+        part = job_store.get(connection, row["id"], lock=True)
+        if part.state in (Status.QUEUED, Status.LEASED):
+            _pause_one(connection, part)
+
+
+def _pause_one(connection: Connection, job: Job) -> Job:
     row = connection.execute(
         "UPDATE core.job SET pause_requested_at = COALESCE(pause_requested_at, now()) WHERE id = %s RETURNING *",
-        (job_id,),
+        (job.id,),
     ).fetchone()
     assert row is not None
     job = Job.from_row(row)
@@ -82,17 +110,41 @@ def request_pause(connection: Connection, job_id: str) -> Job:
 
 def resume(connection: Connection, job_id: str) -> Job:
     """Queue a paused job again, or take back a pause that has not happened yet. Raises Conflict."""
+    if job_store.get(connection, job_id).progress.get("pause_parts"):
+        for part in connection.execute(PAUSED, (job_id,)).fetchall():
+            one = job_store.get(connection, part["id"], lock=True)
+            if _can_resume(one):
+                _resume_one(connection, one)
     job = job_store.get(connection, job_id, lock=True)
-    if job.state is Status.LEASED and job.pause_requested_at is not None:
-        sets = "pause_requested_at = NULL"
-    elif job.state is Status.PAUSED:
-        sets = "state = 'queued', run_at = now(), pause_requested_at = NULL"
-    else:
+    if not _can_resume(job):
         raise Conflict(f"job {job_id} is {job.state.value}, not paused; only a paused job can be resumed")
-    job_store.wake_lane(connection, job.queue, job.tenant_id)
-    row = connection.execute(f"UPDATE core.job SET {sets} WHERE id = %s RETURNING *", (job_id,)).fetchone()
-    assert row is not None
+    return _resume_one(connection, job)
+
+
+def _can_resume(job: Job) -> bool:
+    return job.state is Status.PAUSED or (job.state is Status.LEASED and job.pause_requested_at is not None)
+
+
+def _resume_one(connection: Connection, job: Job) -> Job:
+    if job.state is Status.PAUSED:
+        job = _queue_again(connection, job)
+    else:
+        row = connection.execute(
+            "UPDATE core.job SET pause_requested_at = NULL WHERE id = %s RETURNING *", (job.id,)
+        ).fetchone()
+        assert row is not None
+        job = Job.from_row(row)
     job_store.add_event(connection, job, "job_resumed", "resumed")
+    return job
+
+
+def _queue_again(connection: Connection, paused: Job) -> Job:
+    job_store.wake_lane(connection, paused.queue, paused.tenant_id)
+    row = connection.execute(
+        "UPDATE core.job SET state = 'queued', run_at = now(), pause_requested_at = NULL WHERE id = %s RETURNING *",
+        (paused.id,),
+    ).fetchone()
+    assert row is not None
     return Job.from_row(row)
 
 

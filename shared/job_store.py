@@ -47,7 +47,9 @@ BY_KEY = "SELECT * FROM core.job WHERE tenant_id = %s AND idempotency_key = %s"
 
 PARENTS = "SELECT id, state FROM core.job WHERE id = ANY(%s) ORDER BY id FOR SHARE"
 
-DEPEND = "INSERT INTO core.dependency (parent_id, child_id, tenant_id, on_failure) VALUES (%s, %s, %s, %s)"
+DEPEND = """
+INSERT INTO core.dependency (parent_id, child_id, tenant_id, on_failure) VALUES (%s, %s, %s, %s)
+ON CONFLICT DO NOTHING"""
 
 EVENT = """
 INSERT INTO core.job_event (tenant_id, job_id, type, level, message, data) VALUES (%s, %s, %s, %s, %s, %s)
@@ -462,23 +464,48 @@ def _release_dependants(connection: Connection, ended: Job, dependants: Sequence
 
 
 def wait_for_children(
-    connection: Connection, job: Job, children: Sequence[NewJob], progress: dict[str, Any]
+    connection: Connection,
+    job: Job,
+    children: Sequence[NewJob],
+    progress: dict[str, Any],
+    *,
+    awaited: Sequence[str] = (),
+    any_of: bool = False,
+    write: Callable[[Connection], None] | None = None,
 ) -> Job:
-    """Submit `children` and give the job back until all have ended, however they ended.
+    """Submit `children` and give the job back until they and its earlier parts `awaited` have ended, however.
 
-    Raises LeaseLost. With no children the job is eligible again at once; one that was cancelled meanwhile ends
-    without any.
+    With `any_of` until the first of them has: one of `awaited` that has ended unseen brings the job back at once, and
+    the others' ends, having nothing to unblock, count for nothing until it waits again. `awaited` names every earlier
+    part that the caller has not seen end. `write` runs before anything is handed out, and not at all where nothing is.
+
+    Raises LeaseLost. With nothing to wait for the job is eligible again at once; one that was cancelled meanwhile ends
+    without handing out any, or comes back at once where it puts together what there is.
     """
-    if fence(connection, job.id, job.epoch).cancel_requested_at is not None:
+    # Parts before their whole, as their ends lock them, so that none ends between this look and the wait.
+    earlier = connection.execute(PARENTS, (list(awaited),)).fetchall() if awaited else []
+    still_open = [row["id"] for row in earlier if Status(row["state"]) not in TERMINAL]
+    held = fence(connection, job.id, job.epoch)
+    if held.cancel_requested_at is not None and cancels_at_once(held):
         return leave(connection, job, Status.CANCELLED, message="cancelled before its parts were handed out")
+    if children and held.cancel_requested_at is not None:
+        return leave(connection, job, Status.QUEUED, message="asked to cancel: no more parts", charged=False)
+    pauses = held.progress.get("pause_parts") or progress.get("pause_parts")
+    if children and held.pause_requested_at is not None and pauses:
+        return leave(connection, job, Status.PAUSED, message="paused: no more parts", charged=False)
+    if write is not None:
+        write(connection)
     set_progress(connection, job, progress)
+    waits_for = len(still_open) + len(children)
+    if any_of:
+        waits_for = 0 if len(still_open) < len(earlier) else min(1, waits_for)
     left = leave(
         connection,
         job,
         Status.QUEUED,
-        message=f"waits for {len(children)} parts",
+        message=f"waits for {'one of ' if any_of else ''}{len(still_open) + len(children)} parts",
         charged=False,
-        blocked_by=len(children),
+        blocked_by=waits_for,
     )
     for child in children:
         submitted, _ = submit(connection, child)
