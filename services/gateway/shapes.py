@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from shared.jobs import TERMINAL, Job, batch_status, fine_tuning_status
+from shared.jobs import TERMINAL, Job, Status, batch_status, fine_tuning_status
 
 Row = Mapping[str, Any]
 Shape = dict[str, Any]
@@ -80,6 +80,7 @@ def job(one: Job, position: int | None = None) -> Shape:
         "max_crashes": one.max_crashes,
         "priority": one.priority,
         "position": position,
+        "estimated_finish": estimated_finish(one),
         "blocked_by": one.blocked_by,
         "parent_id": one.parent_id,
         "worker": one.worker_id,
@@ -89,6 +90,12 @@ def job(one: Job, position: int | None = None) -> Shape:
         "metadata": one.metadata,
         "trace_id": one.trace_id,
     }
+
+
+def estimated_finish(one: Job) -> int | None:
+    """Unix seconds, by the speed that a running job has now; None where that is not known."""
+    expected = one.progress.get("estimated_finish")
+    return int(expected) if one.state is Status.LEASED and expected is not None else None
 
 
 def job_event(row: Row) -> Shape:
@@ -128,7 +135,7 @@ def fine_tuning_job(one: Job) -> Shape:
         "method": {"type": "supervised", "supervised": {"hyperparameters": parameters}},
         "user_provided_suffix": payload.get("suffix"),
         "error": _error(one),
-        "estimated_finish": None,
+        "estimated_finish": estimated_finish(one),
         "integrations": [],
         "metadata": one.metadata,
         "trace_id": one.trace_id,

@@ -67,7 +67,7 @@ class Run:
         self._emit({"type": "metrics", "step": step, "data": dict(data)})
 
     def progress(self, step: int, total_steps: int) -> None:
-        self._emit({"type": "progress", "step": step, "total_steps": total_steps})
+        self._emit({"type": "progress", "step": step, "total_steps": total_steps, "at_ns": time.time_ns()})
 
     def checkpoint(self, step: int, path: str, manifest_sha256: str, metrics: Mapping[str, float]) -> None:
         self._emit(

@@ -13,8 +13,6 @@ from shared.errors import HeliuError
 from shared.frames import Frame
 from shared.stop import ChildCrashed, Stop, Stopped
 
-PROGRESS_S = 1.0
-
 
 class Job(Protocol):
     """What supervision needs of a job's context."""
@@ -32,7 +30,8 @@ class Sink:
     metrics: Callable[[int, dict[str, Any]], None]
     checkpoint: Callable[[int, Path, dict[str, Any]], None]
     span: Callable[[str, int, int, dict[str, Any]], None]
-    progress: Callable[[int, int], None]
+    # Step, total, and when the child told it, in unix seconds.
+    progress: Callable[[int, int, float], None]
     touch: Callable[[], None]
 
 
@@ -46,7 +45,6 @@ def supervise(
     child = Child(module)
     killed: Stop | None = None
     deadline: float | None = None
-    told = 0.0
     try:
         try:
             child.send(spec)
@@ -77,12 +75,7 @@ def supervise(
                 )
             if kind == "stopped":
                 raise Stopped(job.reason or Stop(frame["reason"]))
-            if kind == "progress":
-                if time.monotonic() - told > PROGRESS_S:
-                    sink.progress(frame["step"], frame["total_steps"])
-                    told = time.monotonic()
-            else:
-                _hand_on(frame, sink)
+            _hand_on(frame, sink)
     finally:
         child.close()
     if killed is not None:
@@ -105,6 +98,8 @@ def _hand_on(frame: Frame, sink: Sink) -> None:
     kind = frame["type"]
     if kind == "event":
         sink.event(frame["level"], frame["message"], frame.get("data"))
+    elif kind == "progress":
+        sink.progress(frame["step"], frame["total_steps"], frame["at_ns"] / 1e9)
     elif kind == "metrics":
         sink.metrics(frame["step"], frame["data"])
     elif kind == "checkpoint":

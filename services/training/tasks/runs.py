@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 from services.training import repository
+from services.training.lineage import lineage, settings_in
 from services.training.supervise import Sink, supervise
+from services.training.tasks.tracking import Tracking
+from services.training.tracking.pace import Pace
 from shared.contracts.training import DataRef, FineTune
 from shared.db import Connection, retrying
-from shared.errors import InvalidInput
+from shared.errors import HeliuError, InvalidInput
 from shared.job_context import JobContext, Outcome
 from shared.jobs import new_id
+from shared.stop import ChildCrashed, Stop, Stopped
 from shared.worker import Platform
 
 # What an engine needs of a checkpoint; the optimizer's state is not for serving.
@@ -22,6 +27,9 @@ SERVED = re.compile(
     r"adapter_(config\.json|model\.safetensors)|(generation_)?config\.json|model[^/]*\.(safetensors|index\.json)"
     r"|tokenizer[^/]*|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja|vocab\.json|merges\.txt"
 )
+
+# Progress is written no more often than this, and always for the last step.
+PROGRESS_S = 1.0
 
 
 class TrainingRun:
@@ -38,10 +46,17 @@ class TrainingRun:
         self._scratch = platform.settings.home / "work" / f"{ctx.job.id}-{ctx.job.epoch}"
         self._scratch.mkdir(parents=True, exist_ok=True)
         self._cache = platform.settings.home / "cache"
+        self._kept = self._scratch / "kept"
+        self._tracking = Tracking(platform, ctx, self._scratch / "tracking")
+        self._pace = Pace()
+        self._told_at = 0.0
+        # What the run says of the settings that it was to choose.
+        self._chosen: dict[str, Any] = {}
 
     def folder(self, tree: str) -> str:
-        """The local folder of an artifact tree."""
-        return str(self._platform.artifacts.materialize(tree, self._cache).absolute())
+        """The local folder of an artifact tree, there until the attempt's own folder goes."""
+        store = self._platform.artifacts
+        return str(store.keep(store.materialize(tree, self._cache), self._kept).absolute())
 
     def data(self, training: DataRef, validation: DataRef | None) -> dict[str, list[str]]:
         """Local paths of train and validation; raises InvalidInput for a version that fails its gate."""
@@ -56,7 +71,8 @@ class TrainingRun:
             # The child tells formats apart by name; objects in the store have none.
             path = self._scratch / f"{ref.id}.jsonl"
             if not path.exists():
-                path.symlink_to(self._platform.artifacts.path(ref.artifact).absolute())
+                store = self._platform.artifacts
+                path.symlink_to(store.keep(store.path(ref.artifact), self._kept).absolute())
             return [str(path.absolute())]
         folder = Path(self.folder(ref.artifact))
         gate = json.loads((folder / "manifest.json").read_bytes())["gate"]
@@ -81,18 +97,48 @@ class TrainingRun:
         }
         if checkpoint:
             ctx.event("message", f"resuming from the checkpoint at step {checkpoint['step']}")
-        ctx.progress(phase="running")
+        # What an earlier attempt expected of its end is nothing to go by.
+        ctx.progress(phase="running", estimated_finish=None)
         sink = Sink(
-            event=lambda level, message, data: ctx.event("message", message, data, level),
+            event=self._event,
             metrics=self._metrics,
             checkpoint=self._checkpoint,
-            span=lambda name, start, end, attributes: self._platform.tracing.record(
-                name, start, end, parent=ctx.span.traceparent, attributes=attributes
-            ),
-            progress=lambda step, total: ctx.progress(step=step, total_steps=total),
+            span=self._span,
+            progress=self._progress,
             touch=ctx.touch,
         )
-        return supervise(ctx, frame, sink, grace_s=settings.drain_seconds * 0.8)
+        try:
+            return supervise(ctx, frame, sink, grace_s=settings.drain_seconds * 0.8)
+        except (Stopped, ChildCrashed, HeliuError) as exc:
+            # A lost lease leaves nothing to write, and a drain no time for it.
+            if not isinstance(exc, Stopped) or exc.reason not in (Stop.LOST, Stop.DRAIN):
+                self._tracking.leave()
+            raise
+
+    def _event(self, level: str, message: str, data: dict[str, Any] | None) -> None:
+        self._tracking.event(data)
+        self._chosen |= settings_in(data, self._ctx.job.payload)
+        self._ctx.event("message", message, data, level)
+
+    def _span(self, name: str, start_ns: int, end_ns: int, attributes: dict[str, Any]) -> None:
+        self._pace.interrupt(name, (end_ns - start_ns) / 1e9)
+        self._platform.tracing.record(
+            name, start_ns, end_ns, parent=self._ctx.span.traceparent, attributes=attributes
+        )
+
+    def _progress(self, step: int, total: int, at: float) -> None:
+        """Where the run is, and when it will end at the speed that it has now."""
+        self._pace.step(step, total, at)
+        if step < total and time.monotonic() - self._told_at < PROGRESS_S:
+            return
+        look = self._pace.look()
+        self._ctx.progress(
+            step=step,
+            total_steps=total,
+            seconds_per_step=round(look.whole_step_seconds, 6) if look else None,
+            estimated_finish=round(look.finish) if look else None,
+        )
+        self._told_at = time.monotonic()
 
     def _metrics(self, step: int, data: dict[str, Any]) -> None:
         job = self._ctx.job.id
@@ -144,7 +190,7 @@ class TrainingRun:
             artifact=artifact,
             job_id=self._ctx.job.id,
             dataset_version=job.training.id,
-            info={"checkpoint": step, **metrics},
+            info={"checkpoint": step, **metrics, "lineage": self._lineage({}, metrics)},
             base_id=job.base.model,
             base_artifact=job.base.base_artifact if lora else None,
         )
@@ -165,8 +211,26 @@ class TrainingRun:
         `told` joins the job's result, where the model's name stands as `named`.
         """
         artifact = self._platform.artifacts.put_tree(Path(trained["output_dir"]))
+        kept = self._tracking.keep()
         self.clean()
         ctx, info = self._ctx, trained["data"]
+        recorded = {**info, "lineage": self._lineage(trained.get("libraries", {}), info)}
+
+        def write(connection: Connection) -> None:
+            self._tracking.write(connection, kept)
+            repository.add_model(
+                connection,
+                ctx.job.tenant_id,
+                self._model_name,
+                artifact=artifact,
+                job_id=ctx.job.id,
+                dataset_version=dataset_version,
+                info=recorded,
+                base_id=base_id,
+                base_artifact=base_artifact,
+                kind=kind,
+            )
+
         return Outcome(
             result={
                 named: self._model_name,
@@ -174,19 +238,21 @@ class TrainingRun:
                 "artifact": artifact,
                 "trained_tokens": trained["trained_tokens"],
                 **info,
+                **kept.told,
             },
-            write=lambda connection: repository.add_model(
-                connection,
-                ctx.job.tenant_id,
-                self._model_name,
-                artifact=artifact,
-                job_id=ctx.job.id,
-                dataset_version=dataset_version,
-                info=info,
-                base_id=base_id,
-                base_artifact=base_artifact,
-                kind=kind,
-            ),
+            write=write,
+        )
+
+    def _lineage(self, libraries: dict[str, str], metrics: dict[str, Any]) -> dict[str, Any]:
+        job = self._ctx.job
+        return lineage(
+            job.payload,
+            kind=job.kind,
+            job_id=job.id,
+            trace_id=job.trace_id,
+            resolved=self._chosen,
+            libraries=libraries,
+            metrics=metrics,
         )
 
     def clean(self) -> None:

@@ -16,6 +16,7 @@ def main() -> None:
     write({"type": "metrics", "step": 1, "data": {"train_loss": 2.0, "total_steps": 9}})
     act = spec["act"]
     if act == "finish":
+        write({"type": "progress", "step": 1, "total_steps": 9, "at_ns": 12_500_000_000})
         write({"type": "event", "level": "info", "message": "almost"})
         write(
             {

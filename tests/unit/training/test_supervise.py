@@ -32,7 +32,7 @@ class Job:
             metrics=metrics,
             checkpoint=lambda step, path, found: self.heard.append(("checkpoint", step, str(path))),
             span=lambda name, start, end, attributes: self.heard.append(("span", name, start, end)),
-            progress=lambda step, total: self.heard.append(("progress", step, total)),
+            progress=lambda step, total, at: self.heard.append(("progress", step, total, at)),
             touch=self.touch,
         )
 
@@ -49,6 +49,7 @@ def test_every_frame_reaches_its_place_and_the_result_comes_back() -> None:
     told = [heard for heard in job.heard if heard != ("touch",)]
     assert told == [
         ("metrics", 1, 2.0),
+        ("progress", 1, 9, 12.5),
         ("event", "info", "almost"),
         ("checkpoint", 1, "/checkpoint"),
         ("span", "load", 1, 2),

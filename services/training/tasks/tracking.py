@@ -1,0 +1,134 @@
+"""Keeps the steps of a run once it ends: TensorBoard's event file, and the table that OpenAI's jobs have.
+
+Both are made anew from the job's metric events, which are the truth: whatever was killed in between, a step is in them
+once and in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.training.repository import tracking as repository
+from services.training.tracking import event_files
+from services.training.tracking.result_file import ResultTable, extra_columns
+from shared import job_metrics
+from shared.db import Connection
+from shared.errors import HeliuError
+from shared.job_context import JobContext
+from shared.jobs import new_id
+from shared.worker import Platform
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is in the store already, and becomes the job's with its end."""
+
+    result_file: str
+    artifact: str
+    bytes: int
+    tensorboard: str | None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the job's result says of it."""
+        return {"result_files": [self.result_file], "tensorboard": self.tensorboard}
+
+
+class Tracking:
+    """The steps of one attempt's job; `folder` is for what is made on the way."""
+
+    def __init__(self, platform: Platform, ctx: JobContext, folder: Path) -> None:
+        self._platform, self._ctx, self._folder = platform, ctx, folder
+        # What the run told of its own choices before its first step.
+        self._facts: dict[str, Any] = {}
+
+    def event(self, data: Mapping[str, Any] | None) -> None:
+        """Hear an event of the run."""
+        if data and "total_steps" in data:
+            self._facts = {name: value for name, value in data.items() if name != "held_out"}
+
+    def keep(self) -> Kept:
+        """Store table and event file. An event file that cannot be made is told of, and fails nothing."""
+        store = self._platform.artifacts
+        source, names = self._read()
+        table = self._folder / "step_metrics.csv"
+        with table.open("w", encoding="utf-8", newline="") as target, source.open(encoding="utf-8") as lines:
+            next(lines)
+            rows = ResultTable(target, extra_columns(names))
+            for line in lines:
+                told = json.loads(line)
+                rows.add(told["step"], told["values"])
+        return Kept(new_id("file-"), store.put_file(table), table.stat().st_size, self._events(source))
+
+    def write(self, connection: Connection, kept: Kept) -> None:
+        """Make the table a file of the tenant's, in the transaction that ends the job."""
+        repository.add_result_file(
+            connection,
+            kept.result_file,
+            self._ctx.job.tenant_id,
+            filename=f"{self._ctx.job.id}-step-metrics.csv",
+            bytes_=kept.bytes,
+            artifact=kept.artifact,
+            job_id=self._ctx.job.id,
+        )
+
+    def leave(self) -> None:
+        """Keep the event file of a run that ends without a model, or for now; best effort, since it ends anyway."""
+        try:
+            source, names = self._read()
+            if names and (artifact := self._events(source)):
+                self._ctx.progress(tensorboard=artifact)
+        except (HeliuError, OSError) as exc:
+            log.warning("curves_not_kept", extra={"job": self._ctx.job.id, "error": str(exc)})
+
+    def _read(self) -> tuple[Path, set[str]]:
+        """(a JSON line a step behind one that tells of the run, names of all metrics)."""
+        job = self._ctx.job
+        source, names = self._folder / "steps.jsonl", set[str]()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        about = {"run": job.id, "at": job.created_at.timestamp(), "settings": self._settings()}
+        with (
+            source.open("w", encoding="utf-8") as target,
+            self._ctx.db.transaction(job.tenant_id) as connection,
+        ):
+            target.write(json.dumps(about, ensure_ascii=False) + "\n")
+            for one in job_metrics.steps(connection, job.id):
+                names |= one.values.keys()
+                line = {"step": one.step, "at": one.at.timestamp(), "values": one.values}
+                target.write(json.dumps(line) + "\n")
+        return source, names
+
+    def _settings(self) -> dict[str, Any]:
+        payload = self._ctx.job.payload
+        asked = {n: v for n, v in payload.get("hyperparameters", {}).items() if v not in (None, "auto")}
+        names = ("name", "suffix", "seed", "choice", "base", "model")
+        own = {name: payload[name] for name in names if payload.get(name) is not None}
+        for reference in ("base", "model"):
+            if isinstance(own.get(reference), dict):
+                own[reference] = own[reference].get("model")
+        return {"kind": self._ctx.job.kind, **own, **self._facts, **asked}
+
+    def _events(self, source: Path) -> str | None:
+        """The event file in a zip, in the store; None where it could not be made."""
+        run, target = self._ctx.job.id, self._folder / "tensorboard"
+        target.mkdir(exist_ok=True)
+        try:
+            event_files.write(source, target, os.environ)
+        except HeliuError as exc:
+            log.warning("event_file_not_written", extra={"job": run, "error": exc.message})
+            self._ctx.event("message", "the run's event file for TensorBoard could not be made", level="warn")
+            return None
+        archive = self._folder / "tensorboard.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for path in sorted(target.iterdir()):
+                zipped.write(path, f"{run}/{path.name}")
+        return self._platform.artifacts.put_file(archive)

@@ -1,0 +1,214 @@
+"""What stays of a run's steps: the table, TensorBoard's event file and the curves, after an attempt that was killed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from services.training.tasks.tracking import Tracking
+from shared import job_store
+from shared.contracts.registry import parse_job
+from shared.db import Connection
+from shared.job_context import JobContext
+from shared.job_ends import JobEnds
+from shared.jobs import Job, NewJob, Status, new_id
+from tests import servers
+from tests.integration.gateway_app import RunningGateway, running_gateway
+
+REF = "sha256:" + "a" * 64
+PAYLOAD = {
+    "base": {"model": "base", "base_artifact": REF, "adapter_artifact": None},
+    "training": {"id": "file-1", "kind": "file", "artifact": REF},
+    "validation": None,
+    "suffix": None,
+    "seed": 3,
+    "hyperparameters": {"method": "lora", "n_epochs": 2, "learning_rate": 0.01},
+}
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    url = servers.new_database(postgres.url, "test_tracking", template="heliu_template")
+    with running_gateway(url, valkey.url, tmp_path_factory.mktemp("home")) as running:
+        yield running
+    servers.drop_database(postgres.url, "test_tracking")
+
+
+@dataclass
+class Held:
+    """A fine-tuning job that this test holds as its worker would."""
+
+    gateway: RunningGateway
+    ctx: JobContext
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        return self.ctx.job.id
+
+    @property
+    def tracking(self) -> Tracking:
+        return Tracking(self.gateway.platform, self.ctx, self.folder)
+
+    def tell(self, step: int, **values: float) -> None:
+        self.ctx.event("metrics", f"Step {step}", {"step": step, "total_steps": 8, **values})
+
+    def end(self, target: Status, **options: Any) -> Job:
+        return JobEnds(self.ctx.db).leave(self.ctx.job, target, message="ended", **options)
+
+
+def hold(gateway: RunningGateway, folder: Path, kind: str = "training.fine_tune") -> Held:
+    tenant, queue = gateway.tenants["acme"], f"training.{folder.name}"
+    with gateway.as_tenant() as c:
+        new = NewJob(id=new_id("ftjob-"), tenant_id=tenant, kind=kind, queue=queue, payload=PAYLOAD)
+        job_store.submit(c, new)
+    with gateway.platform.db.core() as c:
+        job = job_store.claim(c, queue, "worker", timedelta(seconds=60))
+    assert job is not None
+    platform = gateway.platform
+    span = platform.tracing.start("process", kind="consumer")
+    return Held(
+        gateway,
+        JobContext(job, parse_job(job.kind, job.payload), platform.db, platform.tracing, span),
+        folder,
+    )
+
+
+def told_twice(held: Held) -> None:
+    """Six steps, a kill behind the checkpoint at step 4, and the steps from there on again."""
+    for step in range(1, 7):
+        held.tell(step, train_loss=9.0 - step, train_mean_token_accuracy=step / 10, learning_rate=0.01)
+    for step in range(5, 9):
+        held.tell(step, train_loss=9.0 - step, train_mean_token_accuracy=step / 10, learning_rate=0.01)
+    held.tell(8, train_loss=1.0, valid_loss=1.5, valid_mean_token_accuracy=0.75)
+
+
+def test_a_run_that_was_killed_leaves_each_step_once_in_the_file_that_openai_names(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
+    held = hold(gateway, tmp_path)
+    told_twice(held)
+    kept = held.tracking.keep()
+
+    def write(connection: Connection) -> None:
+        held.tracking.write(connection, kept)
+
+    held.end(Status.SUCCEEDED, result={"fine_tuned_model": "ft", **kept.told}, write=write)
+    client = gateway.openai()
+    job = client.fine_tuning.jobs.retrieve(held.id)
+    (name,) = job.result_files
+    assert client.files.retrieve(name).purpose == "fine-tune-results"
+    rows = list(csv.reader(io.StringIO(client.files.content(name).text)))
+    assert rows[0] == ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
+    assert [row[0] for row in rows[1:]] == [str(step) for step in range(1, 9)]
+    assert rows[5] == ["5", "4.0", "0.5", "", ""]
+    assert rows[8] == ["8", "1.0", "0.8", "1.5", "0.75"]
+    assert gateway.http("rival").get(f"/v1/files/{name}/content").status_code == 404
+
+
+def test_tensorboard_reads_the_event_file_back(gateway: RunningGateway, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    held = hold(gateway, tmp_path)
+    told_twice(held)
+    kept = held.tracking.keep()
+    held.end(Status.SUCCEEDED, result=kept.told, write=lambda c: held.tracking.write(c, kept))
+    answer = gateway.http().get(f"/v1/training/jobs/{held.id}/tensorboard")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        archive.extractall(tmp_path / "read")
+        (name,) = archive.namelist()
+    assert name.startswith(f"{held.id}/events.out.tfevents.")
+    read = EventAccumulator(str(tmp_path / "read" / held.id)).Reload()
+    losses = read.Scalars("train/loss")
+    assert [(one.step, one.value) for one in losses] == [(step, 9.0 - step) for step in range(1, 9)]
+    times = [one.wall_time for one in losses]
+    assert times == sorted(times)
+    assert [one.value for one in read.Scalars("valid/loss")] == [1.5]
+    (text,) = read.Tensors("settings/text_summary")
+    assert b"|learning_rate|0.01|" in text.tensor_proto.string_val[0]
+    assert "hparams" in read.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
+
+
+def test_a_run_without_a_model_leaves_its_event_file_too(gateway: RunningGateway, tmp_path: Path) -> None:
+    held = hold(gateway, tmp_path)
+    url = f"/v1/training/jobs/{held.id}/tensorboard"
+    held.tell(1, train_loss=2.0)
+    running = gateway.http().get(url)
+    assert (running.status_code, "curves" in running.json()["error"]["message"]) == (409, True)
+    held.tracking.leave()
+    held.end(Status.FAILED, error={"code": "training_diverged", "message": "no"})
+    assert gateway.http().get(url).content[:2] == b"PK"
+    assert gateway.http("rival").get(url).status_code == 404
+
+
+def test_a_run_that_told_of_nothing_has_no_event_file(gateway: RunningGateway, tmp_path: Path) -> None:
+    held = hold(gateway, tmp_path)
+    held.tracking.leave()
+    held.end(Status.CANCELLED)
+    answer = gateway.http().get(f"/v1/training/jobs/{held.id}/tensorboard")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def ask(gateway: RunningGateway, held: Held, **query: Any) -> httpx.Response:
+    return gateway.http().get(f"/v1/training/jobs/{held.id}/curves", params=query)
+
+
+def test_curves_keep_peaks_and_dips_and_go_on_behind_a_step(gateway: RunningGateway, tmp_path: Path) -> None:
+    held = hold(gateway, tmp_path)
+    for step in range(1, 301):
+        loss = {100: 77.0, 200: -5.0}.get(step, 1.0 / step)
+        held.tell(step, train_loss=loss, tokens_per_second=10.0)
+    answer = ask(gateway, held, metrics="train_loss", points=20).json()
+    (curve,) = answer["data"]
+    assert (answer["object"], answer["status"], answer["last_step"]) == ("training.curves", "leased", 300)
+    assert (curve["metric"], curve["count"], curve["max"], curve["min"]) == ("train_loss", 300, 77.0, -5.0)
+    steps, values = [p[0] for p in curve["points"]], [p[1] for p in curve["points"]]
+    assert len(steps) <= 20
+    assert (steps[0], steps[-1], steps) == (1, 300, sorted(steps))
+    assert {77.0, -5.0} <= set(values)
+    later = ask(gateway, held, after_step=298).json()
+    assert {c["metric"]: [p[0] for p in c["points"]] for c in later["data"]} == {
+        name: [299, 300] for name in ("tokens_per_second", "total_steps", "train_loss")
+    }
+    assert ask(gateway, held, after_step=300).json()["last_step"] == 300
+    held.end(Status.CANCELLED)
+
+
+@pytest.mark.parametrize(
+    "query", [{"points": 3}, {"points": "many"}, {"metrics": "a,,b"}, {"after_step": -1}]
+)
+def test_curves_that_cannot_be_are_refused_by_name(
+    gateway: RunningGateway, tmp_path: Path, query: dict[str, Any]
+) -> None:
+    held = hold(gateway, tmp_path)
+    answer = ask(gateway, held, **query)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(query)))
+    held.end(Status.CANCELLED)
+
+
+def test_a_running_job_tells_when_it_is_expected_to_end_and_an_ended_one_does_not(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
+    held = hold(gateway, tmp_path)
+    client = gateway.openai()
+    assert client.fine_tuning.jobs.retrieve(held.id).estimated_finish is None
+    held.ctx.progress(step=2, total_steps=8, estimated_finish=2_000_000_000)
+    assert client.fine_tuning.jobs.retrieve(held.id).estimated_finish == 2_000_000_000
+    assert gateway.http().get(f"/v1/training/jobs/{held.id}").json()["estimated_finish"] == 2_000_000_000
+    held.end(Status.CANCELLED)
+    assert client.fine_tuning.jobs.retrieve(held.id).estimated_finish is None
+    with pytest.raises(openai.NotFoundError):
+        gateway.openai("rival").fine_tuning.jobs.retrieve(held.id)
