@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows it by
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from services.training.tokenizer import IGNORED
 
@@ -43,21 +43,39 @@ def collate(
     return torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
 
 
+def splits(model: PreTrainedModel) -> bool:
+    """Whether the logits are the output layer of the body's last states, with nothing after it (a cap, a scale)."""
+    if model.base_model is model:
+        return False
+    training, ids = model.training, torch.arange(2, device=next(model.parameters()).device)[None]
+    model.eval()
+    with torch.no_grad():
+        states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        made, wanted = model.get_output_embeddings()(states), model(input_ids=ids, use_cache=False).logits
+    model.train(training)
+    return bool(torch.allclose(made.float(), wanted.float(), atol=1e-4, rtol=1e-4))
+
+
 def next_token_loss(
-    model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor
+    model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor, *, whole: bool = False
 ) -> tuple[torch.Tensor, int, int]:
     """Sum of the cross-entropy, tokens guessed right, tokens learned.
 
     Right padding needs no mask under causal attention. Logits are made 256 positions at a time, and only where
-    something is learned: the whole (positions x vocabulary) table is what makes a small model slow on a CPU.
+    something is learned: the whole (positions x vocabulary) table is what makes a small model slow on a CPU. `whole`
+    asks the model for it, where `splits` says no.
     """
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     targets = labels[:, 1:]
     learned = targets != IGNORED
-    hidden, targets = hidden[learned], targets[learned]
-    total, correct = hidden.new_zeros(()), 0
-    for part, wanted in zip(torch.split(hidden, _LOSS_ROWS), torch.split(targets, _LOSS_ROWS), strict=True):
-        logits = model.lm_head(part).float()
+    if whole:
+        states, head = model(input_ids=ids, use_cache=False).logits[:, :-1], torch.nn.Identity()
+    else:
+        states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        head = model.get_output_embeddings()
+    states, targets = states[learned], targets[learned]
+    total, correct = states.new_zeros((), dtype=torch.float32), 0
+    for part, wanted in zip(torch.split(states, _LOSS_ROWS), torch.split(targets, _LOSS_ROWS), strict=True):
+        logits = head(part).float()
         total = total + F.cross_entropy(logits, wanted, reduction="sum")
         correct += int((logits.detach().argmax(-1) == wanted).sum())
     return total, correct, int(targets.numel())

@@ -66,10 +66,12 @@ def new_model(shape: PretrainHyperparameters, tokenizer: PreTrainedTokenizerBase
     return model
 
 
-def load_base(folder: Path, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(
+    folder: Path, device: torch.device, *, chats: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Base model and tokenizer of a transformers folder: safetensors only, never code from the folder.
 
-    Float32 on a CPU, the stored type on a GPU. Raises InvalidInput `invalid_model`.
+    `chats` asks for a chat template. Float32 on a CPU, the stored type on a GPU. Raises InvalidInput `invalid_model`.
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -84,7 +86,7 @@ def load_base(folder: Path, device: torch.device) -> tuple[PreTrainedModel, PreT
         raise InvalidInput(
             f"the base model cannot be loaded: {exc}", code="invalid_model", param="model"
         ) from exc
-    if tokenizer.chat_template is None:
+    if chats and tokenizer.chat_template is None:
         raise InvalidInput(
             "the base model has no chat template; it must have one to be tuned",
             code="invalid_model",

@@ -20,14 +20,14 @@ _SHAPE = {"lora_r": "r", "lora_alpha": "lora_alpha", "target_modules": "target_m
 
 
 def load_start(
-    spec: Spec, device: torch.device, *, merge: bool
+    spec: Spec, device: torch.device, *, merge: bool, chats: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base of `spec` and the tokenizer of what is started from; with `merge`, an adapter added to its weights.
 
-    Raises InvalidInput `invalid_model`.
+    `chats` asks for a chat template.     Raises InvalidInput `invalid_model`.
     """
     assert spec.base_dir is not None
-    model, tokenizer = load_base(spec.base_dir, device)
+    model, tokenizer = load_base(spec.base_dir, device, chats=chats)
     if spec.adapter_dir is None:
         return model, tokenizer
     if (spec.adapter_dir / "tokenizer_config.json").exists():
