@@ -24,6 +24,10 @@ def _choice(*options: str) -> Any:
     return field(default=options[0], metadata={"kind": str, "options": options})
 
 
+def _switch(default: bool | None = None) -> Any:
+    return field(default=default, metadata={"kind": bool})
+
+
 @dataclass(frozen=True)
 class PretrainHyperparameters:
     """A Llama-shaped model from scratch. With the defaults: 1.1 million parameters."""
@@ -48,10 +52,15 @@ class SftHyperparameters:
     """Supervised fine-tuning on the assistant's answers: a LoRA adapter, or every weight."""
 
     method: str = _choice("lora", "full")
+    loss: str = _choice("cross_entropy", "label_smoothing", "dft")
+    label_smoothing: float = _number(float, 1e-6, 0.999, 0.1)
     lora_r: int | None = _number(int, 1, 512)
     lora_alpha: float | None = _number(float, 1e-3, 10_000.0)
     lora_dropout: float = _number(float, 0.0, 0.99, 0.0)
     target_modules: str | tuple[str, ...] = field(default="auto", metadata={"kind": tuple})
+    use_rslora: bool = _switch(False)
+    use_dora: bool = _switch(False)
+    quantization: str = _choice("none", "nf4", "int8")
     n_epochs: int | None = _number(int, 1, 1000)
     max_steps: int | None = _number(int, 1, 10_000_000)
     batch_size: int | None = _number(int, 1, 4096)
@@ -62,6 +71,11 @@ class SftHyperparameters:
     max_seconds: float | None = _number(float, 1.0, 1e8)
     checkpoint_every: int | None = _number(int, 1, 10_000_000)
     log_every: int | None = _number(int, 1, 10_000_000)
+    packing: bool | None = _switch()
+    gradient_accumulation_steps: int | None = _number(int, 1, 4096)
+    gradient_checkpointing: bool | None = _switch()
+    compile: bool = _switch(False)
+    processes: int | None = _number(int, 1, 64)
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,8 @@ class HeadHyperparameters:
     label_smoothing: float = _number(float, 1e-6, 0.999, 0.1)
     focal_gamma: float = _number(float, 1e-6, 10.0, 2.0)
     margin: float = _number(float, 1e-6, 100.0, 1.0)
+    contrastive_weight: float = _number(float, 1e-6, 0.999, 0.5)
+    contrastive_temperature: float = _number(float, 1e-3, 1.0, 0.1)
     lora_r: int = _number(int, 1, 512, 16)
     lora_alpha: float | None = _number(float, 1e-3, 10_000.0)
     vocab_size: int = _number(int, 300, 200_000, 4096)
@@ -151,6 +167,10 @@ def _checked(name: str, value: Any, rule: Mapping[str, Any]) -> Any:
             raise InvalidInput(
                 f"{name} is {value!r}; it must be one of {', '.join(rule['options'])}", param=param
             )
+        return value
+    if rule["kind"] is bool:
+        if not isinstance(value, bool):
+            raise InvalidInput(f"{name} is {value!r}; it must be true or false", param=param)
         return value
     if rule["kind"] is tuple:
         if isinstance(value, list | tuple) and value and all(isinstance(v, str) and v for v in value):

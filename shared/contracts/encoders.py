@@ -14,22 +14,48 @@ from shared.contracts.training import Auto, Count, DataRef, Positive
 class EncoderParameters(Message):
     """Hyperparameters of an encoder; "auto" is chosen once the data is seen, and told."""
 
-    hidden_size: Annotated[int, Field(ge=16, le=1024)] | Auto = "auto"
-    layers: Annotated[int, Field(ge=1, le=24)] | Auto = "auto"
-    heads: Annotated[int, Field(ge=1, le=16)] | Auto = "auto"
-    max_length: Annotated[int, Field(ge=16, le=512)] | Auto = "auto"
-    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = "auto"
-    max_steps: Count | Auto = "auto"
-    batch_size: Annotated[int, Field(ge=2, le=4096)] | Auto = "auto"
-    learning_rate: Positive | Auto = "auto"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    temperature: Annotated[float, Field(gt=0, le=1)] | Auto = "auto"
-    dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    max_seconds: Annotated[float, Field(ge=1)] | Auto = "auto"
-    checkpoint_every: Count | Auto = "auto"
-    log_every: Count | Auto = "auto"
-    # Of a file that comes without a validation file.
-    validation_share: Annotated[float, Field(gt=0, lt=1)] | Auto = "auto"
+    hidden_size: Annotated[int, Field(ge=16, le=1024)] | Auto = Field(
+        "auto", description="Numbers of a vector, a multiple of `heads`; `auto` is 192."
+    )
+    layers: Annotated[int, Field(ge=1, le=24)] | Auto = Field(
+        "auto", description="Transformer layers; `auto` is 1."
+    )
+    heads: Annotated[int, Field(ge=1, le=16)] | Auto = Field(
+        "auto", description="Attention heads of a layer; `auto` is 4."
+    )
+    max_length: Annotated[int, Field(ge=16, le=512)] | Auto = Field(
+        "auto", description="Characters of a text at most, longer ones are cut; `auto` is 128."
+    )
+    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = Field(
+        "auto", description="How often all texts are seen; `auto` makes 160,000 texts of them in all."
+    )
+    max_steps: Count | Auto = Field("auto", description="Steps at most, whatever the epochs come to.")
+    batch_size: Annotated[int, Field(ge=2, le=4096)] | Auto = Field(
+        "auto", description="Texts of a step, each other's negatives; `auto` is 128."
+    )
+    learning_rate: Positive | Auto = Field("auto", description="Peak rate; `auto` is 0.001.")
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
+        "auto", description="Share of the steps in which the rate rises from nothing; `auto` is 0.1."
+    )
+    temperature: Annotated[float, Field(gt=0, le=1)] | Auto = Field(
+        "auto",
+        description="Of the contrast: the lower, the more the nearest negatives weigh; `auto` is 0.05.",
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
+        "auto", description="Within the layers; `auto` is 0.2."
+    )
+    max_seconds: Annotated[float, Field(ge=1)] | Auto = Field(
+        "auto", description="Seconds of training that the steps are cut to, once the first ones are measured."
+    )
+    checkpoint_every: Count | Auto = Field(
+        "auto", description="Steps between checkpoints; `auto` is a quarter of the run, 50 at least."
+    )
+    log_every: Count | Auto = Field(
+        "auto", description="Steps between reported losses; `auto` is a fiftieth of the run."
+    )
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | Auto = Field(
+        "auto", description="Held out of a file that comes without a validation file; `auto` is 0.2."
+    )
 
 
 class TrainEncoder(JobContract):

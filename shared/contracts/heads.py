@@ -21,14 +21,20 @@ RANKS = ("rank_pairwise", "rank_pointwise")
 MAX_LABELS = 1000
 # By head, the default first.
 LOSSES: Mapping[str, tuple[str, ...]] = {
-    "single_label": ("cross_entropy", "label_smoothing", "focal", "class_weighted"),
+    "single_label": ("cross_entropy", "label_smoothing", "focal", "class_weighted", "contrastive"),
     "multi_label": ("binary_cross_entropy", "focal", "class_weighted"),
     "regression": ("squared_error", "huber"),
     "rank_pairwise": ("logistic", "hinge"),
     "rank_pointwise": ("binary_cross_entropy", "squared_error"),
 }
 # What only one loss or one method knows.
-_OF_LOSS = {"label_smoothing": "label_smoothing", "focal_gamma": "focal", "margin": "hinge"}
+_OF_LOSS = {
+    "label_smoothing": "label_smoothing",
+    "focal_gamma": "focal",
+    "margin": "hinge",
+    "contrastive_weight": "contrastive",
+    "contrastive_temperature": "contrastive",
+}
 _OF_METHOD = {
     "lora_r": "lora",
     "lora_alpha": "lora",
@@ -42,28 +48,74 @@ _OF_METHOD = {
 class HeadParameters(Message):
     """Hyperparameters of a head; "auto" is chosen once data and base are seen, and told."""
 
-    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = "auto"
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
-    learning_rate: Positive | Auto = "auto"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    weight_decay: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
-    dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    max_length: Annotated[int, Field(ge=8, le=131_072)] | Auto = "auto"
-    max_steps: Count | Auto = "auto"
-    max_seconds: Annotated[float, Field(ge=1)] | Auto = "auto"
-    checkpoint_every: Count | Auto = "auto"
-    log_every: Count | Auto = "auto"
-    # Of a file that comes without a validation file.
-    validation_share: Annotated[float, Field(gt=0, lt=1)] | Auto = "auto"
-    label_smoothing: Annotated[float, Field(gt=0, lt=1)] | Auto = "auto"
-    focal_gamma: Annotated[float, Field(gt=0, le=10)] | Auto = "auto"
-    margin: Annotated[float, Field(gt=0, le=100)] | Auto = "auto"
-    lora_r: Annotated[int, Field(ge=1, le=512)] | Auto = "auto"
-    lora_alpha: Positive | Auto = "auto"
-    vocab_size: Annotated[int, Field(ge=300, le=200_000)] | Auto = "auto"
-    embedding_size: Annotated[int, Field(ge=4, le=4096)] | Auto = "auto"
-    hidden_size: Annotated[int, Field(ge=4, le=4096)] | Auto = "auto"
-    layers: Annotated[int, Field(ge=1, le=8)] | Auto = "auto"
+    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = Field(
+        "auto", description="How often all rows are seen; `auto` by rows and method: few rows, many epochs."
+    )
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = Field(
+        "auto", description="Rows of a step; `auto` is 32, fewer for under 256 rows."
+    )
+    learning_rate: Positive | Auto = Field(
+        "auto",
+        description="Peak rate of the trunk; `auto` by method and width. The last layer learns ten times as fast.",
+    )
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
+        "auto", description="Share of the steps in which the rate rises from nothing; `auto` is 0.05."
+    )
+    weight_decay: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
+        "auto", description="AdamW's decay; `auto` is 0.01."
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
+        "auto", description="Before the last layer, and within an LSTM; `auto` is 0.1."
+    )
+    max_length: Annotated[int, Field(ge=8, le=131_072)] | Auto = Field(
+        "auto",
+        description="Tokens of a text at most, longer ones are cut; `auto` is what the model takes, to 512.",
+    )
+    max_steps: Count | Auto = Field("auto", description="Steps at most, whatever the epochs come to.")
+    max_seconds: Annotated[float, Field(ge=1)] | Auto = Field(
+        "auto", description="Seconds of training that the steps are cut to, once the first ones are measured."
+    )
+    checkpoint_every: Count | Auto = Field(
+        "auto", description="Steps between checkpoints; `auto` is a quarter of the run, 25 at least."
+    )
+    log_every: Count | Auto = Field(
+        "auto", description="Steps between reported losses; `auto` is a fiftieth of the run."
+    )
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | Auto = Field(
+        "auto", description="Held out of a file that comes without a validation file; `auto` is 0.2."
+    )
+    label_smoothing: Annotated[float, Field(gt=0, lt=1)] | Auto = Field(
+        "auto", description="Of the loss `label_smoothing`: what the other labels share; `auto` is 0.1."
+    )
+    focal_gamma: Annotated[float, Field(gt=0, le=10)] | Auto = Field(
+        "auto",
+        description="Of the loss `focal`: how much less rows count that are right already; `auto` is 2.",
+    )
+    margin: Annotated[float, Field(gt=0, le=100)] | Auto = Field(
+        "auto", description="Of the loss `hinge`: how far the better document shall lie ahead; `auto` is 1."
+    )
+    contrastive_weight: Annotated[float, Field(gt=0, lt=1)] | Auto = Field(
+        "auto", description="Of the loss `contrastive`: its share beside the cross-entropy; `auto` is 0.5."
+    )
+    contrastive_temperature: Annotated[float, Field(gt=0, le=1)] | Auto = Field(
+        "auto", description="Of the loss `contrastive`: the lower, the more near texts weigh; `auto` is 0.1."
+    )
+    lora_r: Annotated[int, Field(ge=1, le=512)] | Auto = Field(
+        "auto", description="Rank of the method `lora`, at most the trunk's width; `auto` is 16."
+    )
+    lora_alpha: Positive | Auto = Field(
+        "auto", description="What LoRA's matrices are scaled by, over the rank; `auto` is twice the rank."
+    )
+    vocab_size: Annotated[int, Field(ge=300, le=200_000)] | Auto = Field(
+        "auto", description="Of an LSTM's tokenizer, which is trained on the rows; `auto` is 4,096."
+    )
+    embedding_size: Annotated[int, Field(ge=4, le=4096)] | Auto = Field(
+        "auto", description="Numbers a token of an LSTM; `auto` is 128."
+    )
+    hidden_size: Annotated[int, Field(ge=4, le=4096)] | Auto = Field(
+        "auto", description="Of an LSTM in each direction; `auto` is 128."
+    )
+    layers: Annotated[int, Field(ge=1, le=8)] | Auto = Field("auto", description="Of an LSTM; `auto` is 1.")
 
 
 class HeadChoice(Message):
@@ -114,6 +166,11 @@ def check_choice(choice: HeadChoice, has_base: bool, given: HeadParameters) -> N
             f"method {choice.method!r} needs a model to start from; name one, or take the method 'lstm'",
             code="missing_required_parameter",
             param="model",
+        )
+    if choice.method == "frozen" and choice.named_loss == "contrastive":
+        raise InvalidInput(
+            "the loss 'contrastive' moves the trunk, which the method 'frozen' leaves as it is; take full or lora",
+            param="loss",
         )
     set_ = {name for name, value in given if value != "auto"}
     for name in sorted(set_ & _OF_LOSS.keys()):

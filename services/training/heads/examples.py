@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from services.training.dataset import Split, bad_line, is_text, read_records
-from shared.contracts.heads import MAX_LABELS, RANKS, HeadKind
+from services.training.dataset import Split, bad_line, is_text, is_version, read_records
+from services.training.spec import DataPaths
+from shared.contracts.heads import MAX_LABELS, RANKS, HeadChoice, HeadKind
 from shared.errors import InvalidInput
 
 Target = str | tuple[str, ...] | float | None
@@ -39,6 +40,19 @@ class Example:
 def read_examples(paths: Sequence[Path], split: Split, head: HeadKind, param: str) -> list[Example]:
     """Raises InvalidInput `invalid_training_file` with the line at fault."""
     return [_example(record, line, head, param) for line, record in read_records(paths, split, param)]
+
+
+def read_parts(
+    data: DataPaths, choice: HeadChoice, share: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """(training, held out), checked; without a validation file `share` of the rows is held out."""
+    training = read_examples(data.train, "train", choice.head, "training_file")
+    if data.validation or any(is_version(path, "training_file") for path in data.train):
+        held_out = read_examples(data.validation, "validation", choice.head, "validation_file")
+    else:
+        training, held_out = hold_out(training, share, seed)
+    check(training, held_out, choice.head, choice.named_loss)
+    return training, held_out
 
 
 def _example(record: dict[str, Any], line: int, head: HeadKind, param: str) -> Example:

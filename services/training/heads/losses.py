@@ -1,4 +1,4 @@
-"""The losses of heads by name, each the mean over a batch's rows. Knows logits and targets, no model."""
+"""The losses of heads by name, each the mean over a batch's rows. Knows logits, vectors and targets, no model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows it by
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# The name of the one loss that asks for the trunk's vectors too, and for batches that hold a label twice.
+CONTRASTIVE = "contrastive"
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class LossOptions:
     label_smoothing: float = 0.1
     focal_gamma: float = 2.0
     margin: float = 1.0
+    contrastive_weight: float = 0.5
+    contrastive_temperature: float = 0.1
     counts: tuple[int, ...] = ()
     rows: int = 0
 
@@ -63,7 +67,26 @@ def _single(name: str, options: LossOptions) -> Loss:
         "label_smoothing": smoothed,
         "focal": focal,
         "class_weighted": weighted,
+        # What the vectors say joins it in `contrast`.
+        CONTRASTIVE: cross_entropy,
     }[name]
+
+
+def contrast(features: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Of vectors (rows, width): each row's likeness to those of its label, against all others of the batch.
+
+    Supervised contrast (Khosla et al. 2020, arXiv:2004.11362), as the companion of a cross-entropy (Gunel et al.
+    2021, arXiv:2011.01403). Rows that are alone with their label say nothing; a batch of these is 0.
+    """
+    vectors = F.normalize(features, dim=1)
+    self_ = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    # Not minus infinity, which makes the gradient of a batch of one row no number.
+    likeness = (vectors @ vectors.T / temperature).masked_fill(self_, -1e9)
+    chances = likeness - likeness.logsumexp(1, keepdim=True)
+    same = (labels[:, None] == labels[None, :]) & ~self_
+    fellows = same.sum(1)
+    each = -chances.masked_fill(~same, 0.0).sum(1) / fellows.clamp(min=1)
+    return each.sum() / (fellows > 0).sum().clamp(min=1)
 
 
 def _multi(name: str, options: LossOptions) -> Loss:

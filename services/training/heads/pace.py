@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from services.training.heads.losses import CONTRASTIVE
 from services.training.heads.rows import Rows
 from services.training.hyperparameters import HeadHyperparameters
 from services.training.plan import Schedule, order
@@ -21,14 +25,13 @@ _EPOCHS = {
 }
 _LSTM_RATE, _FROZEN_RATE = 3e-3, 1e-2
 # The last layer begins from nothing, and so learns faster than a trunk that knows its texts.
-_LAYER_FACTOR = 10.0
+LAYER_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How long and how fast: `rows` are all epochs' row numbers in order."""
+class Pace(ABC):
+    """How long and how fast; the last layers learn `layer_factor` times as fast as the trunk."""
 
-    rows: npt.NDArray[np.int64]
     batch_size: int
     schedule: Schedule
     learning_rate: float
@@ -37,8 +40,29 @@ class Pace:
     checkpoint_every: int
     log_every: int
 
+    @abstractmethod
+    def batch(self, step: int) -> tuple[int, npt.NDArray[np.int64]]:
+        """Of the step after `step` finished ones: which part learns, and from which of its rows."""
 
-def pace_of(rows: Rows, choice: HeadChoice, wanted: HeadHyperparameters, width: int, seed: int) -> Pace:
+    @abstractmethod
+    def seen(self, step: int) -> int:
+        """Rows that `step` steps have learned from."""
+
+
+@dataclass(frozen=True)
+class PaceOfOne(Pace):
+    """`rows` are all epochs' row numbers in order."""
+
+    rows: npt.NDArray[np.int64]
+
+    def batch(self, step: int) -> tuple[int, npt.NDArray[np.int64]]:
+        return 0, self.rows[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def seen(self, step: int) -> int:
+        return min(step * self.batch_size, len(self.rows))
+
+
+def pace_of(rows: Rows, choice: HeadChoice, wanted: HeadHyperparameters, width: int, seed: int) -> PaceOfOne:
     count = len(rows)
     batch_size = wanted.batch_size or min(32, max(4, count // 8))
     target, fewest, most = _EPOCHS[choice.method]
@@ -46,26 +70,52 @@ def pace_of(rows: Rows, choice: HeadChoice, wanted: HeadHyperparameters, width: 
         epochs = -(-wanted.max_steps * batch_size // count)
     else:
         epochs = wanted.n_epochs or max(fewest, min(most, round(target / count)))
-    ordered = order(rows.lengths, epochs, batch_size, seed)
+    ordered = ordered_rows(rows, choice, epochs, batch_size, seed)
     steps = -(-len(ordered) // batch_size)
     total = min(steps, wanted.max_steps or steps)
-    return Pace(
-        ordered[: total * batch_size],
+    return PaceOfOne(
         batch_size,
         Schedule.of(total, wanted.warmup_ratio, wanted.max_seconds),
-        wanted.learning_rate or _learning_rate(choice, width),
-        _LAYER_FACTOR if choice.method in ("full", "lora") else 1.0,
+        wanted.learning_rate or learning_rate(choice.method, width),
+        LAYER_FACTOR if choice.method in ("full", "lora") else 1.0,
         wanted.weight_decay,
         wanted.checkpoint_every or max(25, total // 4),
         wanted.log_every or max(1, total // 50),
+        ordered[: total * batch_size],
     )
 
 
-def _learning_rate(choice: HeadChoice, width: int) -> float:
+def ordered_rows(
+    rows: Rows, choice: HeadChoice, epochs: int, batch_size: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Row numbers of all epochs, (epochs * rows,): by length, or two of a label together where the loss wants that."""
+    if choice.named_loss == CONTRASTIVE:
+        return paired(rows.targets.tolist(), epochs, seed)
+    return order(rows.lengths, epochs, batch_size, seed)
+
+
+def paired(labels: Sequence[int], epochs: int, seed: int) -> npt.NDArray[np.int64]:
+    """Row numbers of all epochs, shape (epochs * rows,): two rows of one label always stand together, so that each
+    finds its like in its batch; only the last of an odd number stands alone."""
+    return np.concatenate([_paired_epoch(labels, np.random.default_rng((seed, e))) for e in range(epochs)])
+
+
+def _paired_epoch(labels: Sequence[int], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    of_label: dict[int, list[int]] = defaultdict(list)
+    for row in rng.permutation(len(labels)):
+        of_label[labels[row]].append(int(row))
+    twos = [rows[at : at + 2] for _, rows in sorted(of_label.items()) for at in range(0, len(rows), 2)]
+    whole, alone = [two for two in twos if len(two) == 2], [two for two in twos if len(two) == 1]
+    # Those alone come last, so that the border between two even batches cuts no pair.
+    mixed = [whole[i] for i in rng.permutation(len(whole))] + [alone[i] for i in rng.permutation(len(alone))]
+    return np.array([row for two in mixed for row in two], dtype=np.int64)
+
+
+def learning_rate(method: str, width: int) -> float:
     """As of fine-tuning for a trunk that is tuned: 2e-5 (LoRA 2e-4) at a width of 4096, higher for narrower ones."""
-    if choice.method == "lstm":
+    if method == "lstm":
         return _LSTM_RATE
-    if choice.method == "frozen":
+    if method == "frozen":
         return _FROZEN_RATE
     narrow = max(1.0, 4096 / width)
-    return float((2e-4 if choice.method == "lora" else 2e-5) * narrow**0.75)
+    return float((2e-4 if method == "lora" else 2e-5) * narrow**0.75)

@@ -9,13 +9,14 @@ import torch
 from transformers import AutoTokenizer
 
 from services.training.checkpoint import Checkpoint, CheckpointStore, file_sha256, fingerprint, verify
-from services.training.dataset import is_version
-from services.training.heads.examples import Example, check, hold_out, labels_of, read_examples
-from services.training.heads.losses import LossOptions, make_loss
-from services.training.heads.model import HeadModel, check_parity, save_head
+from services.training.heads.examples import Example, labels_of, read_parts
+from services.training.heads.lora import add_lora, merge_lora
+from services.training.heads.losses import LossOptions
+from services.training.heads.model import HeadModel
 from services.training.heads.pace import pace_of
-from services.training.heads.rows import features_of, rows_of, scale_of
-from services.training.heads.scoring import MAIN, label_counts, yardstick
+from services.training.heads.part import Part
+from services.training.heads.results import facts_of, measured, saved
+from services.training.heads.rows import features_of
 from services.training.heads.trainer import HeadTrainer
 from services.training.heads.trunk import Trunk, load_trunk, new_lstm
 from services.training.hyperparameters import HeadHyperparameters, parse
@@ -38,51 +39,35 @@ def run(spec: Spec, run: Run) -> Result:
     resumed = verify(spec.resume_from, fingerprint=mark) if spec.resume_from else None
 
     with run.timed("load") as seen:
-        training, held_out = _read(spec, choice, wanted)
+        training, held_out = read_parts(spec.data, choice, wanted.validation_share, spec.seed)
         labels = tuple(labels_of(training))
         trunk = _trunk(spec, choice, wanted, training, resumed, device)
         seen |= {"rows": len(training), "held_out": len(held_out), "labels": len(labels)}
     torch.manual_seed(spec.seed)
     model = HeadModel(trunk, len(labels) or 1, 0.0 if choice.method == "frozen" else wanted.dropout, device)
     _choose_trainable(model, choice, wanted)
-    scale = scale_of(training, choice)
-    with run.timed("tokenise") as seen:
-        rows = rows_of(training, trunk, choice, labels, scale, device)
-        watched = rows_of(held_out, trunk, choice, labels, scale, device)
-        seen["tokens"] = sum(rows.lengths)
-    if choice.method == "frozen":
-        with run.timed("features"):
-            for part in (rows, watched):
-                part.features = features_of(model, part, run)
-
-    pace = pace_of(rows, choice, wanted, trunk.width, spec.seed)
-    measure = yardstick(training, choice.head, labels, spec.seed)
     options = LossOptions(
         wanted.label_smoothing,
         wanted.focal_gamma,
         wanted.margin,
-        label_counts(training, labels) if labels else (),
-        len(training),
+        wanted.contrastive_weight,
+        wanted.contrastive_temperature,
     )
-    trainer = HeadTrainer(
-        run,
-        model,
-        rows,
-        watched,
-        make_loss(choice.head, choice.named_loss, options),
-        measure,
-        pace,
-        CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from),
-        scale if choice.head == "regression" else (1.0, 0.0),
-    )
+    with run.timed("tokenise") as seen:
+        part = Part.of(model, choice, labels, training, held_out, options, spec.seed)
+        seen["tokens"] = sum(part.training.lengths)
+    if choice.method == "frozen":
+        with run.timed("features"):
+            for rows in (part.training, part.held_out):
+                rows.features = features_of(model, rows, run)
+
+    pace = pace_of(part.training, choice, wanted, trunk.width, spec.seed)
+    store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
+    trainer = HeadTrainer(run, [part], pace, store)
     facts = {
-        "head": choice.head,
-        "method": choice.method,
-        "loss": choice.named_loss,
+        **facts_of(part),
         "trainable_parameters": trainer.trainable_parameters,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "rows": len(training),
-        "held_out_rows": len(held_out),
     }
     run.event(
         f"training a {choice.head} head ({choice.method}, {choice.named_loss}) on {len(training):,} rows"
@@ -101,20 +86,11 @@ def run(spec: Spec, run: Run) -> Result:
     trainer.train()
 
     with run.timed("eval", step=trainer.step):
-        figures, loss = trainer.evaluate()
-        baseline = measure.baseline(held_out)
-    main = MAIN[choice.head]
-    run.event(
-        f"held out: {main} {figures[main]:.3f}, and {baseline[main]:.3f} by {baseline['name']}",
-        data={"held_out": figures, "baseline": baseline},
-    )
+        figures = measured(run, part, trainer.step)
     with run.timed("save"):
         if choice.method == "lora":
-            model.body = trunk.model.merge_and_unload()  # type: ignore[operator]
-        factor, shift = scale if choice.head == "regression" else (1.0, 0.0)
-        told = {"head": choice.head, "labels": list(labels), "loss": choice.named_loss}
-        save_head(model, spec.output_dir, told, factor, shift)
-        difference = check_parity(model, spec.output_dir, factor, shift)
+            merge_lora(trunk, [model])
+        difference = saved(part, spec.output_dir)
     return Result(
         str(spec.output_dir),
         trainer.trained_tokens,
@@ -124,8 +100,7 @@ def run(spec: Spec, run: Run) -> Result:
             "steps": trainer.step,
             "epochs": trainer.epoch,
             "context_length": trunk.longest,
-            "held_out": {"loss": loss, **figures},
-            "baseline": baseline,
+            **figures,
             "parity_max_abs_difference": difference,
             **{name: value for name, value in trainer.last_metrics.items() if name.startswith("train_")},
         },
@@ -149,17 +124,6 @@ def _fingerprint(spec: Spec, choice: HeadChoice, wanted: HeadHyperparameters) ->
     return fingerprint(facts, {"train": list(spec.data.train), "validation": list(spec.data.validation)})
 
 
-def _read(spec: Spec, choice: HeadChoice, wanted: HeadHyperparameters) -> tuple[list[Example], list[Example]]:
-    """(training, held out); without a validation file a part of the rows is held out."""
-    training = read_examples(spec.data.train, "train", choice.head, "training_file")
-    if spec.data.validation or any(is_version(path, "training_file") for path in spec.data.train):
-        held_out = read_examples(spec.data.validation, "validation", choice.head, "validation_file")
-    else:
-        training, held_out = hold_out(training, wanted.validation_share, spec.seed)
-    check(training, held_out, choice.head, choice.named_loss)
-    return training, held_out
-
-
 def _trunk(
     spec: Spec,
     choice: HeadChoice,
@@ -181,14 +145,4 @@ def _choose_trainable(model: HeadModel, choice: HeadChoice, wanted: HeadHyperpar
     if choice.method == "frozen":
         model.body.requires_grad_(False)
     elif choice.method == "lora":
-        from peft import LoraConfig, get_peft_model  # costs seconds, and only LoRA needs it
-
-        rank = wanted.lora_r
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=int(wanted.lora_alpha or 2 * rank),
-            target_modules="all-linear",
-            bias="none",
-            task_type="FEATURE_EXTRACTION",
-        )
-        model.body = model.trunk.model = get_peft_model(model.trunk.model, config)
+        add_lora(model.trunk, [model], wanted.lora_r, wanted.lora_alpha)

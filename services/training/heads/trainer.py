@@ -1,61 +1,50 @@
-"""The loop that trains a head: ordered batches, one optimizer, checkpoints that resume bitwise. Knows no files."""
+"""The loop that trains heads on a trunk: ordered batches, one optimizer, checkpoints that resume bitwise. Knows no
+files."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from services.training.checkpoint import CheckpointStore
-from services.training.heads.losses import Loss
-from services.training.heads.model import HeadModel
 from services.training.heads.pace import Pace
-from services.training.heads.rows import Rows
-from services.training.heads.scoring import Yardstick
+from services.training.heads.part import Part
 from services.training.loop import Loop
 from services.training.run import Run, Stopped
 
-# Held-out rows that are looked at after each epoch; all of them count at the end.
+# Held-out rows of each part that are looked at after each epoch; all of them count at the end.
 WATCHED = 512
-EVALUATED_AT_ONCE = 64
 _WEIGHTS = "trainable.safetensors"
 
 
 @dataclass
 class _Tally:
-    loss: float = 0.0
+    """Since the last report: losses by the number of their part, and tokens."""
+
+    losses: list[tuple[int, float]] = field(default_factory=list)
     tokens: int = 0
-    steps: int = 0
     started: float = field(default_factory=time.perf_counter)
 
 
 class HeadTrainer(Loop):
-    """One run. `train` raises Stopped at a step boundary when asked to."""
+    """One run of one part, or of several on one trunk. `train` raises Stopped at a step boundary when asked to."""
 
-    def __init__(
-        self,
-        run: Run,
-        model: HeadModel,
-        training: Rows,
-        held_out: Rows,
-        loss: Loss,
-        yardstick: Yardstick,
-        pace: Pace,
-        store: CheckpointStore,
-        scale: tuple[float, float],
-    ) -> None:
-        """`scale` is (factor, shift) from logits to what is measured."""
-        self._model, self._training, self._held_out = model, training, held_out
-        self._loss, self._yardstick, self._pace, self._scale = loss, yardstick, pace, scale
-        self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        layer = [p for name, p in self._trainable.items() if name.startswith("layer.")]
-        body = [p for name, p in self._trainable.items() if not name.startswith("layer.")]
+    def __init__(self, run: Run, parts: Sequence[Part], pace: Pace, store: CheckpointStore) -> None:
+        self._parts, self._pace = parts, pace
+        models = [part.model for part in parts]
+        self._model = models[0] if len(models) == 1 else nn.ModuleList(models)
+        self._trainable = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+        last = {id(p) for model in models for p in model.layer.parameters()}
+        layer = [p for p in self._trainable.values() if id(p) in last]
+        body = [p for p in self._trainable.values() if id(p) not in last]
         groups = [{"params": layer, "factor": pace.layer_factor}, {"params": body, "factor": 1.0}]
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], weight_decay=pace.weight_decay
@@ -68,13 +57,13 @@ class HeadTrainer(Loop):
 
     @property
     def epoch(self) -> float:
-        return min(self.step * self._pace.batch_size, len(self._pace.rows)) / len(self._training)
+        return self._pace.seen(self.step) / sum(len(part.training) for part in self._parts)
 
     def train(self) -> None:
         schedule, tally, epoch_start = self._pace.schedule, _Tally(), time.time_ns()
         while self.step < schedule.total:
             if self._run.stop_reason:
-                self.leave(partial(self._report, tally) if tally.steps else None)
+                self.leave(partial(self._report, tally) if tally.losses else None)
             before = int(self.epoch)
             self._one_step(tally)
             if schedule.after_step(self.step):
@@ -95,70 +84,50 @@ class HeadTrainer(Loop):
 
     def _one_step(self, tally: _Tally) -> None:
         pace = self._pace
-        start = self.step * pace.batch_size
-        chosen = pace.rows[start : start + pace.batch_size]
+        number, chosen = pace.batch(self.step)
+        part = self._parts[number]
         for group in self._optimizer.param_groups:
             group["lr"] = pace.learning_rate * group["factor"] * pace.schedule.factor(self.step)
         self._model.train()
-        loss = self._loss(self._logits(self._training, chosen), self._training.targets[chosen])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = part.loss_of(chosen)
+        (loss * part.weight).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._trainable.values(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.step += 1
-        count = sum(len(one.ids) for i in chosen for one in self._training.encodings[i])
+        count = part.tokens_of(chosen)
         self.trained_tokens += count
-        tally.loss += loss.item()
+        tally.losses.append((number, loss.item()))
         tally.tokens += count
-        tally.steps += 1
-
-    def _logits(self, rows: Rows, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
-        """(rows, outputs); of pairs (rows, 2)."""
-        if rows.features is not None:
-            logits = self._model.of_features(rows.features[chosen].flatten(0, 1))
-        else:
-            logits = self._model([one for i in chosen for one in rows.encodings[i]])
-        return logits.view(len(chosen), -1)
-
-    def evaluate(self, most: int | None = None) -> tuple[dict[str, float], float]:
-        """(figures, loss) over the held-out rows, or the first `most` of them."""
-        rows = self._held_out
-        count = len(rows) if most is None else min(most, len(rows))
-        # Like lengths together, so that little is padded.
-        order = np.argsort(rows.lengths[:count], kind="stable")
-        found: list[torch.Tensor] = []
-        with torch.no_grad():
-            self._model.eval()
-            for start in range(0, count, EVALUATED_AT_ONCE):
-                if self._run.stop_reason:
-                    raise Stopped(self._run.stop_reason, self.step)
-                found.append(self._logits(rows, order[start : start + EVALUATED_AT_ONCE]))
-        logits = torch.cat(found)[torch.from_numpy(np.argsort(order))]
-        loss = float(self._loss(logits, rows.targets[:count]))
-        scaled = logits.double().cpu().numpy() * self._scale[0] + self._scale[1]
-        return self._yardstick.score(rows.examples[:count], scaled), loss
 
     def _watch(self) -> None:
+        losses: list[float] = []
         with self._run.timed("eval", step=self.step):
-            try:
-                figures, loss = self.evaluate(WATCHED)
-            except Stopped:
-                # The loop leaves at its next step, with a checkpoint.
-                return
-        self.last_metrics |= {
-            "valid_loss": loss,
-            **{f"valid_{name}": value for name, value in figures.items()},
-        }
+            for part in self._parts:
+                try:
+                    figures, loss = part.evaluate(self._run, self.step, WATCHED)
+                except Stopped:
+                    # The loop leaves at its next step, with a checkpoint.
+                    return
+                losses.append(loss * part.weight)
+                told = {"loss": loss, **figures}
+                self.last_metrics |= {_named(part, f"valid_{name}"): value for name, value in told.items()}
+        # The parts' weights say what counts; with one part this is its own loss.
+        self.last_metrics["valid_loss"] = sum(losses) / sum(part.weight for part in self._parts)
         self._run.metrics(self.step, self.last_metrics)
 
     def _report(self, tally: _Tally) -> None:
         data = {
-            "train_loss": tally.loss / tally.steps,
+            "train_loss": float(np.mean([loss for _, loss in tally.losses])),
             "learning_rate": self._pace.learning_rate * self._pace.schedule.factor(self.step - 1),
             "tokens_per_second": tally.tokens / (time.perf_counter() - tally.started),
             "epoch": self.epoch,
             "total_steps": self._pace.schedule.total,
         }
+        for number, part in enumerate(self._parts):
+            own = [loss for of, loss in tally.losses if of == number]
+            if part.name and own:
+                data[_named(part, "train_loss")] = float(np.mean(own))
         self.last_metrics |= data
         self._run.metrics(self.step, data)
         self._run.progress(self.step, self._pace.schedule.total)
@@ -166,8 +135,13 @@ class HeadTrainer(Loop):
     def write_weights(self, folder: Path) -> None:
         weights = {name: p.detach().cpu().contiguous() for name, p in self._trainable.items()}
         save_file(weights, folder / _WEIGHTS)
-        self._model.trunk.tokenizer.save_pretrained(folder)
+        self._parts[0].model.trunk.tokenizer.save_pretrained(folder)
 
     def read_weights(self, folder: Path) -> None:
         for name, value in load_file(folder / _WEIGHTS).items():
             self._trainable[name].data.copy_(value)
+
+
+def _named(part: Part, metric: str) -> str:
+    """`intent/valid_loss` of a part with a name, else the metric alone."""
+    return f"{part.name}/{metric}" if part.name else metric

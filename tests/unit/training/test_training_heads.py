@@ -79,6 +79,7 @@ def start_of(kind: str, folder: Path) -> str | None:
             LSTM | {"n_epochs": 12},
         ),
         ("single_label", "full", "encoder", "focal", ("accuracy",), TUNED | {"n_epochs": 10}),
+        ("single_label", "lora", "encoder", "contrastive", ("accuracy",), TUNED | {"n_epochs": 10}),
         ("multi_label", "lstm", "lstm", "class_weighted", ("micro_f1", "macro_f1"), LSTM | {"n_epochs": 12}),
         ("regression", "lora", "base", "huber", ("spearman",), TUNED | {"n_epochs": 6, "lora_r": 4}),
         ("rank_pairwise", "frozen", "minilm", "hinge", ("ndcg", "mrr"), {"n_epochs": 20}),
@@ -264,6 +265,14 @@ def test_what_does_not_go_together_is_refused_by_name(
     with pytest.raises(InvalidInput) as caught:
         check_choice(HeadChoice(**choice), has_base, HeadParameters(**given))
     assert caught.value.param == param
+
+
+def test_a_rank_over_the_trunks_width_is_refused(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", "single_label", dialogues(each=2))
+    spec = spec_of(tmp_path, data, "single_label", "lora", hyperparameters={"lora_r": 500})
+    with pytest.raises(InvalidInput, match="over the width") as refused:
+        run_here(spec | {"base_dir": start_of("encoder", tmp_path)})
+    assert refused.value.param == "hyperparameters.lora_r"
 
 
 def test_equal_texts_stay_on_one_side_and_every_label_in_training(tmp_path: Path) -> None:
