@@ -11,6 +11,7 @@ from services.cli import (
     batches,
     chat,
     checks,
+    curves,
     datasets,
     demo,
     embed,
@@ -69,6 +70,9 @@ datasets.app.command("check")(checks.check)
 app.add_typer(datasets.app, name="data")
 app.add_typer(label.app, name="label")
 app.add_typer(sources.app, name="sources")
+train.app.command()(curves.watch)
+train.app.command()(curves.curves)
+train.app.command()(curves.tensorboard)
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
 app.add_typer(upstreams.app, name="upstreams")

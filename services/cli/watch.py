@@ -12,6 +12,19 @@ from shared.errors import HeliuError
 
 def finish(client: Client, job_id: str) -> dict[str, Any]:
     """The job's result. Raises HeliuError with the job's own error and trace when it did not succeed."""
+    job = ended(client, job_id)
+    if job["status"] != "succeeded":
+        error = job["error"] or {"code": job["status"], "message": "no reason was given"}
+        raise HeliuError(
+            f"job {job_id} is {job['status']}: {text(error['message'])} (trace {job['trace_id']})",
+            code=str(error["code"]),
+        )
+    result: dict[str, Any] = job["result"] or {}
+    return result
+
+
+def ended(client: Client, job_id: str) -> dict[str, Any]:
+    """The job once it has ended, however it did; its progress goes to stderr."""
     told = ""
 
     def tell(job: dict[str, Any]) -> None:
@@ -22,18 +35,10 @@ def finish(client: Client, job_id: str) -> dict[str, Any]:
             err.print(f"{job_id}  {line}")
 
     try:
-        job = client.wait_job(job_id, tell)
+        return client.wait_job(job_id, tell)
     except KeyboardInterrupt:
         err.print(f"{job_id} goes on; `heliu jobs show {job_id}` looks at it, `heliu jobs cancel` ends it")
         raise
-    if job["status"] != "succeeded":
-        error = job["error"] or {"code": job["status"], "message": "no reason was given"}
-        raise HeliuError(
-            f"job {job_id} is {job['status']}: {text(error['message'])} (trace {job['trace_id']})",
-            code=str(error["code"]),
-        )
-    result: dict[str, Any] = job["result"] or {}
-    return result
 
 
 def answer(client: Client, job: dict[str, Any], *, wait: bool, as_json: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +16,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from services.cli.main import app
 from services.training.tasks.tracking import Tracking
 from shared import job_store
 from shared.contracts.registry import parse_job
@@ -212,3 +217,67 @@ def test_a_running_job_tells_when_it_is_expected_to_end_and_an_ended_one_does_no
     assert client.fine_tuning.jobs.retrieve(held.id).estimated_finish is None
     with pytest.raises(openai.NotFoundError):
         gateway.openai("rival").fine_tuning.jobs.retrieve(held.id)
+
+
+def command(gateway: RunningGateway, *words: str, monkeypatch: pytest.MonkeyPatch) -> Result:
+    monkeypatch.setenv("HELIU_GATEWAY_URL", gateway.url)
+    monkeypatch.setenv("HELIU_API_KEY", gateway.keys["acme"])
+    return CliRunner().invoke(app, ["train", *words])
+
+
+def test_the_command_line_draws_an_ended_run_and_streams_it_as_lines(
+    gateway: RunningGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = hold(gateway, tmp_path)
+    told_twice(held)
+    held.ctx.event("message", "checkpoint at step 4")
+    kept = held.tracking.keep()
+    held.end(Status.SUCCEEDED, result=kept.told, write=lambda c: held.tracking.write(c, kept))
+    drawn = command(gateway, "watch", held.id, monkeypatch=monkeypatch)
+    assert drawn.exit_code == 0, drawn.output
+    assert "succeeded" in drawn.stdout
+    assert "train_loss 1  valid_loss 1.5" in drawn.stdout
+    assert "checkpoint at step 4" in drawn.stdout
+    lines = [
+        json.loads(line)
+        for line in command(gateway, "watch", held.id, "--json", monkeypatch=monkeypatch).stdout.splitlines()
+    ]
+    assert (lines[0]["object"], lines[-1]["status"]) == ("job.event", "succeeded")
+    assert [one["data"]["step"] for one in lines if one.get("type") == "metrics"][:6] == [1, 2, 3, 4, 5, 6]
+    shown = command(gateway, "curves", held.id, "--json", "--metrics", "valid_loss", monkeypatch=monkeypatch)
+    assert [point[:2] for point in json.loads(shown.stdout)["data"][0]["points"]] == [[8, 1.5]]
+    fetched = command(gateway, "tensorboard", held.id, "--out", str(tmp_path / "o"), monkeypatch=monkeypatch)
+    (path,) = fetched.stdout.split()
+    assert Path(path).parent == tmp_path / "o" / held.id
+    assert Path(path).stat().st_size > 0
+
+
+def test_watching_goes_on_until_the_run_ends_and_fails_with_it(
+    gateway: RunningGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = hold(gateway, tmp_path)
+    held.tell(1, train_loss=3.0)
+    ran: list[Result] = []
+    watching = threading.Thread(
+        target=lambda: ran.append(command(gateway, "watch", held.id, "--json", monkeypatch=monkeypatch))
+    )
+    watching.start()
+    held.tell(2, train_loss=2.0)
+    held.end(Status.FAILED, error={"code": "training_diverged", "message": "no"})
+    watching.join(60)
+    assert not watching.is_alive()
+    assert (ran[0].exit_code, '"train_loss": 2.0' in ran[0].stdout) == (1, True)
+
+
+def test_the_newest_events_come_first_where_they_are_asked_for(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
+    held = hold(gateway, tmp_path)
+    for step in range(1, 6):
+        held.tell(step, train_loss=1.0)
+    http, url = gateway.http(), f"/v1/jobs/{held.id}/events"
+    first = http.get(url, params={"order": "desc", "limit": 2}).json()
+    assert ([e["data"]["step"] for e in first["data"]], first["has_more"]) == ([5, 4], True)
+    second = http.get(url, params={"order": "desc", "limit": 2, "after": first["last_id"]}).json()
+    assert [e["data"]["step"] for e in second["data"]] == [3, 2]
+    held.end(Status.CANCELLED)

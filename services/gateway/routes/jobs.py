@@ -152,12 +152,16 @@ async def events(
     caller: CallerDep,
     page: PageDep,
     stream: bool = False,
+    order: Literal["asc", "desc"] = "asc",
 ) -> Response:
-    """Oldest first. With `Accept: text/event-stream` or `?stream=true` it goes on until the job has ended;
-    `Last-Event-ID` goes on where a stream broke off."""
+    """Oldest first, or with `order=desc` newest first. With `Accept: text/event-stream` or `?stream=true` it goes on
+    until the job has ended; `Last-Event-ID` goes on where a stream broke off."""
     streamed = stream or "text/event-stream" in request.headers.get("accept", "")
     last = request.headers.get("last-event-id") if streamed else None
     after = _number(last, "Last-Event-ID") if last else _number(page.after, "after") if page.after else 0
+    if order == "desc" and not streamed:
+        found = await to_thread.run_sync(_read_latest, gateway, caller, job_id, after, page.limit)
+        return JSONResponse(listing(*found))
     rows, _ = await to_thread.run_sync(_read, gateway, caller, job_id, after, page.limit + 1)
     if streamed:
         key = request.headers.get("authorization")
@@ -179,6 +183,16 @@ def _read(
     with gateway.db.transaction(caller.tenant) as connection:
         ended = job_store.get(connection, job_id).state in TERMINAL
         return job_store.list_events(connection, job_id, after=after, limit=limit), ended
+
+
+def _read_latest(
+    gateway: Gateway, caller: Caller, job_id: str, before: int, limit: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """(events before `before`, or the newest where it is 0; whether there are more)."""
+    with gateway.db.transaction(caller.tenant) as connection:
+        job_store.get(connection, job_id)
+        rows, more = job_store.latest_events(connection, job_id, before=before or None, limit=limit)
+    return [shapes.job_event(row) for row in rows], more
 
 
 async def _follow(
