@@ -70,9 +70,7 @@ def prepare(
         "HELIU_HOME": str(home),
         "HELIU_DATABASE_URL": database_url,
         "HELIU_REDIS_URL": redis_url,
-        "HELIU_ARTIFACTS": str(
-            settings.artifact_folder.resolve() if settings.artifacts else home / "artifacts"
-        ),
+        "HELIU_ARTIFACTS": _artifacts(home, settings),
         "HELIU_GATEWAY_HOST": settings.gateway_host,
         "HELIU_GATEWAY_PORT": str(port),
         "HELIU_GATEWAY_URL": gateway,
@@ -84,6 +82,12 @@ def prepare(
     }
     wanted = specs(servers, settings)
     return Table(wanted if only is None else narrow(wanted, only), env, gateway)
+
+
+def _artifacts(home: Path, settings: Settings) -> str:
+    if settings.artifacts_in_s3:
+        return settings.artifacts
+    return str(settings.artifact_folder.resolve() if settings.artifacts else home / "artifacts")
 
 
 def _gateway_port(home: Path, settings: Settings, environ: Mapping[str, str]) -> int:

@@ -33,7 +33,30 @@ class Settings:
     redis_url: str = setting(
         "", doc="Redis or Valkey with maxmemory-policy noeviction, e.g. redis://:pw@host:6379/0"
     )
-    artifacts: str = setting("", doc="folder of the artifact store; HELIU_HOME/artifacts by default")
+    artifacts: str = setting(
+        "",
+        doc="folder of the artifact store, or s3://BUCKET/PREFIX for a bucket; HELIU_HOME/artifacts by default. All "
+        "processes share it",
+    )
+    s3_endpoint: str = setting(
+        "", doc="address of a server that speaks S3, e.g. http://minio:9000; empty is AWS itself"
+    )
+    s3_region: str = setting("", doc="region of the bucket; empty takes AWS_REGION's, or us-east-1")
+    s3_access_key_id: str = setting(
+        "", doc="key of the bucket; empty asks AWS's own chain: environment, profile, role of the machine"
+    )
+    s3_secret_access_key: str = setting("", doc="the secret of that key")
+    cache_bytes: int = setting(
+        64 * 1024**3,
+        doc="bytes of HELIU_HOME/cache, where objects of a bucket are kept: the longest unused go first, but nothing "
+        "that was asked for in the last six hours",
+    )
+    scratch: str = setting(
+        "",
+        doc="folder, shared by all machines, for what the workers of one build and the gateways of one upload hand "
+        "each other; the artifact folder by default. With a bucket and without it a build is one worker's, and an "
+        "upload in parts one gateway's",
+    )
     gateway_host: str = setting("127.0.0.1", doc="address that the gateway binds to")
     gateway_port: int = setting(8000, doc="port of the gateway")
     gateway_url: str = setting("", doc="address at which clients reach the gateway (the CLI reads it)")
@@ -189,6 +212,15 @@ class Settings:
         return tuple(filter(None, (entry.strip() for entry in self.secret_key.split(","))))
 
     @property
+    def artifacts_in_s3(self) -> bool:
+        return self.artifacts.startswith("s3://")
+
+    @property
+    def scratch_folder(self) -> Path | None:
+        """The folder of HELIU_SCRATCH; None where it is not set."""
+        return Path(self.scratch) if self.scratch else None
+
+    @property
     def artifact_folder(self) -> Path:
         return Path(self.artifacts) if self.artifacts else self.home / "artifacts"
 
@@ -249,6 +281,7 @@ def _check(settings: Settings) -> None:
             f"HELIU_RESUME_SECONDS must be from 0.5 to 3600, got {settings.resume_seconds:g}",
             param="HELIU_RESUME_SECONDS",
         )
+    _check_artifacts(settings)
     _ = (settings.allowed_upstreams, settings.allowed_sources, settings.allowed_folders)
     if any(len(secret) < 16 for secret in settings.secret_keys):
         raise ConfigurationError(
@@ -271,6 +304,25 @@ def _check(settings: Settings) -> None:
             f"HELIU_LEASE_SECONDS={settings.lease_seconds} must be at least twice "
             f"HELIU_HEARTBEAT_SECONDS={settings.heartbeat_seconds}",
             param="HELIU_LEASE_SECONDS",
+        )
+
+
+def _check_artifacts(settings: Settings) -> None:
+    if "://" in settings.artifacts and not settings.artifacts_in_s3:
+        raise ConfigurationError(
+            f"HELIU_ARTIFACTS must be a folder or s3://BUCKET/PREFIX, got {settings.artifacts!r}",
+            param="HELIU_ARTIFACTS",
+        )
+    if settings.artifacts_in_s3 and settings.ray_address not in ("", "local"):
+        raise ConfigurationError(
+            "HELIU_RAY_ADDRESS names a cluster whose nodes read the artifact store's folder, which "
+            f"{settings.artifacts} is not; unset it, or use a shared folder",
+            param="HELIU_RAY_ADDRESS",
+        )
+    if bool(settings.s3_access_key_id) != bool(settings.s3_secret_access_key):
+        raise ConfigurationError(
+            "HELIU_S3_ACCESS_KEY_ID and HELIU_S3_SECRET_ACCESS_KEY go together; set both or none",
+            param="HELIU_S3_ACCESS_KEY_ID",
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from shared import job_store, streams
-from shared.artifacts import ArtifactStore
+from shared.artifacts import Artifacts, open_artifacts
 from shared.contracts.base import JobContract, LiveCall
 from shared.db import Database, retrying
 from shared.errors import ConfigurationError, HeliuError, Unavailable
@@ -50,7 +50,7 @@ class Platform:
 
     settings: Settings
     db: Database
-    artifacts: ArtifactStore
+    artifacts: Artifacts
     tracing: Tracing
     metrics: Metrics
 
@@ -71,10 +71,11 @@ def open_platform(settings: Settings, service: str, *, max_connections: int = 8)
             settings.otlp_token,
             settings.api_key,
             settings.hub_token,
+            settings.s3_secret_access_key,
         ],
     )
     db = Database(settings.database_url, application=f"heliu-{service}", max_size=max_connections)
-    artifacts = ArtifactStore(settings.artifact_folder)
+    artifacts = open_artifacts(settings)
     check_artifact_store(db, artifacts)
     client = streams.connect(settings.redis_url)
     try:
@@ -94,20 +95,21 @@ def open_platform(settings: Settings, service: str, *, max_connections: int = 8)
     return Platform(settings, db, artifacts, tracing, Metrics())
 
 
-def check_artifact_store(db: Database, artifacts: ArtifactStore) -> None:
-    """Raise ConfigurationError when this folder is not the store that the platform knows."""
+def check_artifact_store(db: Database, artifacts: Artifacts) -> None:
+    """Raise ConfigurationError when this place is not the store that the platform knows."""
+    own = artifacts.store_id()
 
     def known() -> str:
         with db.core() as connection:
-            row = connection.execute(STORE_ID, (artifacts.store_id(),)).fetchone()
+            row = connection.execute(STORE_ID, (own,)).fetchone()
         assert row is not None
         return str(row["value"])
 
     expected = retrying(known, attempts=8, patience=0.2)
-    if expected != artifacts.store_id():
+    if expected != own:
         raise ConfigurationError(
-            f"{artifacts.root} holds the artifact store {artifacts.store_id()}, but this database belongs to "
-            f"{expected}; point HELIU_ARTIFACTS at the folder that all processes share",
+            f"{artifacts.place} holds the artifact store {own}, but this database belongs to "
+            f"{expected}; point HELIU_ARTIFACTS at the place that all processes share",
             param="HELIU_ARTIFACTS",
         )
 

@@ -1,6 +1,6 @@
 """Content sent by hash, in as many requests as it takes: what came stays, and the whole is checked before it counts.
 
-Half-sent content lies beside the artifact store under its tenant's id, so that any gateway may go on with it.
+Half-sent content lies in the store's shared folder under its tenant's id, so that any gateway may go on with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uuid import UUID
 
 from anyio import from_thread
 
-from shared.artifacts import ArtifactStore
+from shared.artifacts import Artifacts
 from shared.errors import Conflict, InvalidInput, Unavailable
 
 FORGOTTEN_S = 7 * 24 * 3600.0
@@ -26,11 +26,11 @@ FORGOTTEN_S = 7 * 24 * 3600.0
 class PartialBlob:
     """One object on its way in: `size` bytes of it are announced."""
 
-    def __init__(self, store: ArtifactStore, tenant: UUID, blob: str, size: int) -> None:
+    def __init__(self, store: Artifacts, tenant: UUID, blob: str, size: int) -> None:
         self._store = store
         self._blob = blob
         self._size = size
-        self._folder = store.root / "partial" / tenant.hex
+        self._folder = store.shared_folder / "partial" / tenant.hex
         self._path = self._folder / blob.removeprefix("sha256:")
 
     @property

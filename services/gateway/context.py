@@ -15,7 +15,7 @@ from services.gateway.limits import RateLimiter
 from services.gateway.orphans import Orphans
 from services.gateway.uploads import UploadSlots
 from services.gateway.usage import UsageWriter
-from shared.artifacts import ArtifactStore
+from shared.artifacts import Artifacts
 from shared.db import Database
 from shared.errors import Unavailable
 from shared.kept import KeptAnswers
@@ -90,7 +90,7 @@ class Gateway:
         return self.platform.db
 
     @property
-    def artifacts(self) -> ArtifactStore:
+    def artifacts(self) -> Artifacts:
         return self.platform.artifacts
 
     @property

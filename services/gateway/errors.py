@@ -56,6 +56,9 @@ STATUS: Mapping[str, int] = {
     "database_contended": 503,
     "redis_unavailable": 503,
     "storage_full": 503,
+    "storage_unavailable": 503,
+    "storage_refused": 503,
+    "storage_failed": 500,
     "no_worker": 503,
     "worker_lost": 503,
 }
@@ -67,6 +70,9 @@ TOLD: Mapping[str, str] = {
     "database_unavailable": "the platform's database does not answer just now; try again",
     "database_contended": "too much wants the same row just now; try again",
     "redis_unavailable": "the platform's queue does not answer just now; try again",
+    "storage_unavailable": "the platform's artifact store does not answer just now; try again",
+    "storage_refused": "the platform's artifact store refuses the platform; its log says more",
+    "storage_failed": "the platform's artifact store failed; the platform's log says more",
     "artifact_not_found": "the content of this is missing in the platform's artifact store",
 }
 

@@ -13,7 +13,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from services.gateway.bodies import chunks, drain, refuse_encoding
-from shared.artifacts import ArtifactStore
+from shared.artifacts import Artifacts
 from shared.errors import HeliuError, InvalidInput, Unavailable
 
 MAX_FIELDS = 32
@@ -163,7 +163,7 @@ class _Parser:
 
 async def receive(
     request: Request,
-    store: ArtifactStore,
+    store: Artifacts,
     *,
     max_bytes: int,
     silence_s: float,
@@ -207,7 +207,7 @@ async def _capped(stream: AsyncIterator[bytes], cap: int) -> AsyncIterator[bytes
             yield chunk
 
 
-def _store(parser: _Parser, store: ArtifactStore, max_bytes: int) -> Upload:
+def _store(parser: _Parser, store: Artifacts, max_bytes: int) -> Upload:
     while parser.file is None and not parser.ended:
         parser.feed()
     if parser.file is None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
-from shared.artifacts import ArtifactStore
+from shared.artifacts import Artifacts
 from shared.contracts.models import MAX_FILES, is_model_file, is_pickle
 from shared.errors import HeliuError, InvalidInput, NotFound, Unavailable
 from shared.outbound import Download, Forbidden, OutboundClient
@@ -77,7 +77,7 @@ class Hub:
         self._check(hub_id, files, [str(one["rfilename"]) for one in siblings])
         return Repository(commit, tuple(files))
 
-    def fetch(self, file: HubFile, store: ArtifactStore, *, tick: Callable[[int], object]) -> str:
+    def fetch(self, file: HubFile, store: Artifacts, *, tick: Callable[[int], object]) -> str:
         """The file as an object of the store; `tick` hears of its bytes as they come, and may raise to end it.
 
         Raises HubError when size or hash are not those that the hub told.

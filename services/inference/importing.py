@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from services.inference.hub import Hub, HubFile
-from shared.artifacts import ArtifactStore
+from shared.artifacts import Artifacts
 from shared.child import Child, ChildGone
 from shared.contracts.models import ModelFile
 from shared.errors import HeliuError
@@ -32,7 +32,7 @@ class Job(Protocol):
 
 def fetch(
     hub: Hub,
-    store: ArtifactStore,
+    store: Artifacts,
     files: Sequence[HubFile],
     known: Mapping[str, str],
     job: Job,

@@ -48,6 +48,7 @@ def build_version(platform: Platform, ctx: JobContext, job: BuildVersion) -> Out
 
     A build of one part is done here. A larger one hands its parts out, stage by stage, and comes back when they have
     ended; what they left in the scratch folder says how far it is, so that a build that was killed goes on there.
+    Where workers share no folder its parts are done here too, one after the other.
     """
     work = platform.artifacts.scratch(ctx.job.id)
     _sweep(platform)
@@ -75,7 +76,7 @@ def _build(platform: Platform, ctx: JobContext, job: BuildVersion, work: Path) -
         span.set(parts=len(plan.parts), stages=len(plan.stages))
         paths = [file.path for file in files]
         while todo := advance(layout, plan, told.stop_if_asked):
-            if len(plan.parts) == 1:
+            if len(plan.parts) == 1 or not (platform.artifacts.shares_folder or platform.settings.ray_address):
                 run_in_turn(paths, told, layout, plan, *todo)
             elif platform.settings.ray_address:
                 OnRay(platform.settings.ray_address, paths, told.stop_if_asked)(layout, plan, *todo)

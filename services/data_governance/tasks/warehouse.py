@@ -130,7 +130,10 @@ def collect_garbage(platform: Platform, ctx: JobContext, job: CollectGarbage) ->
             named |= repository.named_artifacts(connection, before)
     reached = garbage.reach(platform.artifacts, named, look)
     swept = garbage.sweep(platform.artifacts, reached, before, dry_run=job.dry_run, look=look)
-    cleared = 0 if job.dry_run else garbage.clear_cache(platform.settings.home / "cache", reached, before)
+    cleared = tidied = 0
+    if not job.dry_run:
+        cleared = garbage.clear_cache(platform.settings.home / "cache", reached, before)
+        tidied = platform.artifacts.tidy(before)
     return Outcome(
         result={
             "dry_run": job.dry_run,
@@ -138,6 +141,7 @@ def collect_garbage(platform: Platform, ctx: JobContext, job: CollectGarbage) ->
             "versions_total": len(versions),
             **asdict(swept),
             "cache_folders": cleared,
+            "half_written": tidied,
         }
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.artifacts import ArtifactStore
+from shared.artifacts import Artifacts
 
 SHOWN = 100
 
@@ -23,7 +23,7 @@ class Swept:
     shown: list[str]
 
 
-def reach(store: ArtifactStore, named: Collection[str], look: Callable[[], None]) -> set[str]:
+def reach(store: Artifacts, named: Collection[str], look: Callable[[], None]) -> set[str]:
     """The named artifacts and the objects of those that are trees."""
     reached = set(named)
     for artifact in named:
@@ -33,7 +33,7 @@ def reach(store: ArtifactStore, named: Collection[str], look: Callable[[], None]
 
 
 def sweep(
-    store: ArtifactStore, reached: Collection[str], before: float, *, dry_run: bool, look: Callable[[], None]
+    store: Artifacts, reached: Collection[str], before: float, *, dry_run: bool, look: Callable[[], None]
 ) -> Swept:
     """Remove what is not reached and was written before this moment (unix seconds)."""
     objects = size = kept = young = 0

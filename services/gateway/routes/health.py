@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -22,10 +20,6 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["platform"])
 
-LEAST_FREE_BYTES = 256 * 1024 * 1024
-LEAST_FREE_SHARE = 0.01
-
-
 @router.get("/healthz", summary="The process is alive")
 async def healthz() -> dict[str, str]:
     return {"status": "ok"}
@@ -36,7 +30,7 @@ def readyz(gateway: GatewayDep) -> JSONResponse:
     """503 while Postgres, its migrations or the disk of the artifacts stand in the way. Redis is only told."""
     checks = {
         "postgres": _postgres(gateway),
-        "artifacts": _disk(gateway.artifacts.root),
+        "artifacts": _artifacts(gateway),
         "redis": _redis(gateway),
     }
     ready = all(checks[name] == "ok" for name in ("postgres", "artifacts"))
@@ -57,13 +51,11 @@ def _postgres(gateway: Gateway) -> str:
     return "ok"
 
 
-def _disk(root: Path) -> str:
+def _artifacts(gateway: Gateway) -> str:
     try:
-        usage = shutil.disk_usage(root)
-    except OSError as exc:
+        return gateway.artifacts.trouble() or "ok"
+    except (HeliuError, OSError) as exc:
         return _away("the artifact store", exc)
-    least = min(LEAST_FREE_BYTES, int(usage.total * LEAST_FREE_SHARE))
-    return "ok" if usage.free > least else f"the artifact store's disk has only {usage.free} bytes left"
 
 
 def _redis(gateway: Gateway) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.training import repository
+from services.training.engine_check import check_engine
 from services.training.lineage import lineage, settings_in
 from services.training.supervise import Sink, supervise
 from services.training.tasks.tracking import Tracking
@@ -108,7 +109,7 @@ class TrainingRun:
             touch=ctx.touch,
         )
         try:
-            return supervise(ctx, frame, sink, grace_s=settings.drain_seconds * 0.8)
+            return self._checked(supervise(ctx, frame, sink, grace_s=settings.drain_seconds * 0.8), frame)
         except (Stopped, ChildCrashed, HeliuError) as exc:
             # A lost lease leaves nothing to write, and a drain no time for it.
             if not isinstance(exc, Stopped) or exc.reason not in (Stop.LOST, Stop.DRAIN):
@@ -139,6 +140,23 @@ class TrainingRun:
             estimated_finish=round(look.finish) if look else None,
         )
         self._told_at = time.monotonic()
+
+    def _checked(self, trained: dict[str, Any], frame: dict[str, Any]) -> dict[str, Any]:
+        """The engine computes what was trained, where the trainer left samples: heads are read back by themselves."""
+        samples, folder = Path(frame["workdir"]) / "parity", Path(trained["output_dir"])
+        if not samples.exists():
+            return trained
+        adapter = (folder / "adapter_config.json").exists()
+        base = Path(frame["base_dir"]) if adapter else None
+        found = check_engine(self._ctx, folder, base, samples, threads=frame.get("threads", 2))
+        parity = found["parity"]
+        self._ctx.event(
+            "message",
+            f"the engine's logits differ from the trainer's by at most {parity['max_abs_difference']:.2g} on "
+            f"{parity['rows']} rows; {parity['tolerance']:.2g} is allowed",
+            parity,
+        )
+        return {**trained, "data": {**trained["data"], **found}}
 
     def _metrics(self, step: int, data: dict[str, Any]) -> None:
         job = self._ctx.job.id
