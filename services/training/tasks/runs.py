@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from services.training.engine_check import check_engine
 from services.training.lineage import lineage, settings_in
 from services.training.supervise import Sink, supervise
 from services.training.tasks.tracking import Tracking
+from services.training.tasks.trials import open_trial
 from services.training.tracking.pace import Pace
 from shared.contracts.training import DataRef, FineTune
 from shared.db import Connection, retrying
@@ -33,6 +36,21 @@ SERVED = re.compile(
 PROGRESS_S = 1.0
 
 
+@dataclass(frozen=True)
+class Made:
+    """A model that a run has made, as it is registered. `data` are its own `training` and `validation` where the job
+    has several."""
+
+    name: str
+    folder: Path
+    dataset_version: str
+    info: dict[str, Any]
+    base_id: str | None = None
+    base_artifact: str | None = None
+    kind: str | None = None
+    data: dict[str, Any] | None = None
+
+
 class TrainingRun:
     """One attempt's folders and what its child reports: events, metrics, checkpoints, spans."""
 
@@ -43,6 +61,7 @@ class TrainingRun:
         self._tuned = tuned
         self._ctx = ctx
         self._model_name = model_name
+        self._trial = open_trial(ctx)
         # A folder for each attempt: a zombie of an earlier one can disturb nothing.
         self._scratch = platform.settings.home / "work" / f"{ctx.job.id}-{ctx.job.epoch}"
         self._scratch.mkdir(parents=True, exist_ok=True)
@@ -109,11 +128,14 @@ class TrainingRun:
             touch=ctx.touch,
         )
         try:
-            return self._checked(supervise(ctx, frame, sink, grace_s=settings.drain_seconds * 0.8), frame)
+            watched = self._trial or ctx
+            return self._checked(supervise(watched, frame, sink, grace_s=settings.drain_seconds * 0.8), frame)
         except (Stopped, ChildCrashed, HeliuError) as exc:
             # A lost lease leaves nothing to write, and a drain no time for it.
             if not isinstance(exc, Stopped) or exc.reason not in (Stop.LOST, Stop.DRAIN):
                 self._tracking.leave()
+            if self._trial is not None and isinstance(exc, Stopped):
+                self._trial.leave()
             raise
 
     def _event(self, level: str, message: str, data: dict[str, Any] | None) -> None:
@@ -168,12 +190,15 @@ class TrainingRun:
         self._ctx.event(
             "metrics", f"Step {step}/{data.get('total_steps', '?')}{loss}", {"step": step, **data}
         )
+        if self._trial is not None:
+            self._trial.told(step, data)
 
     def _checkpoint(self, step: int, path: Path, metrics: dict[str, Any]) -> None:
         """Store the folder, then move the job's pointer to it under the fence: resume reads the pointer only."""
         ctx = self._ctx
         artifact = self._platform.artifacts.put_tree(path)
-        served = self._platform.artifacts.put_tree(path, SERVED.fullmatch) if self._tuned else None
+        serves = self._tuned is not None and self._trial is None
+        served = self._platform.artifacts.put_tree(path, SERVED.fullmatch) if serves else None
 
         def write() -> None:
             with ctx.transaction() as connection:
@@ -228,43 +253,71 @@ class TrainingRun:
 
         `told` joins the job's result, where the model's name stands as `named`.
         """
-        artifact = self._platform.artifacts.put_tree(Path(trained["output_dir"]))
+        made = Made(
+            self._model_name,
+            Path(trained["output_dir"]),
+            dataset_version,
+            trained["data"],
+            base_id,
+            base_artifact,
+            kind,
+        )
+        return self.finish_all(trained, [made], {named: self._model_name, **(told or {})})
+
+    def finish_all(self, trained: dict[str, Any], made: Sequence[Made], told: dict[str, Any]) -> Outcome:
+        """The same for a run that makes several models: all are registered, or none.
+
+        `told` joins the job's result; `artifact` stands there where there is one, `artifacts` by name of several. A
+        trial of a search registers none: its search does that with the best one's.
+        """
+        trial = self._trial
+        value = trial.value(trained["data"]) if trial is not None else None
+        trees = [self._platform.artifacts.put_tree(one.folder) for one in made]
         kept = self._tracking.keep()
         self.clean()
         ctx, info = self._ctx, trained["data"]
-        recorded = {**info, "lineage": self._lineage(trained.get("libraries", {}), info)}
+        libraries = trained.get("libraries", {})
+        recorded = [{**one.info, "lineage": self._lineage(libraries, one.info, one.data)} for one in made]
+        models = [
+            {
+                "model_id": one.name,
+                "artifact": tree,
+                "job_id": ctx.job.id,
+                "dataset_version": one.dataset_version,
+                "info": about,
+                "base_id": one.base_id,
+                "base_artifact": one.base_artifact,
+                "kind": one.kind,
+            }
+            for one, tree, about in zip(made, trees, recorded, strict=True)
+        ]
 
         def write(connection: Connection) -> None:
             self._tracking.write(connection, kept)
-            repository.add_model(
-                connection,
-                ctx.job.tenant_id,
-                self._model_name,
-                artifact=artifact,
-                job_id=ctx.job.id,
-                dataset_version=dataset_version,
-                info=recorded,
-                base_id=base_id,
-                base_artifact=base_artifact,
-                kind=kind,
-            )
+            if trial is not None and value is not None:
+                trial.keep(connection, value, models)
+                return
+            for model in models:
+                repository.add_model(connection, ctx.job.tenant_id, **model)
 
+        stored = (
+            {"artifact": trees[0]}
+            if len(made) == 1
+            else {"artifacts": {one.name: tree for one, tree in zip(made, trees, strict=True)}}
+        )
+        if trial is not None and value is not None:
+            told = trial.told_of(value)
         return Outcome(
-            result={
-                named: self._model_name,
-                **(told or {}),
-                "artifact": artifact,
-                "trained_tokens": trained["trained_tokens"],
-                **info,
-                **kept.told,
-            },
+            result={**told, **stored, "trained_tokens": trained["trained_tokens"], **info, **kept.told},
             write=write,
         )
 
-    def _lineage(self, libraries: dict[str, str], metrics: dict[str, Any]) -> dict[str, Any]:
+    def _lineage(
+        self, libraries: dict[str, str], metrics: dict[str, Any], data: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         job = self._ctx.job
         return lineage(
-            job.payload,
+            {**job.payload, **(data or {})},
             kind=job.kind,
             job_id=job.id,
             trace_id=job.trace_id,
