@@ -77,6 +77,11 @@ class SftHyperparameters:
     compile: bool = _switch(False)
     processes: int | None = _number(int, 1, 64)
 
+    @property
+    def makes_adapter(self) -> bool:
+        """Whether the run ends as an adapter; with DoRA it ends as a merged base."""
+        return self.method == "lora" and not self.use_dora
+
 
 @dataclass(frozen=True)
 class HeadHyperparameters:
@@ -105,6 +110,27 @@ class HeadHyperparameters:
     embedding_size: int = _number(int, 4, 4096, 128)
     hidden_size: int = _number(int, 4, 4096, 128)
     layers: int = _number(int, 1, 8, 1)
+
+
+@dataclass(frozen=True)
+class MultiTaskHyperparameters:
+    """Several heads on one trunk: how they are mixed, rates and lengths."""
+
+    temperature: float = _number(float, 1.0, 1000.0, 2.0)
+    n_epochs: int | None = _number(int, 1, 1000)
+    max_steps: int | None = _number(int, 1, 10_000_000)
+    batch_size: int | None = _number(int, 1, 4096)
+    learning_rate: float | None = _number(float, 1e-8, 10.0)
+    warmup_ratio: float = _number(float, 0.0, 0.999, 0.05)
+    weight_decay: float = _number(float, 0.0, 1.0, 0.01)
+    dropout: float = _number(float, 0.0, 0.99, 0.1)
+    max_length: int | None = _number(int, 8, 131_072)
+    max_seconds: float | None = _number(float, 1.0, 1e8)
+    checkpoint_every: int | None = _number(int, 1, 10_000_000)
+    log_every: int | None = _number(int, 1, 10_000_000)
+    validation_share: float = _number(float, 1e-6, 0.999, 0.2)
+    lora_r: int = _number(int, 1, 512, 16)
+    lora_alpha: float | None = _number(float, 1e-3, 10_000.0)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Models in and out of ordinary transformers and PEFT folders, and the check that what is saved is what was trained."""
+"""Models in and out of ordinary transformers and PEFT folders. Knows no training."""
 
 from __future__ import annotations
 
@@ -19,14 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from services.training.dataset import Message
 from services.training.hyperparameters import PretrainHyperparameters
-from services.training.tokenizer import encode_rendered, render
-from shared.errors import HeliuError, InvalidInput
-
-# Largest absolute difference of a logit between the model in memory and the one read back, both in float32.
-PARITY_TOLERANCE = 1e-4
-_PARITY_TURNS = (Message("user", "你好，我的订单 20417 到哪里了？ Where is my order?"),)
+from shared.errors import InvalidInput
 
 
 def prepare_torch(threads: int, seed: int) -> torch.device:
@@ -67,19 +61,22 @@ def new_model(shape: PretrainHyperparameters, tokenizer: PreTrainedTokenizerBase
 
 
 def load_base(
-    folder: Path, device: torch.device, *, chats: bool = True
+    folder: Path, device: torch.device, *, chats: bool = True, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Base model and tokenizer of a transformers folder: safetensors only, never code from the folder.
 
-    `chats` asks for a chat template. Float32 on a CPU, the stored type on a GPU. Raises InvalidInput `invalid_model`.
+    `chats` asks for a chat template. Float32 on a CPU, the stored type on a GPU, or as `options` of `from_pretrained`
+    say (`dtype`, `quantization_config`). Raises InvalidInput `invalid_model`.
     """
+    placed = {"device_map": {"": device}} if "quantization_config" in options else {}
+    given = {"dtype": torch.float32 if device.type == "cpu" else "auto"} | options | placed
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch.float32 if device.type == "cpu" else "auto",
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            **given,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as exc:
@@ -96,7 +93,7 @@ def load_base(
         raise InvalidInput("the base model's tokenizer has no end token", code="invalid_model", param="model")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device), tokenizer
+    return model if placed else model.to(device), tokenizer
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -113,6 +110,27 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 def context_length(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().max_position_embeddings)
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, int]:
+    """The least of inputs and outputs by the last name of each linear layer; the output layer is none of them."""
+    output = model.get_output_embeddings()
+    found: dict[str, int] = {}
+    for name, module in model.named_modules():
+        width = _width(module)
+        if width is None or module is output:
+            continue
+        last = name.rpartition(".")[2]
+        found[last] = min(width, found.get(last, width))
+    return found
+
+
+def _width(module: torch.nn.Module) -> int | None:
+    if isinstance(module, torch.nn.Linear):
+        return min(module.in_features, module.out_features)
+    if type(module).__name__ == "Conv1D" and isinstance(module.weight, torch.Tensor):
+        return min(module.weight.shape)
+    return None
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -132,47 +150,10 @@ def save_adapter(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     """Write a PEFT folder with the tokenizer beside it, free of this machine's paths and of a model card."""
     model.save_pretrained(folder, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)
+    # What ends an answer of the base ends those of the adapter, wherever it is taken.
+    model.generation_config.to_json_file(folder / "generation_config.json")
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = None
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def check_parity(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: Path, adapter: Path | None = None
-) -> float:
-    """Read the saved folder back and compare logits on a fixed prompt; returns the largest difference.
-
-    Raises HeliuError `parity_check_failed` above PARITY_TOLERANCE, or when the tokenizers differ.
-    """
-    device = next(model.parameters()).device
-    saved, saved_tokenizer = load_base(base, device)
-    if adapter is not None:
-        saved = load_adapter(saved, adapter)
-        saved_tokenizer = AutoTokenizer.from_pretrained(
-            adapter, trust_remote_code=False, local_files_only=True
-        )
-    text = render(tokenizer, _PARITY_TURNS, prompt=True)
-    ids = encode_rendered(tokenizer, text)
-    if (
-        render(saved_tokenizer, _PARITY_TURNS, prompt=True) != text
-        or encode_rendered(saved_tokenizer, text) != ids
-    ):
-        raise HeliuError("the saved tokenizer differs from the one trained with", code="parity_check_failed")
-    was_training = model.training
-    model.eval()
-    saved.eval()
-    batch = torch.tensor([ids], device=device)
-    with torch.no_grad():
-        difference = (
-            (model(input_ids=batch).logits.float() - saved(input_ids=batch).logits.float()).abs().max().item()
-        )
-    model.train(was_training)
-    if not difference <= PARITY_TOLERANCE:
-        raise HeliuError(
-            f"the saved model's logits differ from the trained model's by {difference:g}, "
-            f"more than {PARITY_TOLERANCE:g}",
-            code="parity_check_failed",
-        )
-    return float(difference)

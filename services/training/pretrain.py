@@ -17,6 +17,7 @@ from services.training.dataset import is_version, read_rows
 from services.training.hyperparameters import PretrainHyperparameters, parse
 from services.training.model_folder import (
     context_length,
+    linear_layers,
     new_model,
     prepare_torch,
     save_adapter,
@@ -123,6 +124,8 @@ def run(spec: Spec, run: Run) -> Result:
             "steps": trainer.step,
             "epochs": trainer.epoch,
             **({"held_out": found, "baseline": baseline} if found else {}),
+            # What an adapter on it can go on is known before a worker is taken.
+            **({"linear_layers": linear_layers(model)} if spec.adapter_dir is None else {}),
             **trainer.last_metrics,
         },
     )

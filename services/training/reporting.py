@@ -16,14 +16,18 @@ import numpy.typing as npt
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
+from services.training import world
 from services.training.checkpoint import CheckpointStore
 from services.training.plan import Schedule
-from services.training.run import Run
+from services.training.run import STOP_REASONS, Run
 
 
 @dataclass
 class Plan:
-    """What the trainer follows: rows of all epochs in order, and when to log, check and save."""
+    """What the trainer follows: rows of all epochs in order, and when to log, check and save.
+
+    `counts` are how many sequences each row holds where that is not one; `kept` stands in each checkpoint.
+    """
 
     run: Run
     schedule: Schedule
@@ -35,9 +39,12 @@ class Plan:
     log_every: int
     store: CheckpointStore | None = None
     last_metrics: dict[str, float] = field(default_factory=dict)
+    counts: npt.NDArray[np.int64] | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def epoch(self, step: int) -> float:
-        return min(step * self.batch_size, len(self.rows)) / self.rows_per_epoch
+        rows = min(step * self.batch_size, len(self.rows))
+        return (rows if self.counts is None else int(self.counts[:rows].sum())) / self.rows_per_epoch
 
     def tokens_of(self, step: int) -> int:
         """Tokens seen in the first `step` steps, padding left out."""
@@ -91,22 +98,45 @@ class Reporting(Trainer):  # type: ignore[misc]  # transformers is untyped here
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         plan = self.plan
-        assert plan.store is not None
         step = self.state.global_step
-        with plan.run.timed("checkpoint", step=step):
-            made = plan.store.write(step, lambda folder: self._fill(folder, model, trial), plan.last_metrics)
-        plan.run.checkpoint(step, str(made.path), made.manifest_sha256, made.metrics)
+        if world.rank() > 0:
+            # Its share goes into the same folder, which the first process seals.
+            world.together()
+            super()._save_checkpoint(model, trial)
+            world.together()
+        else:
+            assert plan.store is not None
+            with plan.run.timed("checkpoint", step=step):
+                made = plan.store.write(
+                    step, lambda folder: self._fill(folder, model, trial), plan.last_metrics
+                )
+            plan.run.checkpoint(step, str(made.path), made.manifest_sha256, made.metrics)
+        world.together()
 
     def _fill(self, folder: Path, model: Any, trial: Any) -> None:
         aside = Path(self.args.output_dir)
         shutil.rmtree(aside, ignore_errors=True)
+        world.together()
         super()._save_checkpoint(model, trial)
+        world.together()
         for path in (aside / f"checkpoint-{self.state.global_step}").iterdir():
             # A pickle of the arguments and a card: neither is needed, and one can run code.
             if path.name not in ("training_args.bin", "README.md"):
                 shutil.move(path, folder / path.name)
         shutil.rmtree(aside)
-        (folder / "plan.json").write_text(json.dumps(self.plan.schedule.state()), encoding="utf-8")
+        state = {**self.plan.schedule.state(), "kept": self.plan.kept}
+        (folder / "plan.json").write_text(json.dumps(state), encoding="utf-8")
+
+
+def _agree(plan: Plan) -> str | None:
+    """Why to stop now, and how long the run is: what the first of its processes knows, in all of them."""
+    wish = STOP_REASONS.index(plan.run.stop_reason) + 1 if plan.run.stop_reason else 0
+    plan.schedule.total, wish = world.agreed([plan.schedule.total, wish])
+    if not wish:
+        return None
+    if world.rank() > 0:
+        plan.run.request_stop(STOP_REASONS[wish - 1])
+    return STOP_REASONS[wish - 1]
 
 
 class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
@@ -128,12 +158,13 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         plan, step = self._trainer.plan, state.global_step
-        if plan.schedule.after_step(step):
+        if world.rank() == 0 and plan.schedule.after_step(step):
             plan.run.event(f"cut to {plan.schedule.total} steps to stay within max_seconds", "warn")
+        wish = _agree(plan)
         last = step >= plan.schedule.total
         boundary = int(plan.epoch(step)) > int(plan.epoch(step - 1)) or last
         due = step % plan.checkpoint_every == 0 and not last
-        stop = None if last else plan.run.stop_reason
+        stop = None if last else wish
         if boundary:
             plan.run.span("epoch", self._epoch_start, {"epoch": plan.epoch(step), "step": step})
             self._epoch_start = time.time_ns()

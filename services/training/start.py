@@ -16,24 +16,31 @@ from services.training.spec import Spec
 from shared.errors import InvalidInput
 
 # An adapter's shape is given by what it starts from: our name of a setting, and PEFT's.
-_SHAPE = {"lora_r": "r", "lora_alpha": "lora_alpha", "target_modules": "target_modules"}
+_SHAPE = {
+    "lora_r": "r",
+    "lora_alpha": "lora_alpha",
+    "target_modules": "target_modules",
+    "use_rslora": "use_rslora",
+    "use_dora": "use_dora",
+}
 
 
 def load_start(
-    spec: Spec, device: torch.device, *, merge: bool, chats: bool = True
+    spec: Spec, device: torch.device, *, merge: bool, chats: bool = True, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base of `spec` and the tokenizer of what is started from; with `merge`, an adapter added to its weights.
 
-    `chats` asks for a chat template.     Raises InvalidInput `invalid_model`.
+    `chats` asks for a chat template; `options` are those of `load_base`. Raises InvalidInput `invalid_model`.
     """
     assert spec.base_dir is not None
-    model, tokenizer = load_base(spec.base_dir, device, chats=chats)
+    model, tokenizer = load_base(spec.base_dir, device, chats=chats, **options)
     if spec.adapter_dir is None:
         return model, tokenizer
     if (spec.adapter_dir / "tokenizer_config.json").exists():
         tokenizer = _tokenizer(spec.adapter_dir, tokenizer)
     if merge:
-        model = load_adapter(model, spec.adapter_dir).merge_and_unload()
+        # PEFT has frozen the base.
+        model = load_adapter(model, spec.adapter_dir).merge_and_unload().requires_grad_(True)
     return model, tokenizer
 
 

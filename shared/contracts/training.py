@@ -7,10 +7,33 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from shared.contracts.base import JobContract, Message
+from shared.contracts.parameters import (
+    BATCH_SIZE,
+    CHECKPOINT_EVERY,
+    LOG_EVERY,
+    MAX_SECONDS,
+    MAX_STEPS,
+    N_EPOCHS,
+    WARMUP_RATIO,
+    Auto,
+    Count,
+    Positive,
+)
+from shared.contracts.tuning import FineTuneParameters
 
-Auto = Literal["auto"]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+__all__ = [
+    "Auto",
+    "BaseRef",
+    "Count",
+    "DataRef",
+    "Evaluate",
+    "FineTune",
+    "FineTuneParameters",
+    "Positive",
+    "Pretrain",
+    "PretrainParameters",
+]
+
 # Jobs that train nothing: they plan, wait for others, or grade. They never wait behind a long training.
 LIGHT_QUEUE = "training.light"
 PRETRAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -35,39 +58,32 @@ class BaseRef(Message):
 class PretrainParameters(Message):
     """From-scratch pretraining of a small causal LM; the default is about 1.3M parameters."""
 
-    vocab_size: Annotated[int, Field(ge=300, le=200_000)] | Auto = "auto"
-    hidden_size: Annotated[int, Field(ge=8, le=16_384)] | Auto = "auto"
-    layers: Annotated[int, Field(ge=1, le=200)] | Auto = "auto"
-    heads: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
-    context_length: Annotated[int, Field(ge=16, le=131_072)] | Auto = "auto"
-    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = "auto"
-    max_steps: Count | Auto = "auto"
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
-    learning_rate: Positive | Auto = "auto"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    max_seconds: Annotated[float, Field(ge=1)] | Auto = "auto"
-    checkpoint_every: Count | Auto = "auto"
-    log_every: Count | Auto = "auto"
-
-
-class FineTuneParameters(Message):
-    """Supervised fine-tuning, LoRA by default."""
-
-    method: Literal["lora", "full"] = "lora"
-    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = "auto"
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
-    learning_rate: Positive | Auto = "auto"
-    learning_rate_multiplier: Positive | Auto = "auto"
-    lora_r: Annotated[int, Field(ge=1, le=512)] | Auto = "auto"
-    lora_alpha: Positive | Auto = "auto"
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    target_modules: tuple[str, ...] | Auto = "auto"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    max_length: Annotated[int, Field(ge=16, le=131_072)] | Auto = "auto"
-    max_steps: Count | Auto = "auto"
-    max_seconds: Annotated[float, Field(ge=1)] | Auto = "auto"
-    checkpoint_every: Count | Auto = "auto"
-    log_every: Count | Auto = "auto"
+    vocab_size: Annotated[int, Field(ge=300, le=200_000)] | Auto = Field(
+        "auto", description="Most entries of the tokenizer that is trained on the same text; auto is 2,048."
+    )
+    hidden_size: Annotated[int, Field(ge=8, le=16_384)] | Auto = Field(
+        "auto", description="Width of the layers, a multiple of 2 x heads; auto is 128."
+    )
+    layers: Annotated[int, Field(ge=1, le=200)] | Auto = Field(
+        "auto", description="How many layers; auto is 4."
+    )
+    heads: Annotated[int, Field(ge=1, le=256)] | Auto = Field(
+        "auto", description="Attention heads of a layer; auto is 2."
+    )
+    context_length: Annotated[int, Field(ge=16, le=131_072)] | Auto = Field(
+        "auto", description="Most tokens that the model sees at once; longer texts are cut. Auto is 512."
+    )
+    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = N_EPOCHS
+    max_steps: Count | Auto = MAX_STEPS
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = BATCH_SIZE
+    learning_rate: Positive | Auto = Field(
+        "auto",
+        description="Peak rate of the matrices (Muon); auto is 0.008 at a width of 128, less for wider.",
+    )
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = WARMUP_RATIO
+    max_seconds: Annotated[float, Field(ge=1)] | Auto = MAX_SECONDS
+    checkpoint_every: Count | Auto = CHECKPOINT_EVERY
+    log_every: Count | Auto = LOG_EVERY
 
 
 class Pretrain(JobContract):

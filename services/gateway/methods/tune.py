@@ -10,6 +10,7 @@ from pydantic import Field
 from services.gateway import resolve
 from services.gateway.methods.base import TrainingBody
 from shared.contracts.training import FineTune, FineTuneParameters
+from shared.contracts.tuning import check_adapter
 from shared.db import Connection
 from shared.errors import InvalidInput
 
@@ -33,12 +34,16 @@ class TuneBody(TrainingBody):
     )
 
     def contract(self, connection: Connection, tenant: UUID) -> FineTune:
-        base = resolve.base_ref(resolve.model_row(connection, tenant, self.model))
+        row = resolve.model_row(connection, tenant, self.model)
+        base = resolve.base_ref(row)
         if base.adapter_artifact is not None:
             raise InvalidInput(
                 f"{self.model!r} is an adapter; tune its base instead (stacked adapters are not served)",
                 param="model",
             )
+        layers = row["info"].get("linear_layers")
+        if layers and self.hyperparameters.method == "lora":
+            check_adapter(self.hyperparameters, layers)
         return FineTune(
             base=base,
             training=self.training(connection, tenant),

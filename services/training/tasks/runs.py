@@ -197,7 +197,9 @@ class TrainingRun:
         """Store the folder, then move the job's pointer to it under the fence: resume reads the pointer only."""
         ctx = self._ctx
         artifact = self._platform.artifacts.put_tree(path)
-        serves = self._tuned is not None and self._trial is None
+        serves = (
+            self._tuned is not None and self._tuned.hyperparameters.serves_checkpoints and self._trial is None
+        )
         served = self._platform.artifacts.put_tree(path, SERVED.fullmatch) if serves else None
 
         def write() -> None:
@@ -225,7 +227,7 @@ class TrainingRun:
         self, connection: Connection, job: FineTune, step: int, artifact: str, metrics: dict[str, Any]
     ) -> None:
         """A checkpoint of a fine-tuning run can be served like its end."""
-        lora = job.hyperparameters.method == "lora"
+        lora = job.hyperparameters.makes_adapter
         repository.add_model(
             connection,
             self._ctx.job.tenant_id,

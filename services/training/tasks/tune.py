@@ -10,7 +10,7 @@ from shared.worker import Platform
 
 
 def fine_tune(platform: Platform, ctx: JobContext, job: FineTune) -> Outcome:
-    """An adapter (LoRA) or a new base (full) from a base and conversations."""
+    """An adapter (LoRA) or a new base (full, or DoRA merged) from a base and conversations."""
     name = f"ft:{job.base.model}:{job.suffix or 'heliu'}:{ctx.job.id[-8:]}"
     run = TrainingRun(platform, ctx, name, job)
     spec = {
@@ -29,6 +29,6 @@ def fine_tune(platform: Platform, ctx: JobContext, job: FineTune) -> Outcome:
         run.train(spec),
         dataset_version=job.training.id,
         base_id=job.base.model,
-        base_artifact=job.base.base_artifact if job.hyperparameters.method == "lora" else None,
+        base_artifact=job.base.base_artifact if job.hyperparameters.makes_adapter else None,
         named="fine_tuned_model",
     )

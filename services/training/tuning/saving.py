@@ -1,0 +1,59 @@
+"""The end of a fine-tuning run: the whole model in one process, its folder, and what the engine is held against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from services.training import world
+from services.training.hyperparameters import SftHyperparameters
+from services.training.model_folder import load_adapter, load_base, save_adapter, save_model
+from services.training.parity import leave_samples, sample_rows
+from services.training.run import Run
+from services.training.spec import Spec
+from services.training.start import load_start
+from services.training.tuning.adapters import with_adapter
+
+_PLAIN_ATTENTION = "sdpa"
+
+
+def whole(trainer: Any, model: Any, spec: Spec, wanted: SftHyperparameters, adapter: Any) -> Any:
+    """The trained model as one process has it; sharded, it is gathered into a fresh one in the first process."""
+    if world.size() == 1:
+        model.set_attn_implementation(_PLAIN_ATTENTION)
+        return model
+    weights = trainer.accelerator.get_state_dict(trainer.model)
+    if world.rank() > 0:
+        return model
+    device = torch.device("cpu")
+    options = {"dtype": torch.float32} if wanted.method == "full" else {}
+    fresh, _ = load_start(spec, device, merge=wanted.method == "full", **options)
+    if wanted.method == "lora":
+        fresh = with_adapter(fresh, adapter, spec, wanted)
+    fresh.load_state_dict(weights)
+    return fresh
+
+
+def save(
+    run: Run, spec: Spec, wanted: SftHyperparameters, model: Any, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Write the folder, and beside it what the engine is held against."""
+    assert spec.base_dir is not None
+    if wanted.method == "full":
+        save_model(model, tokenizer, spec.output_dir)
+    elif wanted.use_dora:
+        run.event(
+            "the DoRA adapter is merged into the weights: the model is served as a base, since DoRA rescales every "
+            "weight and cannot be added beside one"
+        )
+        model = model.merge_and_unload()
+        save_model(model, tokenizer, spec.output_dir)
+    else:
+        save_adapter(model, tokenizer, spec.output_dir)
+    if wanted.quantization != "none" and wanted.makes_adapter:
+        # It is served on the base as it is stored; what differs from training is the quantization itself.
+        run.event(f"trained on a base in {wanted.quantization}, served on the base as it is stored", "warn")
+        model = load_adapter(load_base(spec.base_dir, model.device)[0], spec.output_dir)
+    leave_samples(model, tokenizer, sample_rows(spec), spec.workdir)

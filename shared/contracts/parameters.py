@@ -1,0 +1,35 @@
+"""What the hyperparameters of all ways of training are made of: their types, and the fields that several have. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+Auto = Literal["auto"]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+N_EPOCHS: Any = Field(
+    "auto",
+    description="How often every row is seen; auto by the size of the data, where max_steps is auto too.",
+)
+MAX_STEPS: Any = Field(
+    "auto", description="Most steps; the run ends there or with its epochs, whichever is first."
+)
+BATCH_SIZE: Any = Field(
+    "auto", description="Sequences of a step, on average where they are packed; auto by their length."
+)
+WARMUP_RATIO: Any = Field(
+    "auto", description="Share of the steps in which the rate rises to its peak; auto is 0.05."
+)
+MAX_SECONDS: Any = Field(
+    "auto", description="A budget: once the first steps are measured, the run is cut to what it allows."
+)
+CHECKPOINT_EVERY: Any = Field(
+    "auto",
+    description="Steps between checkpoints, from which a run is resumed; auto is a quarter of the run.",
+)
+LOG_EVERY: Any = Field(
+    "auto", description="Steps between two points of the loss curve; auto is a fiftieth of the run."
+)
