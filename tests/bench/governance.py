@@ -2,7 +2,8 @@
 
 Made-up documents with planted duplicates (`documents.py`) go through a recipe of all operators that suit them, on one
 data worker and on two; then with kill -9 of a worker again and again; then on ten times as many rows, for memory.
-`--rows` says how many, `--times-ten` adds the large run.
+`--rows` says how many, `--times-ten` adds the large run. `--data-juicer` and `--datatrove` name Pythons that
+have them: then `--peer-rows` of the documents go through each, and through the platform once more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from rich.console import Console
 from shared.artifacts import ArtifactStore
 from tests.bench.documents import Planted, write_documents
 from tests.bench.figures import Figure, show, write
+from tests.bench.governance_peers import PeerRun, data_juicer, datatrove
 from tests.harness import Harness, Process, platform
 from tests.servers import new_database, postgres_server, valkey_server
 
@@ -145,6 +148,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--times-ten", action="store_true", help="also ten times the rows, for memory")
+    parser.add_argument("--data-juicer", type=Path, metavar="PYTHON", help="a Python that has it")
+    parser.add_argument("--datatrove", type=Path, metavar="PYTHON", help="a Python that has it")
+    parser.add_argument("--peer-rows", type=int, default=20_000)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -159,6 +165,13 @@ def main() -> int:
         harness.start("dispatcher")
         governed = Governed(harness, harness.start_gateway())
         figures = _measure(governed, Path(folder), options.rows, options.repeats, options.times_ten)
+        peers = [
+            (run, python.absolute())
+            for run, python in ((data_juicer, options.data_juicer), (datatrove, options.datatrove))
+            if python is not None
+        ]
+        if peers:
+            figures += _against(governed, Path(folder), options.peer_rows, peers)
     show(figures, console)
     if options.json:
         write(figures, options.json)
@@ -218,6 +231,33 @@ def _measure(governed: Governed, folder: Path, rows: int, repeats: int, times_te
                 f"{rows} rows",
                 max(run.peak for run in twos),
                 f"highest peak of a worker on {rows * 10} rows ({rows * 10 / large.seconds:.0f} rows/s); at most 1.3",
+            )
+        )
+    return figures
+
+
+def _against(
+    governed: Governed, folder: Path, rows: int, peers: list[tuple[Callable[..., PeerRun], Path]]
+) -> list[Figure]:
+    """Two data workers and each peer's two processes, one after another, on the same documents."""
+    path = folder / "peers.jsonl"
+    planted = write_documents(path, rows)
+    ours = governed.build(governed.upload(path), 2)
+    recall, _, _ = _found(governed.kept(ours.artifact), planted, ours.report)
+    figures = []
+    for run, python in peers:
+        place = folder / run.__name__
+        place.mkdir()
+        peer = run(python, path, place)
+        figures.append(
+            Figure(
+                f"governance_{run.__name__}",
+                rows / ours.seconds,
+                "rows/s",
+                peer.name,
+                rows / peer.seconds,
+                f"{rows} documents, two processes each, starts included; near duplicates found {recall:.1%} against "
+                f"{peer.recall(planted):.1%}; 10 times the rows/s or more",
             )
         )
     return figures
