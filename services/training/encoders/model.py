@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from services.training.hyperparameters import EncoderHyperparameters
-from services.training.model_folder import PARITY_TOLERANCE
+from services.training.parity import TOLERANCE, read_back
 from shared.errors import HeliuError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -131,10 +131,10 @@ def save_encoder(model: EncoderModel, folder: Path) -> None:
         (folder / name).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
-def check_parity(model: EncoderModel, folder: Path, device: torch.device) -> float:
-    """Read the folder back and compare its vectors of fixed texts; returns the largest difference.
+def check_parity(model: EncoderModel, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Read the folder back and compare its vectors of fixed texts; returns what `info.parity` says.
 
-    Raises HeliuError `parity_check_failed` above PARITY_TOLERANCE, or when the tokenizers differ.
+    Raises HeliuError `parity_check_failed` above the tolerance, or when the tokenizers differ.
     """
     body = AutoModel.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
@@ -144,9 +144,10 @@ def check_parity(model: EncoderModel, folder: Path, device: torch.device) -> flo
     if [saved.encode(text) for text in _PARITY_TEXTS] != texts:
         raise HeliuError("the saved tokenizer differs from the one trained with", code="parity_check_failed")
     difference = float((model.vectors(texts) - saved.vectors(texts)).abs().max())
-    if not difference <= PARITY_TOLERANCE:
+    tolerance = TOLERANCE["float32"]
+    if not difference <= tolerance:
         raise HeliuError(
-            f"the saved encoder's vectors differ by {difference:g}, more than {PARITY_TOLERANCE:g}",
+            f"the saved encoder's vectors differ by {difference:g}, more than {tolerance:g}",
             code="parity_check_failed",
         )
-    return difference
+    return read_back(difference, tolerance, len(texts))

@@ -68,7 +68,7 @@ def run(spec: Spec, run: Run) -> Result:
     run.event(f"held out: {figures['recall_at_1']:.3f} found first", data={"held_out": figures})
     with run.timed("save"):
         save_encoder(model, spec.output_dir)
-        difference = check_parity(model, spec.output_dir, device)
+        parity = check_parity(model, spec.output_dir, device)
     return Result(
         str(spec.output_dir),
         trainer.trained_tokens,
@@ -76,7 +76,7 @@ def run(spec: Spec, run: Run) -> Result:
             **told,
             "steps": trainer.step,
             "held_out": figures,
-            "parity_max_abs_difference": difference,
+            "parity": parity,
             "train_loss": trainer.last_metrics["train_loss"],
         },
     )

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from services.training.heads.lstm import Lstm
 from services.training.heads.trunk import Trunk
-from services.training.model_folder import PARITY_TOLERANCE
+from services.training.parity import TOLERANCE, read_back
 from shared.errors import HeliuError
 
 HEAD_FORMAT = 1
@@ -96,10 +96,10 @@ def save_head(model: HeadModel, folder: Path, facts: dict[str, Any], scale: floa
     (folder / "head.json").write_text(json.dumps(told, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-def check_parity(model: HeadModel, folder: Path, scale: float, shift: float) -> float:
-    """Read the folder back and compare its answers on fixed texts; returns the largest difference.
+def check_parity(model: HeadModel, folder: Path, scale: float, shift: float) -> dict[str, Any]:
+    """Read the folder back and compare its answers on fixed texts; returns what `info.parity` says.
 
-    Raises HeliuError `parity_check_failed` above PARITY_TOLERANCE, or when the tokenizers differ.
+    Raises HeliuError `parity_check_failed` above the tolerance, or when the tokenizers differ.
     """
     trunk, device = model.trunk, model.layer.weight.device
     if isinstance(trunk.model, Lstm):
@@ -122,10 +122,11 @@ def check_parity(model: HeadModel, folder: Path, scale: float, shift: float) -> 
     with torch.no_grad():
         difference = float((model(batch) * scale + shift - saved(batch)).abs().max())
     # A regression's numbers may be of any size.
-    if not difference <= PARITY_TOLERANCE * max(1.0, abs(scale)):
+    tolerance = TOLERANCE["float32"] * max(1.0, abs(scale))
+    if not difference <= tolerance:
         raise HeliuError(
             f"the saved model's answers differ from the trained model's by {difference:g}, more than "
-            f"{PARITY_TOLERANCE:g}",
+            f"{tolerance:g}",
             code="parity_check_failed",
         )
-    return difference
+    return read_back(difference, tolerance, len(texts))

@@ -34,8 +34,8 @@ def measured(run: Run, part: Part, step: int) -> dict[str, Any]:
     return {"held_out": {"loss": loss, **figures}, "baseline": baseline}
 
 
-def saved(part: Part, folder: Path) -> float:
-    """Write the folder and read it back; the largest difference of an answer.
+def saved(part: Part, folder: Path) -> dict[str, Any]:
+    """Write the folder and read it back; what `info.parity` says.
 
     Raises HeliuError `parity_check_failed`. A trunk under LoRA must have been merged before.
     """

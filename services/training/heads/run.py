@@ -90,7 +90,7 @@ def run(spec: Spec, run: Run) -> Result:
     with run.timed("save"):
         if choice.method == "lora":
             merge_lora(trunk, [model])
-        difference = saved(part, spec.output_dir)
+        parity = saved(part, spec.output_dir)
     return Result(
         str(spec.output_dir),
         trainer.trained_tokens,
@@ -101,7 +101,7 @@ def run(spec: Spec, run: Run) -> Result:
             "epochs": trainer.epoch,
             "context_length": trunk.longest,
             **figures,
-            "parity_max_abs_difference": difference,
+            "parity": parity,
             **{name: value for name, value in trainer.last_metrics.items() if name.startswith("train_")},
         },
     )

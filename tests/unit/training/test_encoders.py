@@ -49,7 +49,7 @@ def spec_of(folder: Path, name: str = "run", **changes: Any) -> Any:
 def test_texts_of_one_label_come_near_each_other_and_the_engine_serves_them(tmp_path: Path) -> None:
     told = train(spec_of(tmp_path), Run(lambda _: None))
     assert told.data["held_out"]["recall_at_1"] == 1.0
-    assert told.data["parity_max_abs_difference"] < 1e-5
+    assert told.data["parity"]["max_abs_difference"] < 1e-5
     encoder = Encoder.load(told.output_dir, dtype="float32", device="cpu")
     first, like, other = (encoder.encode([encoder.tokens(text)])[0] for text in ("退款", "返还货款", "密码"))
     assert float(first @ like) > float(first @ other) + 0.3
