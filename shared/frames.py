@@ -66,3 +66,15 @@ def claim_stdout() -> FrameWriter:
     descriptor = os.dup(1)
     os.dup2(2, 1)
     return FrameWriter(os.fdopen(descriptor, "wb"))
+
+
+def end_with_worker() -> None:
+    """Have this process end when its stdin closes, whatever it is at: its worker has gone. For a child that was asked
+    all it is asked."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            continue
+        os._exit(0)
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 
 import torch
 
 from services.inference.inspection import inspect
 from shared.errors import HeliuError
-from shared.frames import claim_stdout, read_frames
+from shared.frames import claim_stdout, end_with_worker, read_frames
 
 
 def main() -> int:
@@ -21,7 +20,7 @@ def main() -> int:
     asked = next(read_frames(sys.stdin.buffer), None)
     if asked is None:
         return 0
-    threading.Thread(target=_end_with_worker, daemon=True).start()
+    end_with_worker()
     if asked.get("threads"):
         torch.set_num_threads(int(asked["threads"]))
     try:
@@ -36,12 +35,6 @@ def main() -> int:
         message = f"the model cannot be checked: {type(exc).__name__}: {exc}"
         write({"type": "error", "code": "model_unreadable", "message": message})
     return 0
-
-
-def _end_with_worker() -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        continue
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from pathlib import Path
 
 import torch
 
 from services.inference.parity import compare
 from shared.errors import HeliuError
-from shared.frames import claim_stdout, read_frames
+from shared.frames import claim_stdout, end_with_worker, read_frames
 
 
 def main() -> int:
@@ -23,7 +22,7 @@ def main() -> int:
     asked = next(read_frames(sys.stdin.buffer), None)
     if asked is None:
         return 0
-    threading.Thread(target=_end_with_worker, daemon=True).start()
+    end_with_worker()
     torch.set_num_threads(int(asked["threads"]))
     base = asked["base"]
     try:
@@ -38,12 +37,6 @@ def main() -> int:
         message = f"the engine cannot run the model: {type(exc).__name__}: {exc}"
         write({"type": "error", "code": "parity_check_failed", "message": message})
     return 0
-
-
-def _end_with_worker() -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        continue
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import resource
 import sys
-import threading
 
 from services.data_governance.warehouse.sandbox import open_sandbox, run
 from shared.errors import HeliuError
-from shared.frames import claim_stdout, read_frames
+from shared.frames import claim_stdout, end_with_worker, read_frames
 
 # Addresses, not memory in use: DuckDB reserves more than it takes, and its own limit is the one that bites first.
 ADDRESS_SPACE = 2 * 1024**3
@@ -24,7 +23,7 @@ def main() -> int:
     asked = next(read_frames(sys.stdin.buffer), None)
     if asked is None:
         return 0
-    threading.Thread(target=_end_with_worker, daemon=True).start()
+    end_with_worker()
     os.chdir(asked["folder"])
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -44,12 +43,6 @@ def main() -> int:
         message = f"the query cannot be run: {type(exc).__name__}"
         write({"type": "error", "code": "invalid_sql", "message": message, "param": "sql"})
     return 0
-
-
-def _end_with_worker() -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        continue
-    os._exit(0)
 
 
 if __name__ == "__main__":
