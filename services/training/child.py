@@ -28,11 +28,14 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers",
 # Imported when asked for: each costs seconds (TRL up to 14), and a run needs only its own.
 _RUNNERS = {
     "pretrain": "services.training.pretrain",
-    "sft": "services.training.sft",
+    "sft": "services.training.ranks.launch",
+    "dpo": "services.training.dpo.run",
     "evaluate": "services.training.evaluate",
     "head": "services.training.heads.run",
     "encoder": "services.training.encoders.run",
+    "multi_task": "services.training.multitask.run",
 }
+_FIT = "services.training.fit"
 
 
 def main() -> None:
@@ -55,6 +58,7 @@ def _work(frame: Frame, run: Run) -> Result:
     spec = parse_spec(frame)
     _set_environment(spec)
     start: Callable[[Spec, Run], Result] = importlib.import_module(_RUNNERS[spec.kind]).run
+    importlib.import_module(_FIT).watch(run)
     if run.stop_reason:
         raise Stopped(run.stop_reason, 0)
     return start(spec, run)
@@ -83,8 +87,8 @@ def _answer(emit: Callable[[Frame], None], work: Callable[[], Result]) -> int:
         return EXIT_FAILED
     except Exception as exc:  # noqa: BLE001 - the process boundary: whatever it was, the worker must hear of it
         traceback.print_exc()
-        # torch's own type, known by name because torch may never have been imported here.
-        if type(exc).__name__ == "OutOfMemoryError":
+        # torch's own type, known by name because torch may never have been imported here; on a CPU it has none.
+        if type(exc).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(exc):
             emit(
                 _error("out_of_memory", f"{exc}; a smaller batch_size or max_length needs less", None, False)
             )
@@ -98,6 +102,7 @@ def _answer(emit: Callable[[Frame], None], work: Callable[[], Result]) -> int:
             "trained_tokens": result.trained_tokens,
             "data": result.data,
             "libraries": _libraries(),
+            "peak_memory_bytes": importlib.import_module(_FIT).peak(),
         }
     )
     return EXIT_DONE

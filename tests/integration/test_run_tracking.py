@@ -40,6 +40,8 @@ PAYLOAD = {
     "hyperparameters": {"method": "lora", "n_epochs": 2, "learning_rate": 0.01},
 }
 
+TRAINED = {"trained_tokens": 800, "data": {"steps": 8}, "peak_memory_bytes": 500_000_000}
+
 
 @pytest.fixture(scope="module")
 def gateway(
@@ -105,7 +107,7 @@ def test_a_run_that_was_killed_leaves_each_step_once_in_the_file_that_openai_nam
 ) -> None:
     held = hold(gateway, tmp_path)
     told_twice(held)
-    kept = held.tracking.keep()
+    kept = held.tracking.keep(TRAINED)
 
     def write(connection: Connection) -> None:
         held.tracking.write(connection, kept)
@@ -128,7 +130,7 @@ def test_tensorboard_reads_the_event_file_back(gateway: RunningGateway, tmp_path
 
     held = hold(gateway, tmp_path)
     told_twice(held)
-    kept = held.tracking.keep()
+    kept = held.tracking.keep(TRAINED)
     held.end(Status.SUCCEEDED, result=kept.told, write=lambda c: held.tracking.write(c, kept))
     answer = gateway.http().get(f"/v1/training/jobs/{held.id}/tensorboard")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
@@ -231,7 +233,7 @@ def test_the_command_line_draws_an_ended_run_and_streams_it_as_lines(
     held = hold(gateway, tmp_path)
     told_twice(held)
     held.ctx.event("message", "checkpoint at step 4")
-    kept = held.tracking.keep()
+    kept = held.tracking.keep(TRAINED)
     held.end(Status.SUCCEEDED, result=kept.told, write=lambda c: held.tracking.write(c, kept))
     drawn = command(gateway, "watch", held.id, monkeypatch=monkeypatch)
     assert drawn.exit_code == 0, drawn.output

@@ -17,7 +17,6 @@ from services.training.lineage import lineage, settings_in
 from services.training.supervise import Sink, supervise
 from services.training.tasks.tracking import Tracking
 from services.training.tasks.trials import open_trial
-from services.training.tracking.pace import Pace
 from shared.contracts.training import DataRef, FineTune
 from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput
@@ -68,7 +67,6 @@ class TrainingRun:
         self._cache = platform.settings.home / "cache"
         self._kept = self._scratch / "kept"
         self._tracking = Tracking(platform, ctx, self._scratch / "tracking")
-        self._pace = Pace()
         self._told_at = 0.0
         # What the run says of the settings that it was to choose.
         self._chosen: dict[str, Any] = {}
@@ -81,6 +79,10 @@ class TrainingRun:
     def data(self, training: DataRef, validation: DataRef | None) -> dict[str, list[str]]:
         """Local paths of train and validation; raises InvalidInput for a version that fails its gate."""
         self._ctx.progress(phase="validating")
+        return self.paths(training, validation)
+
+    def paths(self, training: DataRef, validation: DataRef | None) -> dict[str, list[str]]:
+        """The same for a job whose phase is its own."""
         train = self._paths(training)
         if validation is not None:
             return {"train": train, "validation": self._paths(validation)}
@@ -144,17 +146,17 @@ class TrainingRun:
         self._ctx.event("message", message, data, level)
 
     def _span(self, name: str, start_ns: int, end_ns: int, attributes: dict[str, Any]) -> None:
-        self._pace.interrupt(name, (end_ns - start_ns) / 1e9)
+        self._tracking.pace.interrupt(name, (end_ns - start_ns) / 1e9)
         self._platform.tracing.record(
             name, start_ns, end_ns, parent=self._ctx.span.traceparent, attributes=attributes
         )
 
     def _progress(self, step: int, total: int, at: float) -> None:
         """Where the run is, and when it will end at the speed that it has now."""
-        self._pace.step(step, total, at)
+        self._tracking.pace.step(step, total, at)
         if step < total and time.monotonic() - self._told_at < PROGRESS_S:
             return
-        look = self._pace.look()
+        look = self._tracking.pace.look()
         self._ctx.progress(
             step=step,
             total_steps=total,
@@ -275,7 +277,7 @@ class TrainingRun:
         trial = self._trial
         value = trial.value(trained["data"]) if trial is not None else None
         trees = [self._platform.artifacts.put_tree(one.folder) for one in made]
-        kept = self._tracking.keep()
+        kept = self._tracking.keep(trained)
         self.clean()
         ctx, info = self._ctx, trained["data"]
         libraries = trained.get("libraries", {})

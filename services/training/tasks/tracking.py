@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 from services.training.repository import tracking as repository
 from services.training.tracking import event_files
+from services.training.tracking.pace import Pace
 from services.training.tracking.result_file import ResultTable, extra_columns
 from shared import job_metrics
 from shared.db import Connection
@@ -36,11 +38,16 @@ class Kept:
     artifact: str
     bytes: int
     tensorboard: str | None
+    measured: dict[str, Any]
 
     @property
     def told(self) -> dict[str, Any]:
         """What the job's result says of it."""
-        return {"result_files": [self.result_file], "tensorboard": self.tensorboard}
+        return {
+            "result_files": [self.result_file],
+            "tensorboard": self.tensorboard,
+            "measured": self.measured,
+        }
 
 
 class Tracking:
@@ -48,17 +55,43 @@ class Tracking:
 
     def __init__(self, platform: Platform, ctx: JobContext, folder: Path) -> None:
         self._platform, self._ctx, self._folder = platform, ctx, folder
-        # What the run told of its own choices before its first step.
+        # What the run told of its own choices before its first step, and of its memory at that step.
         self._facts: dict[str, Any] = {}
+        self._memory: dict[str, Any] = {}
+        self.pace = Pace()
+        self._began = time.monotonic()
 
     def event(self, data: Mapping[str, Any] | None) -> None:
         """Hear an event of the run."""
         if data and "total_steps" in data:
             self._facts = {name: value for name, value in data.items() if name != "held_out"}
+        if data and "memory" in data:
+            self._memory = dict(data["memory"])
 
-    def keep(self) -> Kept:
-        """Store table and event file. An event file that cannot be made is told of, and fails nothing."""
-        store = self._platform.artifacts
+    def _measured(self, trained: Mapping[str, Any]) -> dict[str, Any]:
+        """How fast and how large the run was: what later runs of its like are estimated by.
+
+        `other_seconds` are those that were no steps: start, reading, tokens, the save at the end.
+        """
+        look, steps = self.pace.look(), trained["data"].get("steps")
+        whole = look.whole_step_seconds if look else None
+        return {
+            "device": self._memory.get("device"),
+            "parameters": self._memory.get("parameters"),
+            "trained_parameters": self._memory.get("trained"),
+            "steps": steps,
+            "tokens_per_step": trained["trained_tokens"] / steps if steps else None,
+            "seconds_per_step": whole,
+            "other_seconds": max(0.0, time.monotonic() - self._began - self.pace.steps * whole)
+            if whole
+            else None,
+            "peak_memory_bytes": trained.get("peak_memory_bytes"),
+        }
+
+    def keep(self, trained: Mapping[str, Any]) -> Kept:
+        """Store table and event file of a run with this result. An event file that cannot be made is told of, and
+        fails nothing."""
+        store, measured = self._platform.artifacts, self._measured(trained)
         source, names = self._read()
         table = self._folder / "step_metrics.csv"
         with table.open("w", encoding="utf-8", newline="") as target, source.open(encoding="utf-8") as lines:
@@ -67,7 +100,9 @@ class Tracking:
             for line in lines:
                 told = json.loads(line)
                 rows.add(told["step"], told["values"])
-        return Kept(new_id("file-"), store.put_file(table), table.stat().st_size, self._events(source))
+        return Kept(
+            new_id("file-"), store.put_file(table), table.stat().st_size, self._events(source), measured
+        )
 
     def write(self, connection: Connection, kept: Kept) -> None:
         """Make the table a file of the tenant's, in the transaction that ends the job."""

@@ -46,6 +46,11 @@ class Pace:
         if name == "checkpoint":
             self._saves.append(seconds)
 
+    @property
+    def steps(self) -> int:
+        """How many steps were taken, as far as they were told of one by one."""
+        return self._last[0] - self._first[0] if self._first and self._last else 0
+
     def look(self) -> Look | None:
         """None until two different steps were told.
 
