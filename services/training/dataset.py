@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shared.contracts.preferences import why_no_conversation
 from shared.errors import InvalidInput
 
 MAX_LINE_BYTES = 1 << 20
@@ -71,12 +72,14 @@ def read_rows(paths: Sequence[Path], split: Split, param: str = "training_file")
 
 
 def read_records(
-    paths: Sequence[Path], split: Split, param: str = "training_file"
+    paths: Sequence[Path], split: Split, param: str = "training_file", *, meta: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The same as (line, object), before anything is asked of its keys."""
+    """The same as (line, object), before anything is asked of its keys; of versions with `meta`, what a recipe had no
+    place for."""
+    columns = (*_COLUMNS, "meta") if meta else _COLUMNS
     for path in paths:
         if is_version(path, param):
-            yield from _read_parquet(path, split, param)
+            yield from _read_parquet(path, split, param, columns)
         else:
             yield from _read_jsonl(path, param)
 
@@ -107,17 +110,19 @@ def is_version(path: Path, param: str) -> bool:
         ) from exc
 
 
-def _read_parquet(path: Path, split: Split, param: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_parquet(
+    path: Path, split: Split, param: str, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         file = pq.ParquetFile(path)
-        missing = [name for name in _COLUMNS if name not in file.schema_arrow.names]
+        missing = [name for name in columns if name not in file.schema_arrow.names]
         if missing:
             raise InvalidInput(
                 f"{path.name} has no column {', '.join(missing)}; it is no governed dataset version",
                 code="invalid_training_file",
                 param=param,
             )
-        for batch in file.iter_batches(batch_size=512, columns=list(_COLUMNS)):
+        for batch in file.iter_batches(batch_size=512, columns=list(columns)):
             for record in batch.to_pylist():
                 if record["split"] == split:
                     yield record["_source_line"], record
@@ -160,7 +165,9 @@ def _row_of(record: dict[str, Any], line: int, param: str) -> Row:
             raise bad_line(line, f"`{key}` is not supported", param)
     text, label, messages = record.get("text"), record.get("label"), record.get("messages")
     if messages is not None:
-        return Row(line, messages=_messages_of(messages, line, param))
+        return Row(line, messages=messages_of(messages, line, param))
+    if text is None and (why := why_no_conversation(record)) is not None:
+        raise bad_line(line, why, param)
     if not is_text(text):
         raise bad_line(line, "neither `messages` nor a `text` that is not empty", param)
     if label is not None and not is_text(label):
@@ -168,14 +175,14 @@ def _row_of(record: dict[str, Any], line: int, param: str) -> Row:
     return Row(line, text=text, label=label)
 
 
-def _messages_of(messages: Any, line: int, param: str) -> tuple[Message, ...]:
+def messages_of(messages: Any, line: int, param: str, place: str = "messages") -> tuple[Message, ...]:
+    """The turns in `place` of a row; raises InvalidInput that names what is wrong with them."""
     if not isinstance(messages, list) or not messages:
-        raise bad_line(line, "`messages` must be a list that is not empty", param)
-    return tuple(_message_of(m, place, line, param) for place, m in enumerate(messages))
+        raise bad_line(line, f"`{place}` must be a list that is not empty", param)
+    return tuple(_message_of(m, f"{place}[{n}]", line, param) for n, m in enumerate(messages))
 
 
-def _message_of(message: Any, place: int, line: int, param: str) -> Message:
-    where = f"messages[{place}]"
+def _message_of(message: Any, where: str, line: int, param: str) -> Message:
     if not isinstance(message, dict):
         raise bad_line(line, f"{where} is a {type(message).__name__}; it must be an object", param)
     unknown = set(message) - {"role", "content", "weight", "name"}
