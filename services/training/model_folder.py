@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,11 @@ def prepare_torch(threads: int, seed: int) -> torch.device:
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        # One of several processes of a run has a GPU of its own.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda")
+    return torch.device("cpu")
 
 
 def new_model(shape: PretrainHyperparameters, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:

@@ -12,7 +12,7 @@ from typing import Any
 from shared.errors import HeliuError
 
 Emit = Callable[[dict[str, Any]], None]
-STOP_REASONS = ("pause", "cancel", "drain")
+STOP_REASONS = ("pause", "cancel", "drain", "preempt")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Run:
             raise HeliuError(f"unknown stop reason {reason!r}; known are {', '.join(STOP_REASONS)}")
         if self._stop is None or reason == "cancel":
             self._stop = reason
+
+    def hand_on(self, frame: Mapping[str, Any]) -> None:
+        """A frame of this run that another process has made."""
+        self._emit(dict(frame))
 
     def event(self, message: str, level: str = "info", data: Mapping[str, Any] | None = None) -> None:
         frame: dict[str, Any] = {"type": "event", "level": level, "message": message}

@@ -20,6 +20,7 @@ from services.training.checkpoint import Checkpoint, CheckpointStore, fingerprin
 from services.training.dataset import Split, conversations, read_rows
 from services.training.hyperparameters import SftHyperparameters, parse
 from services.training.model_folder import context_length, linear_layers, prepare_torch
+from services.training.ranks.unshard import as_one
 from services.training.run import Result, Run, Stopped
 from services.training.sft_trainer import ReportingTrainer
 from services.training.spec import Spec
@@ -80,7 +81,8 @@ def run(spec: Spec, run: Run) -> Result:
     chosen = choose(wanted, shape_of(model), machine, lengths, batch_size, why_unpacked)
     chosen = chosen.kept(state.get("kept", {}))
     plan, packs = make_plan(run, wanted, lengths, batch_size, chosen, spec.seed, small=small)
-    plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
+    if world.rank() == 0:
+        plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
     peak = _learning_rate(wanted, model) * wanted.learning_rate_multiplier
     shape = adapter_facts(model)
     told = {
@@ -128,7 +130,10 @@ def run(spec: Spec, run: Run) -> Result:
     if resumed:
         plan.schedule.restore(state)
         run.event(f"resumed at step {resumed.step}")
-    trainer.train(resume_from_checkpoint=str(resumed.path) if resumed else None)
+    source = resumed.path if resumed else None
+    if source is not None and world.size() == 1:
+        source = as_one(source, spec.workdir)
+    trainer.train(resume_from_checkpoint=str(source) if source else None)
     if trainer.left:
         raise Stopped(run.stop_reason or "drain", trainer.state.global_step)
     step = trainer.state.global_step

@@ -58,7 +58,7 @@ def adapter_facts(model: Any) -> dict[str, Any]:
     return {
         "lora_r": config.r,
         "lora_alpha": config.lora_alpha,
-        "target_modules": sorted(config.target_modules),
+        "target_modules": sorted({name.rpartition(".")[2] for name in config.target_modules}),
         "use_rslora": bool(config.use_rslora),
         "use_dora": bool(config.use_dora),
     }

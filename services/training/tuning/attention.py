@@ -113,7 +113,7 @@ def _by_configuration(model: PreTrainedModel, device: torch.device) -> str | Non
         return "its attention caps logits"
     if any("linear" in kind or "recurrent" in kind for kind in getattr(config, "layer_types", None) or ()):
         return "it has layers without attention, which would mix sequences"
-    if device.type == "cuda" and getattr(config, "attention_dropout", 0.0):
+    if device.type == "cuda" and getattr(config, "attention_dropout", None):
         return "its attention drops out"
     return None
 

@@ -76,7 +76,7 @@ def chunked(
         logits = F.linear(some, weight, bias).float()
         return LOSSES[loss.name](logits, wanted, loss), (logits.detach().argmax(-1) == wanted).sum()
 
-    for some, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
+    for some, wanted in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
         if again:
             one, hits = checkpoint(part, some, wanted, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -116,4 +116,4 @@ def install(model: PreTrainedModel) -> None:
         total, right = chunked(hidden[chosen], weight, bias, targets[chosen], loss)
         return total, right, chosen.sum()
 
-    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+    model.forward = types.MethodType(forward, model)

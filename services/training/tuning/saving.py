@@ -28,7 +28,7 @@ def whole(trainer: Any, model: Any, spec: Spec, wanted: SftHyperparameters, adap
     if world.rank() > 0:
         return model
     device = torch.device("cpu")
-    options = {"dtype": torch.float32} if wanted.method == "full" else {}
+    options: dict[str, Any] = {"dtype": torch.float32} if wanted.method == "full" else {}
     fresh, _ = load_start(spec, device, merge=wanted.method == "full", **options)
     if wanted.method == "lora":
         fresh = with_adapter(fresh, adapter, spec, wanted)
