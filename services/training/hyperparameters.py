@@ -84,6 +84,32 @@ class SftHyperparameters:
 
 
 @dataclass(frozen=True)
+class DpoHyperparameters:
+    """Tuning on preference pairs: a LoRA adapter, or every weight."""
+
+    method: str = _choice("lora", "full")
+    loss: str = _choice(
+        "sigmoid", "ipo", "hinge", "robust", "exo_pair", "sigmoid_norm", "apo_zero", "apo_down"
+    )
+    beta: float = _number(float, 1e-6, 100.0, 0.1)
+    label_smoothing: float | None = _number(float, 1e-6, 0.999)
+    lora_r: int | None = _number(int, 1, 512)
+    lora_alpha: float | None = _number(float, 1e-3, 10_000.0)
+    target_modules: str | tuple[str, ...] = field(default="auto", metadata={"kind": tuple})
+    use_rslora: bool = _switch(False)
+    n_epochs: int | None = _number(int, 1, 1000)
+    max_steps: int | None = _number(int, 1, 10_000_000)
+    batch_size: int | None = _number(int, 1, 4096)
+    learning_rate: float | None = _number(float, 1e-9, 1.0)
+    learning_rate_multiplier: float = _number(float, 1e-4, 10_000.0, 1.0)
+    warmup_ratio: float = _number(float, 0.0, 0.999, 0.05)
+    max_length: int | None = _number(int, 16, 131_072)
+    max_seconds: float | None = _number(float, 1.0, 1e8)
+    checkpoint_every: int | None = _number(int, 1, 10_000_000)
+    log_every: int | None = _number(int, 1, 10_000_000)
+
+
+@dataclass(frozen=True)
 class HeadHyperparameters:
     """A head: rates and lengths of its training, what its loss asks for, and the shape of an LSTM."""
 
