@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from shared import job_store
+from shared import job_store, preemption
 from shared.db import Connection, Contended, Database, retrying
 from shared.errors import HeliuError, Unavailable
 from shared.job_context import Waiting
@@ -59,6 +59,8 @@ class JobEnds:
             return lambda: self.leave(
                 job, Status.QUEUED, message="given back by a draining worker", charged=False
             )
+        if reason is Stop.PREEMPT:
+            return lambda: self.write(lambda c: preemption.give_way(c, job))
         if reason is Stop.TIME_LIMIT:
             error = {
                 "code": "time_limit_exceeded",

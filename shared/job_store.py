@@ -40,6 +40,10 @@ WITH job AS (
 ), event AS (
     INSERT INTO core.job_event (tenant_id, job_id, type, message)
     SELECT tenant_id, id, CASE state WHEN 'failed' THEN 'job_failed' ELSE 'job_queued' END, kind || ' accepted' FROM job
+), preemptible AS (
+    -- Parts of what may be asked to give way may be, too.
+    INSERT INTO core.preemptible (job_id, tenant_id) SELECT id, tenant_id FROM job
+    WHERE %(preemptible)s OR EXISTS (SELECT 1 FROM core.preemptible p WHERE p.job_id = job.parent_id)
 )
 SELECT * FROM job"""
 
@@ -69,17 +73,21 @@ RENEW = """
 UPDATE core.job j SET lease_until = clock_timestamp() + %s
 FROM unnest(%s::text[], %s::bigint[]) AS held (id, epoch)
 WHERE j.id = held.id AND j.epoch = held.epoch AND j.state = 'leased'
-RETURNING j.id, j.epoch, j.cancel_requested_at IS NOT NULL AS cancel, j.pause_requested_at IS NOT NULL AS pause"""
+RETURNING j.id, j.epoch, j.cancel_requested_at IS NOT NULL AS cancel, j.pause_requested_at IS NOT NULL AS pause,
+    EXISTS (SELECT 1 FROM core.preemptible p WHERE p.job_id = j.id AND p.asked_epoch = j.epoch) AS preempt"""
 
 REQUESTED = """
-SELECT j.id, j.epoch, j.cancel_requested_at IS NOT NULL AS cancel, j.pause_requested_at IS NOT NULL AS pause
+SELECT j.id, j.epoch, j.cancel_requested_at IS NOT NULL AS cancel, j.pause_requested_at IS NOT NULL AS pause,
+    p.job_id IS NOT NULL AS preempt
 FROM core.job j JOIN unnest(%s::text[], %s::bigint[]) AS held (id, epoch) ON j.id = held.id AND j.epoch = held.epoch
-WHERE j.state = 'leased' AND (j.cancel_requested_at IS NOT NULL OR j.pause_requested_at IS NOT NULL)"""
+LEFT JOIN core.preemptible p ON p.job_id = j.id AND p.asked_epoch = j.epoch
+WHERE j.state = 'leased'
+AND (j.cancel_requested_at IS NOT NULL OR j.pause_requested_at IS NOT NULL OR p.job_id IS NOT NULL)"""
 
 LEAVE = """
 UPDATE core.job SET state = %(state)s, lease_until = NULL, worker_id = NULL, result = %(result)s, error = %(error)s,
     finished_at = CASE WHEN %(terminal)s THEN now() END,
-    run_at = CASE WHEN %(state)s = 'queued' THEN now() + %(delay)s ELSE run_at END,
+    run_at = CASE WHEN %(state)s = 'queued' THEN COALESCE(now() + %(delay)s::interval, run_at) ELSE run_at END,
     attempt = attempt - CASE WHEN %(charged)s THEN 0 ELSE 1 END,
     crashes = crashes + %(crash)s,
     blocked_by = %(blocked_by)s,
@@ -154,6 +162,7 @@ class Renewal:
     epoch: int
     cancel: bool
     pause: bool
+    preempt: bool = False
 
 
 def submitted_before(
@@ -322,7 +331,7 @@ def renew(connection: Connection, held: Sequence[tuple[str, int]], lease: timede
 
 
 def requested(connection: Connection, held: Sequence[tuple[str, int]]) -> list[Renewal]:
-    """Those of `held` (id, epoch) that somebody asked to cancel or to pause."""
+    """Those of `held` (id, epoch) that were asked to cancel, to pause or to give way."""
     rows = connection.execute(REQUESTED, ([h[0] for h in held], [h[1] for h in held])).fetchall()
     return [Renewal(**row) for row in rows]
 
@@ -342,7 +351,7 @@ def leave(
     message: str,
     result: dict[str, Any] | None = None,
     error: dict[str, Any] | None = None,
-    delay: timedelta = timedelta(0),
+    delay: timedelta | None = timedelta(0),
     charged: bool = True,
     crashed: bool = False,
     blocked_by: int = 0,
@@ -350,7 +359,8 @@ def leave(
 ) -> Job:
     """The one exit from `leased`: state, lane, event and dependants in the caller's transaction.
 
-    `charged` False gives the attempt back (drain, pause, waiting for children, crash); `crashed` counts one.
+    `charged` False gives the attempt back (drain, pause, waiting for children, crash); `crashed` counts one. Without a
+    `delay` a job that is queued again keeps its place in the line.
     Raises LeaseLost when the job is no longer held at `job.epoch`.
     """
     check_transition(Status.LEASED, target)

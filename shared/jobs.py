@@ -179,3 +179,4 @@ class NewJob:
     traceparent: str | None = None
     depends_on: tuple[str, ...] = ()
     on_parent_failure: str = "fail"
+    preemptible: bool = False

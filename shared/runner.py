@@ -303,6 +303,8 @@ def _pass_on(renewal: Renewal, context: JobContext) -> None:
         context.stop(Stop.CANCEL)
     elif renewal.pause:
         context.stop(Stop.PAUSE)
+    elif renewal.preempt:
+        context.stop(Stop.PREEMPT)
 
 
 def _waited(job: Job) -> float:

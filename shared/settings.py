@@ -14,7 +14,28 @@ from urllib.parse import urlsplit
 from shared.errors import ConfigurationError
 
 PREFIX = "HELIU_"
+_PREEMPT = re.compile(r"training\.[A-Za-z0-9_-]+:inference\.[A-Za-z0-9_-]+")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*\.?")
+
+
+@dataclass(frozen=True)
+class PreemptRule:
+    """Jobs of the queue `yields` give way to live requests of the pool `to`, e.g. training.gpu to inference.gpu."""
+
+    yields: str
+    to: str
+
+    @classmethod
+    def parse(cls, entry: str) -> PreemptRule:
+        if not _PREEMPT.fullmatch(entry):
+            raise ConfigurationError(
+                f"HELIU_PREEMPT holds {entry!r}, which is not of the form training.POOL:inference.POOL",
+                param="HELIU_PREEMPT",
+            )
+        return cls(*entry.split(":"))
+
+    def __str__(self) -> str:
+        return f"{self.yields}:{self.to}"
 
 
 def setting(default: Any = MISSING, *, doc: str) -> Any:
@@ -81,6 +102,18 @@ class Settings:
     log_level: str = setting("INFO", doc="DEBUG, INFO, WARNING or ERROR")
     lease_seconds: float = setting(60.0, doc="how long a claim holds without a renewal")
     heartbeat_seconds: float = setting(15.0, doc="how often claims are renewed")
+    preempt: str = setting(
+        "",
+        doc="queues of training that give way to live requests on the same machines, with commas between: "
+        "training.POOL:inference.POOL; empty turns it off",
+    )
+    preempt_waiting: int = setting(8, doc="live requests in line that make a peak")
+    preempt_seconds: float = setting(
+        5.0, doc="how long they must be, and how long between one job and the next"
+    )
+    preempt_calm_seconds: float = setting(
+        60.0, doc="how long no live request must have waited until training comes back"
+    )
     poll_seconds: float = setting(0.1, doc="how often the dispatcher looks for eligible jobs")
     drain_seconds: float = setting(30.0, doc="how long a stopping worker lets jobs reach a checkpoint")
     max_upload_bytes: int = setting(512 * 1024 * 1024, doc="largest upload")
@@ -165,6 +198,11 @@ class Settings:
         doc="folders that sources of every tenant may read files and SQLite databases from, with commas between",
     )
     shard_rows: int = setting(64, doc="rows of a batch shard")
+    eval_python: bool = setting(
+        False,
+        doc="let tenants grade by Python of their own: it runs on training workers in a process without files, "
+        "network or secrets, by the kernel's Landlock and limits, which is no virtual machine",
+    )
     build_part_bytes: int = setting(
         8 * 1024 * 1024, doc="bytes of its sources that one part of a dataset build reads"
     )
@@ -210,6 +248,12 @@ class Settings:
     def secret_keys(self) -> tuple[str, ...]:
         """The secrets of HELIU_SECRET_KEY, the one that seals first; none where the file in HELIU_HOME counts."""
         return tuple(filter(None, (entry.strip() for entry in self.secret_key.split(","))))
+
+    @property
+    def preempt_rules(self) -> tuple[PreemptRule, ...]:
+        """The entries of HELIU_PREEMPT. Raises ConfigurationError."""
+        entries = filter(None, (entry.strip() for entry in self.preempt.split(",")))
+        return tuple(dict.fromkeys(PreemptRule.parse(entry) for entry in entries))
 
     @property
     def artifacts_in_s3(self) -> bool:
@@ -282,6 +326,12 @@ def _check(settings: Settings) -> None:
             param="HELIU_RESUME_SECONDS",
         )
     _check_artifacts(settings)
+    if settings.preempt_waiting < 1 or min(settings.preempt_seconds, settings.preempt_calm_seconds) < 0:
+        raise ConfigurationError(
+            "HELIU_PREEMPT_WAITING must be 1 or more, and the seconds of HELIU_PREEMPT_ 0 or more",
+            param="HELIU_PREEMPT_WAITING",
+        )
+    _ = settings.preempt_rules
     _ = (settings.allowed_upstreams, settings.allowed_sources, settings.allowed_folders)
     if any(len(secret) < 16 for secret in settings.secret_keys):
         raise ConfigurationError(

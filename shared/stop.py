@@ -11,6 +11,7 @@ class Stop(StrEnum):
     CANCEL = "cancel"
     PAUSE = "pause"
     DRAIN = "drain"
+    PREEMPT = "preempt"
     LOST = "lost"
     TIME_LIMIT = "time_limit"
     STALLED = "stalled"

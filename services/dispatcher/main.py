@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from services.dispatcher import repository
 from services.dispatcher.deliver import Deliverer
+from services.dispatcher.preempt import Preemptor, Thresholds
 from services.dispatcher.relay import ring_where_needed
 from services.dispatcher.schedules import fire_due
 from shared import job_requests, job_store
@@ -29,11 +30,12 @@ REAP_S = 1.0
 DELIVER_S = 0.5
 SLOTS_S = 2.0
 SCHEDULES_S = 1.0
+PREEMPT_S = 0.5
 KEEP_WORKERS = timedelta(days=1)
 
 
 class Dispatcher:
-    """Relay, reaper and webhooks, each in a loop of its own, so that a Redis that hangs stops no reaping."""
+    """Each of its works in a loop of its own, so that a Redis that hangs stops no reaping."""
 
     def __init__(self, platform: Platform, publisher: Publisher, stop: threading.Event) -> None:
         self._platform = platform
@@ -81,6 +83,14 @@ class Dispatcher:
     def run_schedules(self) -> None:
         self._every(SCHEDULES_S, self.fire_schedules)
 
+    def run_preemption(self) -> None:
+        settings = self._platform.settings
+        thresholds = Thresholds(
+            settings.preempt_waiting, settings.preempt_seconds, settings.preempt_calm_seconds
+        )
+        preemptor = Preemptor(self._platform.db, self._publisher, settings.preempt_rules, thresholds)
+        self._every(PREEMPT_S, preemptor.look)
+
     def run_deliveries(self) -> None:
         settings = self._platform.settings
         client = OutboundClient(
@@ -116,7 +126,13 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     dispatcher = Dispatcher(platform, publisher, stop)
-    loops = (dispatcher.run_relay, dispatcher.run_reaper, dispatcher.run_deliveries, dispatcher.run_schedules)
+    loops = (
+        dispatcher.run_relay,
+        dispatcher.run_reaper,
+        dispatcher.run_deliveries,
+        dispatcher.run_schedules,
+        dispatcher.run_preemption,
+    )
     threads = [threading.Thread(target=loop, name=loop.__name__) for loop in loops]
     for thread in threads:
         thread.start()

@@ -24,16 +24,19 @@ def submit(
     metadata: dict[str, str] | None = None,
     window: timedelta | None = None,
     priority: int = 0,
+    preemptible: bool = False,
     queue: str | None = None,
+    job_id: str | None = None,
 ) -> Job:
     """The accepted job, or the one that stands for the same request.
 
     `make` resolves names and builds the contract inside the transaction, as the caller's tenant; it may run again.
-    The job expires when `window` has passed. Its queue is the contract's unless another is given. Raises what `make`
-    raises, and InvalidInput for an idempotency key with another body.
+    What is `preemptible` may be asked to give its worker up. The job expires when `window` has passed. Its queue is
+    the contract's unless another is given, and its id a new one unless `make` writes rows that name it. Raises what
+    `make` raises, and InvalidInput for an idempotency key with another body.
     """
     caller = incoming.caller
-    job_id = new_id(kind.id_prefix)
+    job_id = job_id or new_id(kind.id_prefix)
     first = True
 
     def once() -> tuple[Job, bool]:
@@ -61,6 +64,7 @@ def submit(
                 queue=queue or contract.queue_for(gateway.settings.pool),
                 payload=contract.dump(),
                 priority=priority,
+                preemptible=preemptible,
                 max_attempts=contract.max_attempts,
                 max_crashes=contract.max_crashes,
                 time_limit_s=contract.time_limit_s,

@@ -40,7 +40,7 @@ def supervise(
 ) -> Frame:
     """Returns the child's result frame. Raises Stopped, ChildCrashed, or the child's typed error.
 
-    A cancel, pause or drain is passed on and given `grace_s` to reach a checkpoint; a lost lease kills at once.
+    A cancel, pause, drain or preemption is passed on and given `grace_s` to reach a checkpoint; a lost lease kills at once.
     """
     child = Child(module)
     killed: Stop | None = None
@@ -85,7 +85,7 @@ def supervise(
 
 def _ask(child: Child, reason: Stop) -> bool:
     """Ask the child to stop at its next step; False where it shall not be waited for."""
-    if reason not in (Stop.CANCEL, Stop.PAUSE, Stop.DRAIN):
+    if reason not in (Stop.CANCEL, Stop.PAUSE, Stop.DRAIN, Stop.PREEMPT):
         return False
     try:
         child.send({"op": "stop", "reason": reason.value})

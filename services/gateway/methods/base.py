@@ -16,10 +16,38 @@ from shared.contracts.training import DataRef
 from shared.db import Connection
 
 
-class TrainingBody(Body):
-    """Each subclass adds a literal `type`, its own fields and `hyperparameters`."""
+class MethodBody(Body):
+    """Each way of training adds a literal `type`, its own fields and `hyperparameters`."""
 
     kind: ClassVar[type[JobContract]]
+
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="The same seed, data and settings give the same model."
+    )
+    metadata: Metadata | None = Field(
+        default=None, description="Up to 16 of the caller's own labels; lists can be narrowed by them."
+    )
+
+    priority: int = Field(
+        0, ge=-100, le=100, description="Of your own jobs the one of the highest priority starts first."
+    )
+    preemptible: bool | None = Field(
+        default=None,
+        description="Whether the job may be asked to stop at a checkpoint, and goes on later, when one of yours of a "
+        "higher priority finds no worker or live requests need the machine; by default where `priority` is below 0.",
+    )
+
+    @property
+    def may_be_preempted(self) -> bool:
+        return self.priority < 0 if self.preemptible is None else self.preemptible
+
+    @abstractmethod
+    def contract(self, connection: Connection, tenant: UUID) -> JobContract:
+        """The job, with every name resolved to content as this tenant. Raises what `resolve` raises."""
+
+
+class TrainingBody(MethodBody):
+    """A way of training that learns from one file or version."""
 
     training_file: str = Field(
         min_length=1,
@@ -33,16 +61,6 @@ class TrainingBody(Body):
         max_length=256,
         description="Held-out rows, named as `training_file` is; a dataset version has its own validation split.",
     )
-    seed: int = Field(
-        0, ge=0, le=2**31 - 1, description="The same seed, data and settings give the same model."
-    )
-    metadata: Metadata | None = Field(
-        default=None, description="Up to 16 of the caller's own labels; lists can be narrowed by them."
-    )
-
-    @abstractmethod
-    def contract(self, connection: Connection, tenant: UUID) -> JobContract:
-        """The job, with every name resolved to content as this tenant. Raises what `resolve` raises."""
 
     def training(self, connection: Connection, tenant: UUID) -> DataRef:
         return resolve.data_ref(connection, tenant, self.training_file, param="training_file")

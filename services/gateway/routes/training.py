@@ -43,6 +43,8 @@ def create(
             body.kind,
             lambda connection: body.contract(connection, tenant),
             metadata=body.metadata,
+            priority=body.priority,
+            preemptible=body.may_be_preempted,
         )
     )
 
