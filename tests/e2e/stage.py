@@ -254,6 +254,7 @@ def open_stage(database_url: str, redis_url: str) -> Iterator[Stage]:
         "HELIU_WEBHOOK_ALLOW_PRIVATE": "on",
         "HELIU_SHARD_ROWS": "16",
         "HELIU_UPSTREAM_HOSTS": "127.0.0.1",
+        "HELIU_SOURCE_FOLDERS": str(SAMPLES.parent),
         "HELIU_LIVE_DEADLINE_SECONDS": str(PATIENCE_S),
         # Who is killed here is started again under its name and gives its leases back at once. Short ones would
         # only add a crash where a busy machine keeps a heartbeat waiting.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared import semconv
-from tests.e2e.stage import Stage
+from tests.e2e.stage import SAMPLES, Stage
 from tests.e2e.topology import FLOWS, SERVICES, disconnected, missing_edges
 
 pytestmark = pytest.mark.timeout(900)
@@ -38,10 +38,22 @@ def traces(stage: Stage) -> dict[str, str]:
     evaluation = stage.post(
         "/v1/evaluations", {"model": stage.tuned, "dataset_version": stage.version, "limit": 4}
     )
+    orders = {"kind": "files", "path": str(SAMPLES)}
+    stage.post("/v1/sources", {"name": "traced", "connection": orders, "test": False})
+    sync = stage.post("/v1/sources/traced/syncs")
+    lines = stage.upload("orders.jsonl", b'{"id": 1}\n{"id": 2}\n', "user_data")
+    keys = {"keys": [{"input": "orders", "columns": ["id"]}]}
+    check = stage.post("/v1/checks", {"inputs": [{"name": "orders", "file_id": lines}], "checks": keys})
+    store = stage.post("/v1/vector_stores", {"embedding_model": stage.base})["id"]
+    text = stage.upload("refunds.txt", "退款三天到账。".encode(), "user_data")
+    with stage.http() as http:
+        added = http.post(f"/v1/vector_stores/{store}/files", json={"file_id": text})
+    assert added.status_code == 200, added.text
+    client.vector_stores.files.poll(text, vector_store_id=store, poll_interval_ms=200)
     with stage.http() as http:
         preview = http.get(f"/v1/datasets/service/versions/{stage.version}/rows", params={"limit": 3})
     assert len(preview.json()["data"]) == 3
-    for job in (batch.id, noop["id"], evaluation["id"], later["id"]):
+    for job in (sync["id"], check["id"], batch.id, noop["id"], evaluation["id"], later["id"]):
         stage.succeeded(job)
     return {
         **stage.traces,
@@ -51,6 +63,9 @@ def traces(stage: Stage) -> dict[str, str]:
         "batch": str(batch.model_dump()["trace_id"]),
         "noop": noop["trace_id"],
         "evaluation": evaluation["trace_id"],
+        "sync": sync["trace_id"],
+        "check": check["trace_id"],
+        "index": added.headers["x-trace-id"],
         "preview": preview.headers["x-trace-id"],
     }
 

@@ -105,6 +105,7 @@ ASKED = Node(
     "chat *",
     (semconv.GEN_AI_REQUEST_MODEL, semconv.GEN_AI_OUTPUT_TOKENS, semconv.SERVER_ADDRESS),
 )
+FILES_ROUTE = "/v1/vector_stores/{vector_store_id}/files"
 LIVE_QUEUE, BATCH_QUEUE = "inference.*.live", "inference.*.batch"
 
 EDGES: tuple[Edge, ...] = (
@@ -123,6 +124,11 @@ EDGES: tuple[Edge, ...] = (
         for part in ("queue", "prefill", "decode")
     ),
     *durable("data", "/v1/datasets*", "data", "data_governance", "data.build", "data.store"),
+    *durable("sync", "/v1/sources/{name}/syncs", "data.sync", "data_governance", "data.sync"),
+    *durable("check", "/v1/checks", "data.check", "data_governance", "data.check"),
+    *durable("index", FILES_ROUTE, "data.index", "data_governance", "retrieval.chunk", "retrieval.index"),
+    # The texts of a file are given their vectors where the model is.
+    Edge("index", process("data_governance", "data.index"), process("inference", BATCH_QUEUE)),
     *live("preview", ROWS_ROUTE, "data.live", "data_governance"),
     Edge("preview", process("data_governance", "data.live"), inside("data_governance", "data.preview")),
     *durable(
