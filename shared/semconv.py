@@ -19,6 +19,10 @@ USAGE_ESTIMATED: Final = "heliu.usage.estimated"
 
 TASK: Final = "heliu.task.name"
 TASK_VERSION: Final = "heliu.task.version"
+SEARCH: Final = "heliu.search.id"
+TRIAL: Final = "heliu.search.trial"
+REGISTRY: Final = "heliu.registry.name"
+REGISTRY_VERSION: Final = "heliu.registry.version"
 GUARD_REFUSED: Final = "heliu.guard.refused_by"
 GUARD_MASKED: Final = "heliu.guard.masked"
 

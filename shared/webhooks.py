@@ -17,16 +17,26 @@ from shared.errors import InvalidInput
 from shared.jobs import Job, Status, new_id
 
 _FINE_TUNING = {Status.SUCCEEDED: "succeeded", Status.CANCELLED: "cancelled"}
+_EVAL = {Status.SUCCEEDED: "succeeded", Status.CANCELLED: "canceled"}
 _BATCH = {Status.SUCCEEDED: "completed", Status.CANCELLED: "cancelled", Status.EXPIRED: "expired"}
 
 EVENT_TYPES = frozenset(
     {f"fine_tuning.job.{end}" for end in ("succeeded", "failed", "cancelled")}
+    | {f"eval.run.{end}" for end in ("succeeded", "failed", "canceled")}
     | {f"batch.{end}" for end in ("completed", "failed", "cancelled", "expired")}
     | {
         f"job.{end.value}"
         for end in (Status.SUCCEEDED, Status.FAILED, Status.DEAD, Status.CANCELLED, Status.EXPIRED)
     }
     | {"alert.raised", "alert.resolved"}
+    | {
+        f"model.{said}"
+        for said in (
+            *("registered", "staged", "archived", "promoted", "promotion_blocked", "rolled_back", "deleted"),
+            *("canary_started", "canary_ended", "gates_changed", "check_waived"),
+            *("approval_requested", "approval_refused"),
+        )
+    }
 )
 
 
@@ -36,6 +46,8 @@ def event_type(job: Job) -> str:
         return f"fine_tuning.job.{_FINE_TUNING.get(job.state, 'failed')}"
     if job.kind == "inference.batch":
         return f"batch.{_BATCH.get(job.state, 'failed')}"
+    if job.kind == "eval.run":
+        return f"eval.run.{_EVAL.get(job.state, 'failed')}"
     return f"job.{job.state.value}"
 
 

@@ -17,11 +17,11 @@ from anyio import to_thread
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from services.gateway import repository_chats, shapes, sse
+from services.gateway import registered, repository_chats, shapes, sse
 from services.gateway.answers import Answer
 from services.gateway.auth import Caller
 from services.gateway.bodies import Incoming
-from services.gateway.completions import call_of, resolve_marked
+from services.gateway.completions import call_of, resolve_marked, shown_as
 from services.gateway.context import Gateway
 from services.gateway.delivery import Delivery, labels
 from services.gateway.following import Follower, Gap
@@ -128,18 +128,20 @@ def _contract(
     request: Request, gateway: Gateway, endpoint: str, asked: CompletionRequest | TaskCall
 ) -> ChatJob:
     caller: Caller = request.state.caller
-    version, task, shown = None, None, ""
+    version, task = None, None
     if isinstance(asked, TaskCall):
         version, asked = prepare(request, gateway, asked)
         task = TaskUsed(id=version.id, name=version.name, version=version.version)
-        shown = f"task:{version.label}"
-    ref, marking = resolve_marked(gateway, caller, asked, endpoint, version)
+    key = asked.user or request.state.request_id
+    ref, marking, used = resolve_marked(gateway, caller, asked, endpoint, version, key)
+    request.state.span.set_all(registered.attributes(used))
     return ChatJob(
         endpoint=endpoint,
         call=_settled(call_of(asked, ref)),
-        shown=shown or asked.model,
+        shown=shown_as(asked, version, used),
         include_usage=asked.include_usage,
         task=task,
+        release=used,
         marking=marking,
     )
 

@@ -10,7 +10,7 @@ from anyio import CancelScope, to_thread
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from services.gateway import repository_marking, resolve, sse
+from services.gateway import registered, repository_marking, resolve, sse
 from services.gateway.answers import Answer
 from services.gateway.auth import Caller
 from services.gateway.context import Gateway
@@ -21,6 +21,7 @@ from services.gateway.places import Chunks
 from services.gateway.resumable import Resumable, about
 from shared.contracts.inference import Completion, CompletionRequest, Generate, ModelRef
 from shared.contracts.marking import Marking
+from shared.contracts.model_registry import ReleaseUsed
 from shared.errors import HeliuError
 from shared.kept import Keep
 from shared.streams import Entry
@@ -49,16 +50,19 @@ async def complete(
     A `resumable` stream is made on when its client has gone; the header Content-Location says where it is taken up.
     """
     caller: Caller = request.state.caller
-    ref, marking = await to_thread.run_sync(resolve_marked, gateway, caller, asked, endpoint, task)
-    answer = Answer(endpoint, f"task:{task.label}" if task else asked.model, asked.include_usage)
+    key = asked.user or request.state.request_id
+    ref, marking, used = await to_thread.run_sync(resolve_marked, gateway, caller, asked, endpoint, task, key)
+    answer = Answer(endpoint, shown_as(asked, task, used), asked.include_usage)
     answer.sources = sources
     # What its task always says where it finds nothing was written by a person.
     answer.marking = marking if said is None else None
     guarded = (
         Guarded(task.spec.guards.output, asked.n) if task and not task.spec.guards.output.empty else None
     )
-    ledger = Ledger(gateway, request, answer, ref, task, guarded)
+    ledger = Ledger(gateway, request, answer, ref, task, guarded, used)
+    request.state.span.set_all(registered.attributes(used))
     headers = {"x-heliu-task-version": task.label} if task else {}
+    headers |= registered.headers(used)
     accept_s, keep = gateway.settings.live_deadline_seconds, None
     if resumable:
         guard = task.spec.guards.output if task and guarded else None
@@ -115,15 +119,28 @@ def call_of(asked: CompletionRequest, ref: ModelRef) -> Generate:
     return Generate(model=ref, **{name: getattr(asked, name) for name in Completion.model_fields})
 
 
+def shown_as(asked: CompletionRequest, task: TaskVersion | None, used: ReleaseUsed | None) -> str:
+    """The model as the answer names it: with the version of a task or of a registered model."""
+    if task is not None:
+        return f"task:{task.label}"
+    return used.model if used is not None else asked.model
+
+
 def resolve_marked(
-    gateway: Gateway, caller: Caller, asked: CompletionRequest, endpoint: str, task: TaskVersion | None
-) -> tuple[ModelRef, Marking | None]:
-    """The caller's model, if the caller has tokens left, and how its answer is to be marked."""
+    gateway: Gateway,
+    caller: Caller,
+    asked: CompletionRequest,
+    endpoint: str,
+    task: TaskVersion | None,
+    key: str,
+) -> tuple[ModelRef, Marking | None, ReleaseUsed | None]:
+    """The caller's model, if the caller has tokens left, how its answer is to be marked, and the version of a
+    registered model that it is."""
     gateway.limiter.check_tokens(caller)
     with gateway.db.transaction(caller.tenant) as connection:
-        ref = resolve.served(resolve.model_row(connection, caller.tenant, asked.model), endpoint)
+        ref, used = resolve.called(connection, caller.tenant, asked.model, endpoint, key)
         marking = repository_marking.marking_for(connection, caller.tenant, task.name if task else None)
-    return ref, fitting(marking, asked)
+    return ref, fitting(marking, asked), used
 
 
 async def _first(entries: AsyncIterator[Entry]) -> Entry | None:

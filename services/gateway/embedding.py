@@ -17,12 +17,12 @@ from shared.live_client import last_entry
 
 async def embed(request: Request, gateway: Gateway, asked: EmbeddingRequest) -> Response:
     """Answer a checked request for embeddings; leaves one usage row, however it ends."""
-    ref = await metered.resolved(request, gateway, asked.model, EMBEDDINGS)
-    call = Embed(model=ref, inputs=asked.inputs, dimensions=asked.dimensions)
-    found = await metered.collect(request, gateway, call, EMBEDDINGS, "vectors")
+    called = await metered.resolved(request, gateway, asked.model, EMBEDDINGS, asked.user)
+    call = Embed(model=called.ref, inputs=asked.inputs, dimensions=asked.dimensions)
+    found = await metered.collect(request, gateway, call, EMBEDDINGS, "vectors", called.used)
 
     def answer() -> Response:
-        body = embeddings(asked.model, found.rows, found.tokens, asked.encoding_format)
+        body = embeddings(called.shown, found.rows, found.tokens, asked.encoding_format)
         return JSONResponse(body, headers=found.headers)
 
     # Some hundred thousand numbers would hold up every stream that this loop serves.
@@ -31,14 +31,16 @@ async def embed(request: Request, gateway: Gateway, asked: EmbeddingRequest) -> 
 
 async def tokenize(request: Request, gateway: Gateway, asked: TokenizeRequest) -> Response:
     """Tokens of a text or a chat."""
-    ref = await metered.resolved(request, gateway, asked.model, tokens.TOKENIZE)
-    done = await sse.unless_gone(request, last_entry(questions.entries(request, gateway, asked.of(ref))))
+    called = await metered.resolved(request, gateway, asked.model, tokens.TOKENIZE)
+    call = asked.of(called.ref)
+    done = await sse.unless_gone(request, last_entry(questions.entries(request, gateway, call)))
     told = done.data
     return JSONResponse(tokens.tokenized(told["tokens"], told["texts"], told["context"]))
 
 
 async def detokenize(request: Request, gateway: Gateway, asked: DetokenizeRequest) -> Response:
     """The text of tokens."""
-    ref = await metered.resolved(request, gateway, asked.model, tokens.DETOKENIZE)
-    done = await sse.unless_gone(request, last_entry(questions.entries(request, gateway, asked.of(ref))))
+    called = await metered.resolved(request, gateway, asked.model, tokens.DETOKENIZE)
+    call = asked.of(called.ref)
+    done = await sse.unless_gone(request, last_entry(questions.entries(request, gateway, call)))
     return JSONResponse(tokens.detokenized(done.data["text"]))

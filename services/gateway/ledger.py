@@ -16,6 +16,7 @@ from services.gateway.guarded import Guarded
 from services.gateway.usage import UsageRow
 from shared import semconv
 from shared.contracts.inference import ModelRef
+from shared.contracts.model_registry import ReleaseUsed
 from shared.task.bind import TaskVersion
 
 
@@ -30,6 +31,7 @@ class Ledger:
         ref: ModelRef,
         task: TaskVersion | None,
         guarded: Guarded | None,
+        used: ReleaseUsed | None = None,
     ) -> None:
         state = request.state
         caller: Caller = state.caller
@@ -37,7 +39,7 @@ class Ledger:
         self._span = state.span
         self._answer = answer
         self._guarded = guarded
-        self._metadata = task.metadata if task else {}
+        self._metadata = (task.metadata if task else {}) | (used.metadata if used else {})
         self._row = UsageRow(
             tenant_id=caller.tenant,
             api_key_id=caller.key_id,

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anyio import to_thread
 from fastapi import Request
 
-from services.gateway import questions, resolve, sse
+from services.gateway import questions, registered, resolve, sse
 from services.gateway.auth import Caller
 from services.gateway.context import Gateway
 from services.gateway.usage import UsageRow
 from shared import semconv
 from shared.contracts.inference import ModelCall, ModelRef
+from shared.contracts.model_registry import ReleaseUsed
 from shared.errors import HeliuError
 from shared.streams import Entry
 
@@ -29,31 +31,59 @@ class Results:
     headers: dict[str, str]
 
 
-async def resolved(request: Request, gateway: Gateway, model: str, endpoint: str) -> ModelRef:
+@dataclass(frozen=True)
+class Called:
+    """The model that answers, and the version of a registered name that it is."""
+
+    ref: ModelRef
+    name: str
+    used: ReleaseUsed | None
+
+    @property
+    def shown(self) -> str:
+        """The model as the answer names it."""
+        return self.used.model if self.used is not None else self.name
+
+
+async def resolved(
+    request: Request, gateway: Gateway, model: str, endpoint: str, user: str | None = None
+) -> Called:
     """The caller's model of this name, if it serves the endpoint and the caller has tokens left."""
     caller: Caller = request.state.caller
+    key = user or request.state.request_id
 
-    def look() -> ModelRef:
+    def look() -> Called:
         gateway.limiter.check_tokens(caller)
         with gateway.db.transaction(caller.tenant) as connection:
-            return resolve.served(resolve.model_row(connection, caller.tenant, model), endpoint)
+            ref, used = resolve.called(connection, caller.tenant, model, endpoint, key)
+        return Called(ref, model, used)
 
-    return await to_thread.run_sync(look)
+    found = await to_thread.run_sync(look)
+    request.state.span.set_all(registered.attributes(found.used))
+    return found
 
 
-async def collect(request: Request, gateway: Gateway, call: ModelCall, endpoint: str, entry: str) -> Results:
+async def collect(
+    request: Request,
+    gateway: Gateway,
+    call: ModelCall,
+    endpoint: str,
+    entry: str,
+    used: ReleaseUsed | None = None,
+) -> Results:
     """The rows of all entries of the type `entry`, which have them under that name."""
     began, tokens, status = time.monotonic(), 0, "error"
     try:
         found = await sse.unless_gone(request, _gather(questions.entries(request, gateway, call), entry))
         tokens, status = found.tokens, "ok"
-        return found
+        return replace(found, headers=found.headers | registered.headers(used))
     except BaseException as exc:
         gone = isinstance(exc, HeliuError) and exc.code == "client_closed_request"
         status = "error" if isinstance(exc, Exception) and not gone else "cancelled"
         raise
     finally:
-        _leave_usage(request, gateway, call.model, endpoint, status, tokens, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        _leave_usage(request, gateway, call.model, used, endpoint, status, tokens, seconds)
 
 
 async def _gather(entries: AsyncIterator[Entry], kind: str) -> Results:
@@ -74,6 +104,7 @@ def _leave_usage(
     request: Request,
     gateway: Gateway,
     model: ModelRef,
+    used: ReleaseUsed | None,
     endpoint: str,
     status: str,
     tokens: int,
@@ -97,5 +128,6 @@ def _leave_usage(
             seconds=seconds,
             first_token_seconds=None,
             trace_id=state.trace_id,
+            metadata=json.dumps(used.metadata if used else {}),
         )
     )

@@ -11,6 +11,10 @@ GET = "SELECT * FROM training.model WHERE tenant_id = %s AND id = %s AND deleted
 
 TAKEN = "SELECT deleted_at FROM training.model WHERE tenant_id = %s AND id = %s"
 
+# Held until the transaction ends: whoever adds a use of it, and whoever deletes it, follow each other.
+HOLD = "SELECT 1 FROM training.model WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL FOR SHARE"
+LOCK = "SELECT 1 FROM training.model WHERE tenant_id = %s AND id = %s FOR UPDATE"
+
 LIST = """
 SELECT * FROM training.model WHERE tenant_id = %s AND deleted_at IS NULL
 ORDER BY created_at DESC, id DESC LIMIT %s"""
@@ -50,6 +54,16 @@ CHECKPOINT = "SELECT 1 FROM training.checkpoint WHERE job_id = %s AND id = %s"
 
 def get_model(connection: Connection, tenant: UUID, name: str) -> Row | None:
     return connection.execute(GET, (tenant, name)).fetchone()
+
+
+def hold(connection: Connection, tenant: UUID, name: str) -> bool:
+    """Keep the model from being deleted until the transaction ends; False where it is gone."""
+    return connection.execute(HOLD, (tenant, name)).fetchone() is not None
+
+
+def lock(connection: Connection, tenant: UUID, name: str) -> None:
+    """Wait for whoever holds it; nobody new does until the transaction ends."""
+    connection.execute(LOCK, (tenant, name))
 
 
 def name_taken(connection: Connection, tenant: UUID, name: str) -> str | None:

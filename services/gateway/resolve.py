@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 from uuid import UUID
 
+from services.gateway import registered as releases
 from services.gateway import (
     repository_datasets,
     repository_files,
@@ -14,6 +15,7 @@ from services.gateway import (
     repository_warehouse,
 )
 from shared.contracts.inference import Endpoint, ModelRef
+from shared.contracts.model_registry import RegisteredRoute, ReleaseUsed, registered_name
 from shared.contracts.serving import check_serves
 from shared.contracts.task import PREFIX, TaskRoute
 from shared.contracts.training import BaseRef, DataRef
@@ -23,11 +25,18 @@ from shared.errors import HeliuError, InvalidInput, NotFound
 
 MAX_BATCH_MODELS = 1000
 MAX_BATCH_TASKS = 1000
+MAX_BATCH_REGISTERED = 1000
 HEADS = ("classifier", "ranker")
 
 
 def model_row(connection: Connection, tenant: UUID, name: str, param: str = "model") -> Row:
-    """The tenant's model of this name; raises NotFound (`model_not_found`) with a near name."""
+    """The tenant's model of this name; raises NotFound (`model_not_found`) with a near name.
+
+    A registered name is its version in production, or the one that it is asked for with.
+    """
+    named = registered_name(name)
+    if named is not None:
+        name, _ = releases.release(connection, tenant, *named, releases.NOBODY, param)
     row = repository_models.get_model(connection, tenant, name)
     if row is None:
         near = difflib.get_close_matches(name, repository_models.model_names(connection, tenant), 1)
@@ -36,6 +45,17 @@ def model_row(connection: Connection, tenant: UUID, name: str, param: str = "mod
             hint = " here; tasks are called through /v1/chat/completions"
         raise NotFound(f"the model {name!r} does not exist{hint}", code="model_not_found", param=param)
     return row
+
+
+def called(
+    connection: Connection, tenant: UUID, name: str, endpoint: str, key: str | None
+) -> tuple[ModelRef, ReleaseUsed | None]:
+    """The model that answers this caller at an endpoint; of a registered name, the version that `key` gets."""
+    used: ReleaseUsed | None = None
+    named = registered_name(name)
+    if named is not None:
+        name, used = releases.release(connection, tenant, *named, key, "model")
+    return served(model_row(connection, tenant, name), endpoint), used
 
 
 def model_ref(row: Row) -> ModelRef:
@@ -79,7 +99,12 @@ def trunk_ref(row: Row) -> BaseRef:
             param="model",
         )
     base, adapter = _parts(row)
-    return BaseRef(model=row["id"], base_artifact=base, adapter_artifact=adapter)
+    return BaseRef(
+        model=row["id"],
+        base_artifact=base,
+        adapter_artifact=adapter,
+        base=row["base_id"] if adapter is not None else None,
+    )
 
 
 def _upstream(row: Row) -> tuple[Endpoint, ...]:
@@ -105,6 +130,11 @@ def batch_tasks(connection: Connection, tenant: UUID) -> dict[str, TaskRoute]:
     return {
         row["name"]: TaskRoute(id=row["id"], weights=tuple((v, w) for v, w in row["weights"])) for row in rows
     }
+
+
+def batch_registered(connection: Connection, tenant: UUID) -> dict[str, RegisteredRoute]:
+    """Every registered model that a row of a batch may name, shared as at this moment."""
+    return releases.batch_routes(connection, tenant, MAX_BATCH_REGISTERED)
 
 
 def file_row(connection: Connection, file_id: str, *, param: str, purpose: str | None = None) -> Row:

@@ -17,13 +17,13 @@ from shared.contracts.rerank import RERANK, check_cut, reranked
 
 async def classify(request: Request, gateway: Gateway, asked: ClassificationRequest) -> Response:
     """Labels of the texts of a checked request."""
-    ref = await metered.resolved(request, gateway, asked.model, CLASSIFICATIONS)
-    call = Classify(model=ref, inputs=asked.inputs, top_k=asked.top_k, truncate=asked.truncate)
-    found = await metered.collect(request, gateway, call, CLASSIFICATIONS, "results")
+    called = await metered.resolved(request, gateway, asked.model, CLASSIFICATIONS, asked.user)
+    call = Classify(model=called.ref, inputs=asked.inputs, top_k=asked.top_k, truncate=asked.truncate)
+    found = await metered.collect(request, gateway, call, CLASSIFICATIONS, "results", called.used)
 
     def answer() -> Response:
         body = classifications(
-            request.state.request_id, asked.model, int(time.time()), found.rows, found.tokens
+            request.state.request_id, called.shown, int(time.time()), found.rows, found.tokens
         )
         return JSONResponse(body, headers=found.headers)
 
@@ -33,9 +33,10 @@ async def classify(request: Request, gateway: Gateway, asked: ClassificationRequ
 
 async def rerank(request: Request, gateway: Gateway, asked: RerankRequest) -> Response:
     """The documents of a checked request, the best first."""
-    ref = await metered.resolved(request, gateway, asked.model, RERANK)
-    check_cut(asked, ref.kind)
-    call = Rerank(model=ref, query=asked.query, documents=asked.documents, truncate=asked.truncate)
-    found = await metered.collect(request, gateway, call, RERANK, "results")
-    body = reranked(request.state.request_id, asked, found.rows, found.tokens)
+    called = await metered.resolved(request, gateway, asked.model, RERANK, asked.user)
+    check_cut(asked, called.ref.kind)
+    call = Rerank(model=called.ref, query=asked.query, documents=asked.documents, truncate=asked.truncate)
+    found = await metered.collect(request, gateway, call, RERANK, "results", called.used)
+    shown = asked.model_copy(update={"model": called.shown})
+    body = reranked(request.state.request_id, shown, found.rows, found.tokens)
     return JSONResponse(body, headers=found.headers)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from services.gateway import repository_models, repository_vector_stores, resolve
 from services.gateway import repository_tasks as repository
+from services.gateway import repository_vector_stores, resolve
 from shared.contracts.answers import CHAT
 from shared.contracts.task import TaskSpec
 from shared.db import Connection, Row
@@ -158,12 +158,14 @@ def _check_model(connection: Connection, tenant: UUID, spec: TaskSpec) -> None:
 def _check_runs(connection: Connection, tenant: UUID, found: Row, number: int) -> None:
     """A version that nobody gets does not keep its model from being deleted."""
     model = version(connection, found, number)["spec"]["model"]
-    if repository_models.get_model(connection, tenant, model) is None:
+    try:
+        resolve.model_row(connection, tenant, model)
+    except NotFound as exc:
         raise Conflict(
             f"version {number} of {found['name']!r} runs on the model {model!r}, which is there no more; add a version "
             "on another",
             param="version",
-        )
+        ) from exc
 
 
 def _route(connection: Connection, tenant: UUID, key: str | None, found: Row, weights: Weights) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from services.inference.task_rows import BatchTasks
+from services.inference.task_rows import BatchTasks, RowRequest
 from shared.contracts import answers
 from shared.contracts.chat import parse_chat
 from shared.contracts.classifications import CLASSIFICATIONS, parse_classification
@@ -19,13 +19,11 @@ from shared.contracts.completions import parse_completion
 from shared.contracts.decoding import check_text
 from shared.contracts.embeddings import EMBEDDINGS, parse_embedding
 from shared.contracts.inference import (
-    ClassificationRequest,
-    CompletionRequest,
-    EmbeddingRequest,
     ModelRef,
     RerankRequest,
 )
 from shared.contracts.json_size import MAX_TOKEN_VALUES, MAX_VALUES, too_many_values
+from shared.contracts.model_registry import ReleaseUsed
 from shared.contracts.rerank import RERANK, check_cut, parse_rerank
 from shared.contracts.serving import check_serves
 from shared.errors import HeliuError, InvalidInput
@@ -37,7 +35,6 @@ MAX_LINE_BYTES = 1024 * 1024
 MAX_ROWS = 50_000
 MAX_ERRORS = 100
 KEYS = frozenset({"custom_id", "method", "url", "body"})
-RowRequest = CompletionRequest | EmbeddingRequest | ClassificationRequest | RerankRequest
 PARSERS: Mapping[str, Callable[[Mapping[str, Any]], RowRequest]] = {
     answers.CHAT: parse_chat,
     answers.TEXT: parse_completion,
@@ -66,6 +63,7 @@ class BatchRow:
     task: TaskVersion | None = None
     refused: Refused | None = None
     sources: Sources | None = None
+    release: ReleaseUsed | None = None
 
     @property
     def said(self) -> str | None:
@@ -103,6 +101,7 @@ class Plan:
     models: tuple[str, ...]
     errors: tuple[LineError, ...]
     tasks: tuple[str, ...] = ()
+    registered: tuple[str, ...] = ()
 
 
 def lines(source: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[Line]:
@@ -168,12 +167,14 @@ def parse_row(content: bytes, endpoint: str, tasks: BatchTasks | None = None) ->
         raise InvalidInput("body must be a JSON object", param="body")
     try:
         bound = tasks.bound(row["body"], custom_id) if tasks and endpoint == answers.CHAT else None
-        request, *of_task = bound or (PARSERS[endpoint](row["body"]), None, None)
+        request: RowRequest
+        request, task, refused, sources = bound or (PARSERS[endpoint](row["body"]), None, None, None)
+        request, release = tasks.release(request, custom_id) if tasks else (request, None)
     except HeliuError as exc:
         raise InvalidInput(exc.message, code=exc.code, param=f"body.{exc.param}") from exc
     if request.stream:
         raise InvalidInput("stream is not allowed in a batch", param="body.stream")
-    return BatchRow(custom_id, request, *of_task)
+    return BatchRow(custom_id, request, task, refused, sources, release)
 
 
 def plan(
@@ -225,7 +226,8 @@ def plan(
     if rows == 0 and not errors:
         errors.append(LineError(None, "empty_file", "the input file has no lines", None))
     used = tuple(sorted(tasks.used)) if tasks else ()
-    return Plan(rows, tuple(shards), tuple(sorted(models)), tuple(errors), used)
+    registered = tuple(sorted(tasks.used_registered)) if tasks else ()
+    return Plan(rows, tuple(shards), tuple(sorted(models)), tuple(errors), used, registered)
 
 
 def _check_row(row: BatchRow, seen: set[bytes], known_models: Container[str]) -> None:

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 
 from services.inference import scores, vectors
 from services.inference.answers import StoredRow, row_error, row_request_id
-from services.inference.batch_input import BatchRow, RowRequest
+from services.inference.batch_input import BatchRow
 from services.inference.choices import Choices, calls
 from services.inference.engine_process import Call, EngineCrashed, EngineProcess
 from services.inference.gathered import Gathered
 from services.inference.scores import Labelled, Ranked
+from services.inference.task_rows import RowRequest
 from services.inference.vectors import Vectors
 from shared.contracts.answers import answer_id, completion
 from shared.contracts.classifications import classifications
@@ -153,12 +154,14 @@ class ShardRun:
     def _answered(self, item: Pending, result: dict[str, Any]) -> StoredRow:
         asked, task = item.row.request, item.row.task
         model, usage, timings = asked.model, result["usage"], result["timings"]
-        metadata = task.metadata if task else {}
+        release = item.row.release
+        metadata = (task.metadata if task else {}) | (release.metadata if release else {})
+        shown = release.model if release else model
         answer: str | None = None
         request_id, tokens = row_request_id(self._batch_id, item.row_no), usage["prompt_tokens"]
         if isinstance(asked, CompletionRequest):
             answer = answer_id(self._endpoint, request_id)
-            shown, choices = model, result["choices"]
+            choices = result["choices"]
             if task is not None:
                 shown = f"task:{task.label}"
                 choices, refused = guard_choices(task.spec.guards.output, choices)
@@ -173,11 +176,13 @@ class ShardRun:
         else:
             seconds = timings["compute_s"]
             if isinstance(asked, EmbeddingRequest):
-                body = embeddings(model, result["vectors"], tokens, asked.encoding_format)
+                body = embeddings(shown, result["vectors"], tokens, asked.encoding_format)
             elif isinstance(asked, RerankRequest):
-                body = reranked(request_id, asked, result["scores"], tokens)
+                body = reranked(
+                    request_id, asked.model_copy(update={"model": shown}), result["scores"], tokens
+                )
             else:
-                body = classifications(request_id, model, int(time.time()), result["results"], tokens)
+                body = classifications(request_id, shown, int(time.time()), result["results"], tokens)
         return StoredRow(
             row_no=item.row_no,
             custom_id=item.row.custom_id,

@@ -1,4 +1,4 @@
-"""The tasks that the rows of a batch name, as they stood when the batch was accepted. Knows no SQL."""
+"""The tasks and registered models that the rows of a batch name, as they stood when it was accepted. Knows no SQL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from shared.contracts.inference import CompletionRequest
+from shared.contracts.inference import (
+    ClassificationRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    RerankRequest,
+)
+from shared.contracts.model_registry import PREFIX, RegisteredRoute, ReleaseUsed, registered_name
 from shared.contracts.retrieval import Found, Question
 from shared.contracts.task import Guard, TaskRoute, TaskSpec
 from shared.errors import InvalidInput
@@ -17,6 +23,7 @@ from shared.task.guards import Refused
 from shared.task.split import choose
 
 Find = Callable[[str, int], Mapping[str, Any] | None]
+RowRequest = CompletionRequest | EmbeddingRequest | ClassificationRequest | RerankRequest
 
 
 class BatchTasks:
@@ -28,6 +35,7 @@ class BatchTasks:
         routes: Mapping[str, TaskRoute],
         find: Find,
         found: Mapping[str, Found] | None = None,
+        registered: Mapping[str, RegisteredRoute] | None = None,
     ) -> None:
         """`found` is by custom_id what rows of tasks with retrieval answer from; without it their questions are
         gathered, and they are bound as if nothing had been found."""
@@ -36,7 +44,9 @@ class BatchTasks:
         self._find = find
         self._known: dict[tuple[str, int], TaskVersion] = {}
         self._found = found
+        self._registered = registered or {}
         self.used: set[str] = set()
+        self.used_registered: set[str] = set()
         self.questions: list[Question] = []
 
     def bound(
@@ -63,6 +73,39 @@ class BatchTasks:
             open_task = replace(task, spec=task.spec.model_copy(update={"guards": guards}))
             none = Sources("", ()) if task.spec.retrieval is not None else None
             return bind(open_task, body, none), task, exc, none
+
+    def release(self, request: RowRequest, custom_id: str) -> tuple[RowRequest, ReleaseUsed | None]:
+        """The request with the model of the version that a registered name is for this row; others as they are."""
+        named = registered_name(request.model)
+        if named is None:
+            return request, None
+        name, number = named
+        route = self._registered.get(name)
+        if route is None:
+            near = difflib.get_close_matches(name, self._registered, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InvalidInput(
+                f"the registered model {name!r} did not exist when the batch was accepted{hint}",
+                code="model_not_found",
+                param="model",
+            )
+        if number is None:
+            if not route.weights:
+                raise InvalidInput(
+                    f"{PREFIX}{name} had no version in production when the batch was accepted",
+                    code="model_not_found",
+                    param="model",
+                )
+            number = choose(route.id, route.weights, request.user or f"{self._batch_id}:{custom_id}")
+        model = route.model_of(number)
+        if model is None:
+            raise InvalidInput(
+                f"the registered model {name!r} has no version {number} that is not archived",
+                code="model_not_found",
+                param="model",
+            )
+        self.used_registered.add(name)
+        return request.model_copy(update={"model": model}), ReleaseUsed(name=name, version=number)
 
     def _sources(self, task: TaskVersion, body: Mapping[str, Any], custom_id: str) -> Sources | None:
         wanted = task.spec.retrieval

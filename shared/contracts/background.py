@@ -11,6 +11,7 @@ from shared.contracts.answers import answer_id
 from shared.contracts.base import JobContract, Message
 from shared.contracts.inference import Generate
 from shared.contracts.marking import Marking
+from shared.contracts.model_registry import ReleaseUsed
 
 
 class TaskUsed(Message):
@@ -34,6 +35,7 @@ class ChatJob(JobContract):
     shown: str
     include_usage: bool = False
     task: TaskUsed | None = None
+    release: ReleaseUsed | None = None
     # As it stood when the chat was accepted; the answer is kept without it, and marked for whoever reads it.
     marking: Marking | None = None
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from shared.contracts.decoding import DecodingBody, check_text, read_body, short
+from shared.contracts.decoding import DecodingBody, check_text, read_body, short, user_of
 from shared.contracts.inference import ChatMessage, CompletionRequest
 from shared.contracts.tools import MAX_TOOLS, CallForm, NamedChoice, ToolForm, read_call, read_tools
 from shared.errors import InvalidInput
@@ -100,6 +100,7 @@ def parse_chat(body: Mapping[str, Any]) -> CompletionRequest:
         )
     return CompletionRequest(
         model=parsed.model,
+        user=user_of(body),
         messages=tuple(_message(index, message) for index, message in enumerate(parsed.messages)),
         n=parsed.n or 1,
         tools=tools,

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from shared.contracts.decoding import ModelBody, check_text, read_body, short
+from shared.contracts.decoding import ModelBody, check_text, read_body, short, user_of
 from shared.contracts.inference import MAX_INPUTS, MAX_TOP_K, ClassificationRequest
 from shared.errors import InvalidInput
 
@@ -30,6 +30,7 @@ def parse_classification(body: Mapping[str, Any]) -> ClassificationRequest:
     parsed = read_body(ClassificationBody, body)
     return ClassificationRequest(
         model=parsed.model,
+        user=user_of(body),
         inputs=(_text(parsed.input, "input"),)
         if isinstance(parsed.input, str)
         else texts(parsed.input, "input", MAX_INPUTS),

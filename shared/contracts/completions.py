@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from shared.contracts.decoding import DecodingBody, check_text, read_body
+from shared.contracts.decoding import DecodingBody, check_text, read_body, user_of
 from shared.contracts.inference import MAX_CHOICES, MAX_PROMPTS, CompletionRequest
 from shared.errors import InvalidInput
 
@@ -41,6 +41,7 @@ def parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
         )
     return CompletionRequest(
         model=parsed.model,
+        user=user_of(body),
         prompts=prompts,
         n=parsed.n or 1,
         # OpenAI's default; a text has no turn that ends.

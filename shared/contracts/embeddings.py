@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from shared.contracts.decoding import ModelBody, check_text, read_body, short
+from shared.contracts.decoding import ModelBody, check_text, read_body, short, user_of
 from shared.contracts.inference import MAX_INPUTS, EmbeddingRequest
 from shared.errors import InvalidInput
 
@@ -33,6 +33,7 @@ def parse_embedding(body: Mapping[str, Any]) -> EmbeddingRequest:
     parsed = read_body(EmbeddingBody, body)
     return EmbeddingRequest(
         model=parsed.model,
+        user=user_of(body),
         inputs=_inputs(parsed.input),
         dimensions=parsed.dimensions,
         encoding_format=parsed.encoding_format or "float",

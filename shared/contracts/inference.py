@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from shared.contracts.base import JobContract, LiveCall, Message
+from shared.contracts.model_registry import RegisteredRoute
 from shared.contracts.models import Kind
 from shared.contracts.task import TaskRoute
 
@@ -132,6 +133,8 @@ class CompletionRequest(Completion):
     model: str
     stream: bool
     include_usage: bool
+    # Whom the client asks for, where it says so: one user always gets the same version.
+    user: str | None = None
 
 
 def live_queue(pool: str, base: str) -> str:
@@ -183,6 +186,7 @@ class EmbeddingRequest(Embedding):
     model: str
     encoding_format: Literal["float", "base64"] = "float"
     stream: Literal[False] = False
+    user: str | None = None
 
 
 class Embed(ModelCall, Embedding):
@@ -205,6 +209,7 @@ class ClassificationRequest(Classification):
 
     model: str
     stream: Literal[False] = False
+    user: str | None = None
 
 
 class Classify(ModelCall, Classification):
@@ -228,6 +233,7 @@ class RerankRequest(Reranking):
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = True
     stream: Literal[False] = False
+    user: str | None = None
 
 
 class Rerank(ModelCall, Reranking):
@@ -277,6 +283,7 @@ class Batch(JobContract):
     models: dict[str, ModelRef]
     # By name, as they stood when the batch was accepted.
     tasks: dict[str, TaskRoute] = Field(default_factory=dict)
+    registered: dict[str, RegisteredRoute] = Field(default_factory=dict)
     pool: str = "default"
 
 
@@ -292,6 +299,7 @@ class BatchShard(JobContract):
     endpoint: Endpoint
     models: dict[str, ModelRef]
     tasks: dict[str, TaskRoute] = Field(default_factory=dict)
+    registered: dict[str, RegisteredRoute] = Field(default_factory=dict)
     # What was found for rows whose tasks answer from a vector store: an artifact, as of `FindPassages`.
     passages: str | None = None
     first: int = Field(ge=0)

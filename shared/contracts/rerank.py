@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from shared.contracts.classifications import texts, truncation
-from shared.contracts.decoding import ModelBody, check_text, read_body, short
+from shared.contracts.decoding import ModelBody, check_text, read_body, short, user_of
 from shared.contracts.inference import MAX_DOCUMENTS, RerankRequest
 from shared.errors import InvalidInput
 
@@ -36,6 +36,7 @@ def parse_rerank(body: Mapping[str, Any]) -> RerankRequest:
         raise InvalidInput(f"documents must be a list of texts, got {short(given)}", param="documents")
     return RerankRequest(
         model=parsed.model,
+        user=user_of(body),
         query=parsed.query,
         documents=texts([_plain(document) for document in given], "documents", MAX_DOCUMENTS),
         top_n=parsed.top_n,

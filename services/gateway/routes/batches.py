@@ -74,6 +74,7 @@ def create(
             completion_window=body.completion_window,
             models=resolve.batch_models(connection, tenant),
             tasks=resolve.batch_tasks(connection, tenant) if body.endpoint == CHAT else {},
+            registered=resolve.batch_registered(connection, tenant),
             pool=gateway.settings.pool,
         )
 

@@ -8,7 +8,13 @@ from uuid import UUID
 from fastapi import APIRouter, Depends
 from pydantic import Field, model_validator
 
-from services.gateway import repository_blobs, repository_models, repository_upstreams, shapes
+from services.gateway import (
+    repository_blobs,
+    repository_models,
+    repository_registry,
+    repository_upstreams,
+    shapes,
+)
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
@@ -16,6 +22,7 @@ from services.gateway.metadata import Metadata
 from services.gateway.pages import listing
 from services.gateway.resolve import model_row
 from services.gateway.submission import submit
+from shared.contracts.model_registry import registered_name
 from shared.contracts.models import (
     ADAPTER_CONFIG,
     HUB_ID,
@@ -126,7 +133,7 @@ def _base(connection: Connection, caller: CallerDep, name: str) -> BaseModelRef:
     row = model_row(connection, caller.tenant, name, "base")
     if row["kind"] != "base":
         raise InvalidInput(f"{name!r} is of kind {row['kind']!r}; an adapter stands on a base", param="base")
-    return BaseModelRef(model=name, artifact=row["artifact"])
+    return BaseModelRef(model=row["id"], artifact=row["artifact"])
 
 
 @router.get("/v1/models", summary="List models")
@@ -146,8 +153,12 @@ def retrieve(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, An
 
 @router.delete("/v1/models/{model}", summary="Delete a model")
 def delete(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """Refused while adapters, tasks or unfinished jobs need it. Else the name is gone; answers being made end as they
-    began."""
+    """Refused while adapters, tasks, registered versions or unfinished jobs need it. Else the name is gone; answers
+    being made end as they began."""
+    if registered_name(model) is not None:
+        raise InvalidInput(
+            f"{model!r} is a registered name; DELETE /v1/registry/NAME takes that away", param="model"
+        )
     with gateway.db.transaction(caller.tenant) as connection:
         row = model_row(connection, caller.tenant, model)
         if row["kind"] == "upstream" and not caller.is_operator:
@@ -163,11 +174,17 @@ def delete(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]
 
 
 def check_unused(connection: Connection, tenant: UUID, model: str) -> None:
-    """Raise Conflict (`model_in_use`) for a model that adapters, tasks or jobs need."""
+    """Raise Conflict (`model_in_use`) for a model that adapters, tasks, registered versions or jobs need.
+
+    Nothing new comes to need it until the transaction ends.
+    """
+    repository_models.lock(connection, tenant, model)
     adapters = repository_models.adapters_of(connection, tenant, model, NAMED + 1)
     jobs = repository_models.jobs_with(connection, tenant, model, NAMED + 1)
     tasks = repository_models.tasks_with(connection, tenant, model, NAMED + 1)
+    versions = repository_registry.needing(connection, tenant, model, NAMED + 1)
     users = [
+        _few("registered versions", versions),
         _few("adapters", adapters),
         _few("tasks", tasks),
         _few("jobs", [f"{job['id']} ({job['kind']})" for job in jobs]),

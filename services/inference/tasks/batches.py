@@ -29,7 +29,6 @@ from shared.contracts.inference import (
     rows_queue,
 )
 from shared.contracts.retrieval import FindPassages, Found, Question
-from shared.contracts.task import TaskRoute
 from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput
 from shared.job_context import JobContext, Outcome, Waiting
@@ -53,7 +52,7 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
     found = _found(platform, passages) if passages else None
     with platform.tracing.span("batch.plan", parent=ctx.span.traceparent) as span:
         with platform.artifacts.open(job.artifact) as source:
-            rows, named = platform.settings.shard_rows, _tasks(platform, ctx, ctx.job.id, job.tasks, found)
+            rows, named = platform.settings.shard_rows, _tasks(platform, ctx, ctx.job.id, job, found)
             planned = plan(source, job.endpoint, job.models, rows, named)
         span.set(rows=planned.rows, shards=len(planned.shards), errors=len(planned.errors))
     if planned.errors:
@@ -79,6 +78,7 @@ def batch(platform: Platform, ctx: JobContext, job: Batch) -> Outcome | Waiting:
             endpoint=job.endpoint,
             models=models,
             tasks={name: job.tasks[name] for name in planned.tasks},
+            registered={name: job.registered[name] for name in planned.registered},
             passages=passages,
             first=shard.first,
             count=shard.count,
@@ -153,7 +153,7 @@ def shard(platform: Platform, engine: EngineProcess, ctx: JobContext, job: Batch
         markings = repository.markings(connection, ctx.job.tenant_id)
     pending, refused = [], []
     found = _found_of(platform, job) if job.passages else None
-    named = _tasks(platform, ctx, job.batch_id, job.tasks, found)
+    named = _tasks(platform, ctx, job.batch_id, job, found)
     with platform.artifacts.open(job.artifact) as source:
         for offset, line in enumerate(lines(source, job.start, job.end)):
             number = job.first + offset
@@ -225,7 +225,7 @@ def _tasks(
     platform: Platform,
     ctx: JobContext,
     batch_id: str,
-    routes: Mapping[str, TaskRoute],
+    job: Batch | BatchShard,
     found: Mapping[str, Found] | None = None,
 ) -> BatchTasks:
     def find(task_id: str, version: int) -> dict[str, Any] | None:
@@ -233,7 +233,7 @@ def _tasks(
         with platform.db.transaction(ctx.job.tenant_id) as connection:
             return repository.task_spec(connection, task_id, version)
 
-    return BatchTasks(batch_id, routes, find, found)
+    return BatchTasks(batch_id, job.tasks, find, found, job.registered)
 
 
 def _finalize(platform: Platform, ctx: JobContext, job: Batch) -> Outcome:
@@ -296,7 +296,7 @@ def _finalize(platform: Platform, ctx: JobContext, job: Batch) -> Outcome:
 def _fill_gaps(platform: Platform, ctx: JobContext, job: Batch, ended_as: Status) -> None:
     with ctx.transaction() as connection:
         unfinished = list(repository.unfinished_shards(connection, ctx.job.id))
-    named = _tasks(platform, ctx, ctx.job.id, job.tasks)
+    named = _tasks(platform, ctx, ctx.job.id, job)
     for payload, error, state in unfinished:
         part = BatchShard.model_validate(payload)
         code, message = UNANSWERED.get(

@@ -54,6 +54,7 @@ def chat(
 ) -> Outcome:
     """Answer, from the beginning whenever it is run: the reader's side passes over what is said again."""
     guard, metadata = _task(platform, ctx, job)
+    metadata |= job.release.metadata if job.release else {}
     telling = _Telling(kept.open(ctx.job.id, ctx.job.epoch), guard)
     began_ns = time.time_ns()
     try:

@@ -116,7 +116,14 @@ def test_what_is_not_served_is_refused_by_name_unless_it_asks_for_nothing(name: 
 
 @pytest.mark.parametrize("name", sorted(ABOUT))
 def test_what_is_said_about_the_request_changes_nothing(name: str) -> None:
-    assert parse_chat(body(**{name: "anything"})) == parse_chat(body())
+    said = parse_chat(body(**{name: "anything"}))
+    assert said.model_copy(update={"user": None}) == parse_chat(body())
+
+
+def test_whom_a_request_is_for_is_kept_whatever_its_characters() -> None:
+    said = {user: parse_chat(body(user=user)).user for user in ("ann", "\ud800", "")}
+    assert said == {"ann": "ann", "\ud800": "\\ud800", "": None}
+    assert parse_chat(body(user=7)).user is None
 
 
 def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
