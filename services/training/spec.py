@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shared.contracts.heads import HeadChoice
 from shared.errors import InvalidInput
 
-Kind = Literal["pretrain", "sft", "dpo", "evaluate", "head", "encoder"]
+Kind = Literal["pretrain", "sft", "dpo", "evaluate", "head", "encoder", "multi_task"]
 
 
 class DataPaths(BaseModel):
@@ -20,6 +20,18 @@ class DataPaths(BaseModel):
 
     train: tuple[Path, ...] = ()
     validation: tuple[Path, ...] = ()
+
+
+class PartSpec(BaseModel):
+    """One task of several on a trunk. `settings` are what its loss asks for, by name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    choice: HeadChoice
+    weight: float = Field(default=1.0, gt=0)
+    settings: dict[str, float] = Field(default_factory=dict)
+    data: DataPaths
 
 
 class Spec(BaseModel):
@@ -36,12 +48,16 @@ class Spec(BaseModel):
     base_dir: Path | None = None
     adapter_dir: Path | None = None
     choice: HeadChoice | None = None
+    method: Literal["full", "lora"] | None = None
+    parts: tuple[PartSpec, ...] = ()
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     threads: int = Field(default=2, ge=1, le=1024)
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Spec:
-        if self.kind != "evaluate" and not self.data.train:
+        if (self.kind == "multi_task") != bool(self.parts and self.method):
+            raise ValueError("parts and method are what a multi_task run is of, and no other")
+        if self.kind not in ("evaluate", "multi_task") and not self.data.train:
             raise ValueError(f"data.train is empty; a {self.kind} run needs at least one file")
         if self.kind == "evaluate" and not self.data.validation:
             raise ValueError("data.validation is empty; an evaluate run needs at least one file")

@@ -6,14 +6,28 @@ from typing import Annotated
 
 from pydantic import Field, RootModel
 
-from services.gateway.methods.base import TrainingBody
+from services.gateway.methods.base import MethodBody
+from services.gateway.methods.distill import DistillBody
 from services.gateway.methods.encoders import EncoderBody
 from services.gateway.methods.heads import HeadBody
+from services.gateway.methods.multi_task import MultiTaskBody
+from services.gateway.methods.preferences import PreferenceBody
 from services.gateway.methods.pretrain import PretrainBody
 from services.gateway.methods.tune import TuneBody
 
-AnyTraining = Annotated[PretrainBody | TuneBody | HeadBody | EncoderBody, Field(discriminator="type")]
-BODIES: tuple[type[TrainingBody], ...] = (PretrainBody, TuneBody, HeadBody, EncoderBody)
+AnyTraining = Annotated[
+    PretrainBody | TuneBody | PreferenceBody | HeadBody | EncoderBody | MultiTaskBody | DistillBody,
+    Field(discriminator="type"),
+]
+BODIES: tuple[type[MethodBody], ...] = (
+    PretrainBody,
+    TuneBody,
+    PreferenceBody,
+    HeadBody,
+    EncoderBody,
+    MultiTaskBody,
+    DistillBody,
+)
 KINDS = tuple(body.kind.kind for body in BODIES)
 
 

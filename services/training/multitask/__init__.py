@@ -1,0 +1,1 @@
+"""Several heads on one trunk, trained together: how tasks are mixed, and the run."""
