@@ -7,7 +7,7 @@ conversation, say) are drawn together, since they are not independent of each ot
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,24 +76,50 @@ def interval_of(
     It answers None where the places do not define it (one class only, say). None where all of them do not; bounds
     are NaN where under nine in ten of the draws do, since the rest would not be a fair sample.
     """
+    found = intervals_of(
+        lambda places: {"it": statistic(places)},
+        n,
+        clusters=clusters,
+        seed=seed,
+        resamples=resamples,
+        level=level,
+    )
+    return found["it"]
+
+
+def intervals_of(
+    statistic: Callable[[Places], Mapping[str, float | None]],
+    n: int,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    resamples: int = 500,
+    level: float = 0.95,
+) -> dict[str, Interval | None]:
+    """The same for several figures at once, by name, on the same draws."""
     if n < 1:
         raise InvalidInput("n is 0; a figure needs at least one value", param="n")
     whole = statistic(np.arange(n))
-    if whole is None:
-        return None
     members = _members(n, clusters)
     rng = np.random.default_rng(seed)
-    drawn = []
+    drawn: dict[str, list[float]] = {name: [] for name in whole}
     for _ in range(resamples):
         picked = rng.integers(0, len(members), len(members))
         places = picked if clusters is None else np.concatenate([members[one] for one in picked])
-        value = statistic(places)
-        if value is not None:
-            drawn.append(value)
+        for name, value in statistic(places).items():
+            if value is not None:
+                drawn[name].append(value)
+    return {
+        name: None if value is None else _of_draws(value, drawn[name], n, resamples, level)
+        for name, value in whole.items()
+    }
+
+
+def _of_draws(value: float, drawn: Sequence[float], n: int, resamples: int, level: float) -> Interval:
     if len(drawn) < 0.9 * resamples:
-        return Interval(whole, math.nan, math.nan, n)
+        return Interval(value, math.nan, math.nan, n)
     low, high = _bounds(np.array(drawn), level)
-    return Interval(whole, low, high, n)
+    return Interval(value, low, high, n)
 
 
 def paired(

@@ -42,7 +42,7 @@ EVENT_TYPES = frozenset(
 
 def event_type(job: Job) -> str:
     """The type of the event that a job's end raises; OpenAI's where it has one."""
-    if job.kind == "training.fine_tune":
+    if job.kind in ("training.fine_tune", "training.preferences"):
         return f"fine_tuning.job.{_FINE_TUNING.get(job.state, 'failed')}"
     if job.kind == "inference.batch":
         return f"batch.{_BATCH.get(job.state, 'failed')}"

@@ -6,10 +6,28 @@ import os
 import sys
 from functools import partial
 
-from services.training.tasks import encoders, evaluations, heads, pretrain, tune
+from services.training.devices import find_device
+from services.training.tasks import (
+    distill,
+    encoders,
+    evals,
+    evaluations,
+    heads,
+    multi_task,
+    preferences,
+    pretrain,
+    searches,
+    tune,
+)
+from services.training.tasks.trials import ends_as_trial
 from shared.contracts.base import JobContract
+from shared.contracts.distillation import Distill
 from shared.contracts.encoders import TrainEncoder
+from shared.contracts.evals import RunEval
 from shared.contracts.heads import TrainHead
+from shared.contracts.multi_task import TrainMultiTask
+from shared.contracts.searches import RunSearch
+from shared.contracts.preferences import TunePreferences
 from shared.contracts.training import LIGHT_QUEUE, Evaluate, FineTune, Pretrain
 from shared.errors import HeliuError
 from shared.job_context import Handler
@@ -30,13 +48,20 @@ def main() -> int:
     handlers: dict[type[JobContract], Handler] = {
         Pretrain: partial(pretrain.pretrain, platform),
         FineTune: partial(tune.fine_tune, platform),
+        TunePreferences: partial(preferences.tune_preferences, platform),
         TrainHead: partial(heads.train_head, platform),
         TrainEncoder: partial(encoders.train_encoder, platform),
+        TrainMultiTask: partial(multi_task.train_multi_task, platform),
+        Distill: partial(distill.distill, platform),
         Evaluate: partial(evaluations.evaluate, platform),
     }
+    # Any of them may be a trial of a search.
+    handlers = {contract: ends_as_trial(handler) for contract, handler in handlers.items()}
+    handlers[RunSearch] = partial(searches.search, platform)
+    handlers[RunEval] = partial(evals.run_eval, platform)
     queues = {Pretrain.queue_for(settings.pool): settings.slots or SLOTS, LIGHT_QUEUE: LIGHT_SLOTS}
     spec = WorkerSpec("training", queues)
-    return Worker(platform, spec, handlers).run()
+    return Worker(platform, spec, handlers, info=find_device(os.environ).info).run()
 
 
 if __name__ == "__main__":

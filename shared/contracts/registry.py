@@ -12,8 +12,10 @@ from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.consistency import CheckConsistency
 from shared.contracts.core import Noop
 from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows, TryRecipe
+from shared.contracts.distillation import Distill
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.erasure import EraseSubject
+from shared.contracts.evals import RunEval
 from shared.contracts.heads import TrainHead
 from shared.contracts.inference import (
     Batch,
@@ -35,7 +37,10 @@ from shared.contracts.labelling import (
 )
 from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.models import ImportModel
+from shared.contracts.multi_task import TrainMultiTask
+from shared.contracts.preferences import TunePreferences
 from shared.contracts.retrieval import EmbedTexts, FindPassages, IndexFile, ReadChunks, SearchStore
+from shared.contracts.searches import RunSearch
 from shared.contracts.sources import ReadRows, SyncSource, TestSource
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.contracts.warehouse import CollectGarbage, DiffVersions, ExportVersion, QueryVersions
@@ -51,9 +56,14 @@ JOBS: Mapping[str, type[JobContract]] = {
         BuildPart,
         Pretrain,
         FineTune,
+        TunePreferences,
         TrainHead,
         TrainEncoder,
+        TrainMultiTask,
+        Distill,
+        RunSearch,
         Evaluate,
+        RunEval,
         Batch,
         BatchShard,
         ChatJob,

@@ -144,8 +144,28 @@ def _fits(length: int) -> None:
         raise PromptTooLarge(f"the text grows to {length} characters; it has {MAX_INPUT} at most")
 
 
-def _environment() -> _Environment:
-    made = _Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
+class _ItemEnvironment(_Environment):
+    """For values that are JSON as it came: a key is looked up as a key alone, and never as an attribute."""
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(obj, Mapping) and argument not in obj:
+            there = ", ".join(str(key)[:40] for key in list(obj)[:12]) or "nothing"
+            return self.undefined(hint=f"there is no {str(argument)[:80]!r}; there is {there}", name=argument)
+        if isinstance(obj, Mapping | list | str):
+            try:
+                return obj[argument]
+            except (TypeError, LookupError):
+                pass
+        return self.undefined(obj=obj, name=str(argument))
+
+
+def _as_json(value: Any) -> Any:
+    """What a template of items shows of a value that is no text: true, null, 3, [1, 2]."""
+    return _tojson(value) if value is None or isinstance(value, bool | list | dict) else value
+
+
+def _environment(kind: type[_Environment] = _Environment, **options: Any) -> _Environment:
+    made = kind(undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True, **options)
     own = {"join": _join, "replace": _replace, "round": _round, "tojson": _tojson, "truncate": _truncate}
     made.filters = {name: own.get(name, made.filters[name]) for name in FILTERS} | {"_counted": _counted}
     made.tests = {name: made.tests[name] for name in TESTS}
@@ -171,12 +191,15 @@ def _counted(value: Any, steps: _Steps, a_round: int) -> Iterator[Any]:
 
 
 ENVIRONMENT = _environment()
+ITEMS = _environment(_ItemEnvironment, finalize=_as_json)
 
 
-def check_template(source: str, declared: Sequence[str], place: str) -> None:
+def check_template(
+    source: str, declared: Sequence[str], place: str, environment: _Environment = ENVIRONMENT
+) -> nodes.Template:
     """Raise InvalidInput, with the line, for what may not stand in a template, and for undeclared variables."""
     try:
-        tree = ENVIRONMENT.parse(source)
+        tree = environment.parse(source)
     except (TemplateError, RecursionError) as exc:
         line = getattr(exc, "lineno", None)
         raise _refused(f"is no template: {exc}", line, place) from exc
@@ -186,6 +209,7 @@ def check_template(source: str, declared: Sequence[str], place: str) -> None:
         _walk(tree, declared, frozenset(), place)
     except RecursionError as exc:
         raise _refused("is nested too deeply", None, place) from exc
+    return tree
 
 
 # What a template may meet in values that do not fit it.
@@ -200,11 +224,13 @@ FAILURES = (
 )
 
 
-def render(source: str, values: Mapping[str, Any], place: str) -> str:
+def render(
+    source: str, values: Mapping[str, Any], place: str, environment: _Environment = ENVIRONMENT
+) -> str:
     """The text of a checked template. Raises InvalidInput where its values make no prompt, PromptTooLarge for size."""
     parts, size = [], 0
     try:
-        for part in _compiled(source).generate({**values, "_steps": _Steps()}):
+        for part in _compiled(source, environment).generate({**values, "_steps": _Steps()}):
             size += len(part)
             _fits(size)
             parts.append(part)
@@ -218,14 +244,14 @@ def render(source: str, values: Mapping[str, Any], place: str) -> str:
 
 
 @lru_cache(maxsize=512)
-def _compiled(source: str) -> Template:
-    tree = ENVIRONMENT.parse(source)
+def _compiled(source: str, environment: _Environment) -> Template:
+    tree = environment.parse(source)
     for loop in tree.find_all(nodes.For):
         steps = nodes.Name("_steps", "load", lineno=loop.lineno)
         a_round = nodes.Const(1 + sum(1 for _ in loop.find_all(nodes.Node)), lineno=loop.lineno)
         loop.iter = nodes.Filter(loop.iter, "_counted", [steps, a_round], [], None, None, lineno=loop.lineno)
-    tree.set_environment(ENVIRONMENT)
-    return Template.from_code(ENVIRONMENT, ENVIRONMENT.compile(tree), ENVIRONMENT.globals)
+    tree.set_environment(environment)
+    return Template.from_code(environment, environment.compile(tree), environment.globals)
 
 
 def _walk(node: nodes.Node, declared: Sequence[str], bound: frozenset[str], place: str) -> None:

@@ -1,0 +1,1 @@
+"""Evals without servers: items, requests, graders and figures. Values in, values out."""
