@@ -1,0 +1,77 @@
+"""Runs that are killed at seeded moments (a step, its middle, each stage of a checkpoint) and resumed each time: the
+loss curve is that of a run that nobody disturbed, bit by bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.training import tiny_runs
+from tests.unit.training.faults import CHECKPOINT, STEP, attempt, faults, survive
+from tests.unit.training.head_samples import dialogues, write
+
+KILLS = 20
+# One at each kind of moment.
+EACH = len(STEP) + len(CHECKPOINT)
+PACE = {"batch_size": 4, "log_every": 1, "checkpoint_every": 4}
+
+
+def lives(asked: dict[str, Any], folder: Path, *, kills: int, seed: int, weights: str) -> None:
+    whole = attempt({**asked, "output_dir": str(folder / "whole")})
+    killed, last = survive(
+        {**asked, "output_dir": str(folder / "last")}, faults(seed, kills, steps=6), folder
+    )
+    assert len(killed) == kills
+    expected = whole.curve()
+    told: dict[int, dict[str, float]] = {}
+    for life in [*killed, last]:
+        for step, values in life.curve().items():
+            assert values.items() <= expected[step].items(), f"seed {seed}, step {step}"
+            told.setdefault(step, {}).update(values)
+    assert told == expected
+    assert sorted(told) == list(range(1, max(expected) + 1))
+    same = [(Path(one.result.output_dir) / weights).read_bytes() for one in (whole, last)]
+    assert same[0] == same[1]
+    assert last.result.trained_tokens == whole.result.trained_tokens
+
+
+def test_pretraining_survives_20_kills(tmp_path: Path, tiny_data: dict[str, list[str]]) -> None:
+    asked = tiny_runs.spec(
+        "pretrain", tmp_path, tiny_data, hyperparameters=tiny_runs.SHAPE | PACE | {"max_steps": 120}
+    )
+    lives(asked, tmp_path, kills=KILLS, seed=1, weights="model.safetensors")
+
+
+@pytest.mark.parametrize("kills", [EACH, pytest.param(KILLS, marks=pytest.mark.long)])
+def test_a_head_survives_kills(tmp_path: Path, kills: int) -> None:
+    data = write(tmp_path / "data", "single_label", dialogues(each=8))
+    asked = {
+        "kind": "head",
+        "seed": 3,
+        "choice": {"head": "single_label", "method": "lstm", "loss": "auto"},
+        "workdir": str(tmp_path / "work"),
+        "data": {"train": [str(data)]},
+        "threads": 1,
+        "hyperparameters": PACE | {"hidden_size": 16, "max_steps": 6 * kills, "dropout": 0.3},
+    }
+    lives(asked, tmp_path, kills=kills, seed=2, weights="head.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kills", "method"),
+    [
+        (EACH, "lora"),
+        pytest.param(KILLS, "lora", marks=pytest.mark.long),
+        pytest.param(KILLS, "full", marks=pytest.mark.long),
+    ],
+)
+def test_fine_tuning_survives_kills(
+    tmp_path: Path, tiny_data: dict[str, list[str]], tiny_base: Path, kills: int, method: str
+) -> None:
+    wanted = PACE | {"method": method, "max_steps": 6 * kills}
+    wanted |= {"lora_r": 4, "lora_dropout": 0.1} if method == "lora" else {}
+    asked = tiny_runs.spec("sft", tmp_path, tiny_data, base_dir=str(tiny_base), hyperparameters=wanted)
+    weights = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    lives(asked, tmp_path, kills=kills, seed=3, weights=weights)
