@@ -73,6 +73,8 @@ EDGES = (
     Edge("trained_on", BY_PREFIX, "model", _MODEL, "t.dataset_version", "t.id", "t.job_id"),
     Edge("validated_on", BY_PREFIX, "model", _MADE, "j.payload #>> '{validation,id}'", "t.id", "t.job_id"),
     Edge("stands_on", "model", "model", _MODEL, "t.base_id", "t.id", "t.job_id"),
+    # An adapter that was trained further has its base and what it began as.
+    Edge("stands_on", "model", "model", _MODEL, "t.info ->> 'started_from'", "t.id", "t.job_id"),
     Edge("answered", "model", "answer", _USAGE, "t.model", job="t.job_id", **_ANSWERED),
     Edge("synced", "source", "file", _SYNCED, "j.payload ->> 'source_id'", "t.id", "t.job_id"),
     Edge("labelled_in", BY_PREFIX, "project", _PROJECT, "t.source ->> 'id'", "t.id", "NULL::text"),

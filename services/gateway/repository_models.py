@@ -32,7 +32,8 @@ ORDER BY created_at DESC LIMIT %s"""
 # A batch names every model that its rows might ask for until they have been read; its shards name those they do.
 JOBS_WITH = """
 SELECT id, kind FROM core.job WHERE tenant_id = %(tenant)s AND state IN ('queued', 'leased', 'paused') AND (
-    payload #>> '{base,model}' = %(name)s OR payload #>> '{model,model}' = %(name)s
+    payload #>> '{base,model}' = %(name)s OR payload #>> '{base,base}' = %(name)s
+    OR payload #>> '{model,model}' = %(name)s
     OR payload #>> '{call,model,name}' = %(name)s
     OR (payload -> 'models' ? %(name)s AND NOT (kind = 'inference.batch' AND progress ? 'phase')))
 ORDER BY created_at LIMIT %(limit)s"""

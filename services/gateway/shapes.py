@@ -117,6 +117,7 @@ def fine_tuning_job(one: Job) -> Shape:
         name: parameters.get(name, "auto") for name in ("n_epochs", "batch_size", "learning_rate_multiplier")
     }
     validation = payload.get("validation")
+    way = "dpo" if one.kind == "training.preferences" else "supervised"
     return {
         "id": one.id,
         "object": "fine_tuning.job",
@@ -132,7 +133,7 @@ def fine_tuning_job(one: Job) -> Shape:
         "training_file": payload["training"]["id"],
         "validation_file": validation["id"] if validation else None,
         "hyperparameters": shown,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": parameters}},
+        "method": {"type": way, way: {"hyperparameters": parameters}},
         "user_provided_suffix": payload.get("suffix"),
         "error": _error(one),
         "estimated_finish": estimated_finish(one),

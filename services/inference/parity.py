@@ -126,8 +126,8 @@ def _largest_difference(
     """(difference, what is allowed) over all rows: each prompt in one piece, then all rows token by token together."""
     size = EngineConfig.block_size
     tables, last = [], PADDING_BLOCK
-    for row in told.rows:
-        count = -(-len(row.ids) // size)
+    for sample in told.rows:
+        count = -(-len(sample.ids) // size)
         tables.append(list(range(last + 1, last + 1 + count)))
         last += count
     config = EngineConfig(
@@ -142,8 +142,8 @@ def _largest_difference(
         runner.adapters.install(_ADAPTER, read_adapter(str(folder), dtype=config.dtype, device=config.device))
         adapter = _ADAPTER
     sequences = [
-        Sequence(str(n), "", Priority.BATCH, n, row.ids, row.first + 1, adapter=adapter, blocks=blocks)
-        for n, (row, blocks) in enumerate(zip(told.rows, tables, strict=True))
+        Sequence(str(n), "", Priority.BATCH, n, one.ids, one.first + 1, adapter=adapter, blocks=blocks)
+        for n, (one, blocks) in enumerate(zip(told.rows, tables, strict=True))
     ]
     step = [Row(s, 0, s.prompt_length, samples=True) for s in sequences]
     worst, largest = 0.0, 1.0

@@ -26,8 +26,8 @@ from shared.contracts.encoders import TrainEncoder
 from shared.contracts.evals import RunEval
 from shared.contracts.heads import TrainHead
 from shared.contracts.multi_task import TrainMultiTask
-from shared.contracts.searches import RunSearch
 from shared.contracts.preferences import TunePreferences
+from shared.contracts.searches import RunSearch
 from shared.contracts.training import LIGHT_QUEUE, Evaluate, FineTune, Pretrain
 from shared.errors import HeliuError
 from shared.job_context import Handler

@@ -88,6 +88,16 @@ class PreferenceParameters(Message):
     checkpoint_every: Count | Auto = CHECKPOINT_EVERY
     log_every: Count | Auto = LOG_EVERY
 
+    @property
+    def makes_adapter(self) -> bool:
+        """Whether the run ends as an adapter, and not as a base."""
+        return self.method == "lora"
+
+    @property
+    def serves_checkpoints(self) -> bool:
+        """Whether its checkpoints can be served as its end can."""
+        return True
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         check_preferences(self)

@@ -23,14 +23,15 @@ FILES = """
 SELECT id, filename, artifact, purpose FROM gateway.file WHERE tenant_id = %s AND deleted_at IS NULL
   AND (expires_at IS NULL OR expires_at > now()) ORDER BY id"""
 
-# All that learned from these data, and all that stands on what did.
+# All that learned from these data, and all that stands on what did, or began as it did.
 MODELS = """
 WITH RECURSIVE learned AS (
     SELECT m.id, m.base_id FROM training.model m LEFT JOIN core.job j ON j.id = m.job_id
     WHERE m.tenant_id = %(tenant)s
       AND (m.dataset_version = ANY(%(data)s) OR j.payload #>> '{validation,id}' = ANY(%(data)s))
     UNION
-    SELECT m.id, m.base_id FROM training.model m JOIN learned l ON m.base_id = l.id
+    SELECT m.id, m.base_id FROM training.model m
+    JOIN learned l ON m.base_id = l.id OR m.info ->> 'started_from' = l.id
     WHERE m.tenant_id = %(tenant)s
 ) SELECT DISTINCT id FROM learned ORDER BY id"""
 

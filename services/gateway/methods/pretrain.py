@@ -1,35 +1,55 @@
-"""A base from scratch."""
+"""A causal model on raw text: from scratch, or one that exists, trained on."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.gateway import repository_models, resolve
 from services.gateway.methods.base import TrainingBody
-from shared.contracts.training import PRETRAIN_NAME, Pretrain, PretrainParameters
+from shared.contracts.training import PRETRAIN_NAME, Pretrain, PretrainParameters, check_continued
 from shared.db import Connection
 
 
 class PretrainBody(TrainingBody):
-    """Tokenizer included; `training_file` is a dataset version, whose validation split is watched."""
+    """Without `model`, from scratch, tokenizer included. With one, its weights (of an adapter, the adapter's own) are
+    trained on; its tokenizer stays. The perplexity of held-out text, beside that of the model before, stands in the
+    job's result."""
 
     kind = Pretrain
 
-    type: Literal["pretrain"] = Field(description="A small causal language model from scratch.")
-    name: str = Field(pattern=PRETRAIN_NAME, description="What the finished model is served as.")
-    validation_file: None = Field(default=None, description="Not served: a version has its validation split.")
-    hyperparameters: PretrainParameters = Field(
-        PretrainParameters(), description="Shape, length and rate of the training."
+    type: Literal["pretrain"] = Field(
+        description="A causal language model on raw text (`text`, or the turns of conversations)."
     )
+    name: str = Field(pattern=PRETRAIN_NAME, description="What the finished model is served as.")
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="What is trained on: a base, or an adapter; left out, a new model is made.",
+    )
+    hyperparameters: PretrainParameters = Field(
+        PretrainParameters(), description="Shape (without `model`), length and rate of the training."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.model is not None:
+            check_continued(self.hyperparameters)
+        return self
 
     def contract(self, connection: Connection, tenant: UUID) -> Pretrain:
         repository_models.check_free(connection, tenant, self.name)
+        base = None
+        if self.model is not None:
+            base = resolve.base_ref(resolve.model_row(connection, tenant, self.model))
         return Pretrain(
             name=self.name,
-            data=resolve.version_ref(connection, tenant, self.training_file, param="training_file"),
+            base=base,
+            data=self.training(connection, tenant),
+            validation=self.validation(connection, tenant),
             seed=self.seed,
             hyperparameters=self.hyperparameters,
         )

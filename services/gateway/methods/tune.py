@@ -12,7 +12,6 @@ from services.gateway.methods.base import TrainingBody
 from shared.contracts.training import FineTune, FineTuneParameters
 from shared.contracts.tuning import check_adapter
 from shared.db import Connection
-from shared.errors import InvalidInput
 
 
 class TuneBody(TrainingBody):
@@ -21,7 +20,11 @@ class TuneBody(TrainingBody):
     kind = FineTune
 
     type: Literal["sft"] = Field(description="Supervised fine-tuning on conversations.")
-    model: str = Field(min_length=1, max_length=256, description="The base that is tuned.")
+    model: str = Field(
+        min_length=1,
+        max_length=256,
+        description="What is tuned: a base, or an adapter, whose own matrices are then trained further.",
+    )
     suffix: str | None = Field(
         default=None,
         min_length=1,
@@ -36,13 +39,8 @@ class TuneBody(TrainingBody):
     def contract(self, connection: Connection, tenant: UUID) -> FineTune:
         row = resolve.model_row(connection, tenant, self.model)
         base = resolve.base_ref(row)
-        if base.adapter_artifact is not None:
-            raise InvalidInput(
-                f"{self.model!r} is an adapter; tune its base instead (stacked adapters are not served)",
-                param="model",
-            )
         layers = row["info"].get("linear_layers")
-        if layers and self.hyperparameters.method == "lora":
+        if layers and self.hyperparameters.method == "lora" and base.adapter_artifact is None:
             check_adapter(self.hyperparameters, layers)
         return FineTune(
             base=base,

@@ -12,11 +12,15 @@ from services.gateway import repository_models, shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.estimates import that_fits
+from services.gateway.first_rows import of_the_right_sort
 from services.gateway.metadata import Metadata, wanted_metadata
+from services.gateway.methods.preferences import PreferenceBody
 from services.gateway.methods.tune import TuneBody
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
 from shared import job_requests, job_store
+from shared.contracts.preferences import PreferenceParameters, TunePreferences
 from shared.contracts.training import FineTune, FineTuneParameters
 from shared.db import Connection, retrying
 from shared.errors import InvalidInput, NotFound
@@ -24,22 +28,27 @@ from shared.jobs import Job
 
 router = APIRouter(tags=["fine-tuning"])
 
-KINDS = (FineTune.kind,)
+KINDS = (FineTune.kind, TunePreferences.kind)
 
 
 class Supervised(Body):
     hyperparameters: FineTuneParameters | None = None
 
 
+class Preferences(Body):
+    hyperparameters: PreferenceParameters | None = None
+
+
 class Method(Body):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
-    dpo: dict[str, Any] | None = None
+    dpo: Preferences | None = None
     reinforcement: dict[str, Any] | None = None
 
 
 class CreateFineTuning(Body):
-    """As OpenAI's, with `lora_r`, `max_steps` and more among the hyperparameters."""
+    """As OpenAI's, with `lora_r`, `max_steps` and more among the hyperparameters; `method.type` is `supervised` or
+    `dpo`."""
 
     model: str = Field(min_length=1, max_length=256)
     training_file: str = Field(min_length=1, max_length=256)
@@ -66,53 +75,62 @@ def create(
 ) -> dict[str, Any]:
     """`training_file` is a file with purpose `fine-tune` or a dataset version that passed its gate."""
     body, tenant = request.body, request.caller.tenant
-    parameters = _parameters(body)
+    asked = _asked(body)
     gateway.limiter.check_tokens(request.caller)
-
-    asked = TuneBody(
-        type="sft",
-        model=body.model,
-        training_file=body.training_file,
-        validation_file=body.validation_file,
-        suffix=body.suffix,
-        seed=body.seed or 0,
-        hyperparameters=parameters,
-    )
+    store = gateway.platform.artifacts
     job = submit(
         gateway,
         request,
-        FineTune,
-        lambda connection: asked.contract(connection, tenant),
+        asked.kind,
+        that_fits(
+            gateway,
+            tenant,
+            asked.kind,
+            of_the_right_sort(store, lambda connection: asked.contract(connection, tenant)),
+        ),
         metadata=body.metadata,
     )
     return shapes.fine_tuning_job(job)
 
 
-def _parameters(body: CreateFineTuning) -> FineTuneParameters:
-    """From `method`, or from the older `hyperparameters`; only supervised fine-tuning is served."""
+def _asked(body: CreateFineTuning) -> TuneBody | PreferenceBody:
+    """What `/v1/training/jobs` would be asked, from `method` or from the older `hyperparameters`."""
     if body.integrations:
         raise InvalidInput(
             "integrations are not served; leave them out", code="unsupported_parameter", param="integrations"
         )
-    if body.method is None:
-        return body.hyperparameters or FineTuneParameters()
-    if body.method.type != "supervised":
+    common: dict[str, Any] = {
+        "model": body.model,
+        "training_file": body.training_file,
+        "validation_file": body.validation_file,
+        "suffix": body.suffix,
+        "seed": body.seed or 0,
+    }
+    method = body.method
+    if method is None:
+        parameters = body.hyperparameters or FineTuneParameters()
+        return TuneBody(type="sft", hyperparameters=parameters, **common)
+    if method.type == "reinforcement":
         raise InvalidInput(
-            f"method.type {body.method.type!r} is not served; 'supervised' is",
+            "method.type 'reinforcement' is not served; 'supervised' and 'dpo' are",
             code="unsupported_parameter",
             param="method.type",
         )
-    for name in ("dpo", "reinforcement"):
-        if getattr(body.method, name) is not None:
+    for name in ("supervised", "dpo", "reinforcement"):
+        if name != method.type and getattr(method, name) is not None:
             raise InvalidInput(
-                f"method.{name} does not go with method.type 'supervised'", param=f"method.{name}"
+                f"method.{name} does not go with method.type {method.type!r}", param=f"method.{name}"
             )
     if body.hyperparameters is not None:
         raise InvalidInput(
             "give hyperparameters inside method or beside it, not both", param="hyperparameters"
         )
-    supervised = body.method.supervised
-    return (supervised.hyperparameters if supervised else None) or FineTuneParameters()
+    if method.type == "dpo":
+        wanted = (method.dpo.hyperparameters if method.dpo else None) or PreferenceParameters()
+        return PreferenceBody(type="dpo", hyperparameters=wanted, **common)
+    supervised = method.supervised
+    parameters = (supervised.hyperparameters if supervised else None) or FineTuneParameters()
+    return TuneBody(type="sft", hyperparameters=parameters, **common)
 
 
 @router.get("/v1/fine_tuning/jobs", summary="List fine-tuning jobs")

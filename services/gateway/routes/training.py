@@ -10,6 +10,8 @@ from services.gateway import shapes
 from services.gateway.bodies import Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.estimates import that_fits
+from services.gateway.first_rows import of_the_right_sort
 from services.gateway.methods import KINDS, CreateTraining
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.submission import submit
@@ -33,15 +35,22 @@ EXAMPLE = {
 def create(
     gateway: GatewayDep, request: Annotated[Incoming[CreateTraining], Depends(incoming(CreateTraining))]
 ) -> dict[str, Any]:
-    """Answers with a job; the finished model is served under its name at once, and the figures on held-out rows stand
-    in the job's result."""
+    """Answers with a job, or refuses what no worker of the pool can hold (`does_not_fit`); the finished model is served
+    under its name at once, and the figures on held-out rows stand in the job's result."""
     body, tenant = request.body.root, request.caller.tenant
     return shapes.job(
         submit(
             gateway,
             request,
             body.kind,
-            lambda connection: body.contract(connection, tenant),
+            that_fits(
+                gateway,
+                tenant,
+                body.kind,
+                of_the_right_sort(
+                    gateway.platform.artifacts, lambda connection: body.contract(connection, tenant)
+                ),
+            ),
             metadata=body.metadata,
             priority=body.priority,
             preemptible=body.may_be_preempted,

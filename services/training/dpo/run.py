@@ -55,7 +55,7 @@ def run(spec: Spec, run: Run) -> Result:
 
     with run.timed("load") as seen:
         rows, others = read_both(spec.data.train, spec.data.validation, spec.seed)
-        options = {"dtype": torch.float32} if wanted.method == "full" else {}
+        options: dict[str, Any] = {"dtype": torch.float32} if wanted.method == "full" else {}
         model, tokenizer = load_start(spec, device, merge=wanted.method == "full", **options)
         seen |= {"pairs": len(rows), "parameters": model.num_parameters()}
     parameters, room = model.num_parameters(), min(wanted.max_length or _LONGEST, context_length(model))

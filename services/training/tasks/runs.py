@@ -17,7 +17,8 @@ from services.training.lineage import lineage, settings_in
 from services.training.supervise import Sink, supervise
 from services.training.tasks.tracking import Tracking
 from services.training.tasks.trials import open_trial
-from shared.contracts.training import DataRef, FineTune
+from shared.contracts.preferences import TunePreferences
+from shared.contracts.training import BaseRef, DataRef, FineTune
 from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput
 from shared.job_context import JobContext, Outcome
@@ -54,13 +55,18 @@ class TrainingRun:
     """One attempt's folders and what its child reports: events, metrics, checkpoints, spans."""
 
     def __init__(
-        self, platform: Platform, ctx: JobContext, model_name: str, tuned: FineTune | None = None
+        self,
+        platform: Platform,
+        ctx: JobContext,
+        model_name: str,
+        tuned: FineTune | TunePreferences | None = None,
     ) -> None:
         self._platform = platform
         self._tuned = tuned
         self._ctx = ctx
         self._model_name = model_name
         self._trial = open_trial(ctx)
+        self._begun: dict[str, str] = {}
         # A folder for each attempt: a zombie of an earlier one can disturb nothing.
         self._scratch = platform.settings.home / "work" / f"{ctx.job.id}-{ctx.job.epoch}"
         self._scratch.mkdir(parents=True, exist_ok=True)
@@ -75,6 +81,16 @@ class TrainingRun:
         """The local folder of an artifact tree, there until the attempt's own folder goes."""
         store = self._platform.artifacts
         return str(store.keep(store.materialize(tree, self._cache), self._kept).absolute())
+
+    def start(self, base: BaseRef) -> dict[str, str | None]:
+        """The folders of a spec that say what a run starts from."""
+        adapter = base.adapter_artifact
+        # An adapter's own base is its base; that it knows what this one has learned stands here.
+        self._begun = {"started_from": base.model} if adapter is not None else {}
+        return {
+            "base_dir": self.folder(base.base_artifact),
+            "adapter_dir": self.folder(adapter) if adapter is not None else None,
+        }
 
     def data(self, training: DataRef, validation: DataRef | None) -> dict[str, list[str]]:
         """Local paths of train and validation; raises InvalidInput for a version that fails its gate."""
@@ -180,7 +196,7 @@ class TrainingRun:
             f"{parity['rows']} rows; {parity['tolerance']:.2g} is allowed",
             parity,
         )
-        return {**trained, "data": {**trained["data"], **found}}
+        return {**trained, "data": {**trained["data"], **found, **self._begun}}
 
     def _metrics(self, step: int, data: dict[str, Any]) -> None:
         job = self._ctx.job.id
@@ -226,7 +242,12 @@ class TrainingRun:
         ctx.event("message", f"checkpoint at step {step}", {"step": step})
 
     def _add_model(
-        self, connection: Connection, job: FineTune, step: int, artifact: str, metrics: dict[str, Any]
+        self,
+        connection: Connection,
+        job: FineTune | TunePreferences,
+        step: int,
+        artifact: str,
+        metrics: dict[str, Any],
     ) -> None:
         """A checkpoint of a fine-tuning run can be served like its end."""
         lora = job.hyperparameters.makes_adapter
@@ -237,8 +258,8 @@ class TrainingRun:
             artifact=artifact,
             job_id=self._ctx.job.id,
             dataset_version=job.training.id,
-            info={"checkpoint": step, **metrics, "lineage": self._lineage({}, metrics)},
-            base_id=job.base.model,
+            info={"checkpoint": step, **metrics, **self._begun, "lineage": self._lineage({}, metrics)},
+            base_id=job.base.root if lora else job.base.model,
             base_artifact=job.base.base_artifact if lora else None,
         )
 
@@ -282,7 +303,7 @@ class TrainingRun:
         ctx, info = self._ctx, trained["data"]
         libraries = trained.get("libraries", {})
         recorded = [{**one.info, "lineage": self._lineage(libraries, one.info, one.data)} for one in made]
-        models = [
+        models: list[dict[str, Any]] = [
             {
                 "model_id": one.name,
                 "artifact": tree,
