@@ -17,7 +17,8 @@ from shared.stop import ChildCrashed, Stop, Stopped
 class Job(Protocol):
     """What supervision needs of a job's context."""
 
-    reason: Stop | None
+    @property
+    def reason(self) -> Stop | None: ...
 
     def touch(self) -> None: ...
 
