@@ -36,19 +36,28 @@ def request_cancel(connection: Connection, job_id: str, *, expired: bool = False
 
     `expired` tells it in the job's events: nobody asked for it.
     """
-    # Parts first, as their ends do it, so that the two never wait for each other.
-    _cancel_parts(connection, job_id)
-    job = job_store.get(connection, job_id, lock=True)
-    # Those that the job handed out before its row was ours; from here on it hands out none.
-    _cancel_parts(connection, job_id)
+    job = _lock_below(connection, job_id)
     if job.state is Status.CANCELLED:
         return job
     check_transition(job.state, Status.CANCELLED)
     return _cancel_one(connection, job_id, "its time is over" if expired else "asked to stop")
 
 
+def _lock_below(connection: Connection, job_id: str) -> Job:
+    """The job, locked, with all that it and its parts have handed out asked to stop.
+
+    Parts first, as their ends do it, so that the two never wait for each other; and once more those that the job
+    handed out before its row was ours. From here on it hands out none.
+    """
+    _cancel_parts(connection, job_id)
+    job = job_store.get(connection, job_id, lock=True)
+    _cancel_parts(connection, job_id)
+    return job
+
+
 def _cancel_parts(connection: Connection, job_id: str) -> None:
     for row in connection.execute(PARTS, (job_id,)).fetchall():
+        _lock_below(connection, row["id"])
         _cancel_one(connection, row["id"])
 
 

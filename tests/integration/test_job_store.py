@@ -330,6 +330,20 @@ def test_a_cancel_that_meets_a_job_handing_out_its_parts_cancels_them_too(core: 
     assert whole.cancel_requested_at is not None
 
 
+def test_a_cancel_reaches_what_the_parts_of_a_job_have_handed_out(core: Core) -> None:
+    job = core.held()
+    with core.db.core() as c:
+        job_store.wait_for_children(c, job, parts_of(core, job)[:1], {})
+    part = core.claim()
+    assert part is not None
+    below = parts_of(core, part)
+    with core.db.core() as c:
+        job_store.wait_for_children(c, part, below, {})
+        assert job_requests.request_cancel(c, job.id).state is Status.CANCELLED
+    with core.db.core() as c:
+        assert {job_store.get(c, one.id).state for one in (part, *below)} == {Status.CANCELLED}
+
+
 def test_a_job_past_its_time_puts_together_what_its_parts_have_done(core: Core) -> None:
     job = core.held()
     parts = parts_of(core, job)
