@@ -24,6 +24,8 @@ from services.cli import (
     lineage,
     marking,
     models,
+    registry,
+    registry_moves,
     scores,
     sources,
     tasks,
@@ -75,6 +77,19 @@ train.app.command()(curves.curves)
 train.app.command()(curves.tensorboard)
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
+for move in (
+    registry_moves.stage,
+    registry_moves.archive,
+    registry_moves.gate,
+    registry_moves.promote,
+    registry_moves.canary,
+    registry_moves.rollback,
+    registry_moves.approve,
+    registry_moves.reject,
+    registry_moves.waive,
+):
+    registry.app.command()(move)
+app.add_typer(registry.app, name="registry")
 app.add_typer(upstreams.app, name="upstreams")
 app.add_typer(vector_stores.app, name="vector-stores")
 app.add_typer(tasks.app, name="tasks")
