@@ -16,6 +16,7 @@ from services.cli import (
     demo,
     embed,
     erasures,
+    estimates,
     files,
     jobs,
     keys,
@@ -75,6 +76,7 @@ app.add_typer(sources.app, name="sources")
 train.app.command()(curves.watch)
 train.app.command()(curves.curves)
 train.app.command()(curves.tensorboard)
+train.app.command()(estimates.estimate)
 app.add_typer(train.app, name="train")
 app.add_typer(models.app, name="models")
 for move in (

@@ -1,19 +1,23 @@
 """How much memory a way of training takes, from the shape of its model. Pure; gateway and trainer count alike.
 
-Numbers are the published ones: AdamW keeps the gradient and two running means of each trained number (Rajbhandari et
-al. 2020, ZeRO, arXiv:1910.02054, section 3.1); a layer keeps for the backward pass about nine vectors of its width and
-four of its feed-forward's for each token (after Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the table
-of attention, which is computed in pieces), and its input alone where activations are computed twice.
+AdamW keeps the gradient and two running means of each trained number (Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054,
+section 3.1). A layer keeps for the backward pass about nine vectors of its width and four of its feed-forward's for
+each token (after Korthikanti et al. 2022, arXiv:2205.05198, section 4, without the table of attention, which is
+computed in pieces), and its input alone where activations are computed twice. That is the least there is, by which a
+job is refused; what allocators and passing copies make of it was measured (tests/bench/RESULTS.md), and is in the
+estimate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-# The libraries of a trainer, before it has loaded anything: measured on a CPU; on a GPU its context.
-RUNTIME_BYTES: Mapping[str, int] = {"cpu": 620 * 2**20, "cuda": 900 * 2**20}
+# The libraries of a trainer, before it has loaded anything: measured on a CPU. On a GPU its context: a guess.
+RUNTIME_BYTES: Mapping[str, int] = {"cpu": 520 * 2**20, "cuda": 600 * 2**20}
+# Measured over published activations.
+HELD, HELD_BY_ADAPTERS = 1.55, 2.5
 # A logit, its share in the softmax, and its gradient.
 _LOGIT_BYTES = 12
 
@@ -41,7 +45,8 @@ class Demand:
 
     `least_rows` may be computed at once where all do not fit. `recompute` is whether activations are computed twice;
     None leaves it to the run. `state` is how many numbers the optimizer keeps of each trained one, `logits` for how
-    many tokens a row of the vocabulary is held; 0 for a model that has none.
+    many tokens a row of the vocabulary is held; 0 for a model that has none. `held` is what is measured over the
+    published activations.
     """
 
     shape: ModelShape
@@ -53,6 +58,7 @@ class Demand:
     state: float = 2.0
     logits: int = 0
     float32: bool = False
+    held: float = HELD
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,16 @@ class Memory:
     runtime: int
     rows_at_once: int
     recompute: bool
+    # Of the activations, what allocators and passing copies add.
+    overhead: int
 
     @property
     def total(self) -> int:
+        return self.least + self.overhead
+
+    @property
+    def least(self) -> int:
+        """Below this nothing runs."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.runtime
 
     def told(self) -> dict[str, Any]:
@@ -76,7 +89,7 @@ class Memory:
             "weights": self.weights,
             "gradients": self.gradients,
             "optimizer": self.optimizer,
-            "activations": self.activations,
+            "activations": self.activations + self.overhead,
             "runtime": self.runtime,
             "total": self.total,
         }
@@ -89,22 +102,23 @@ def memory_of(demand: Demand, device: str, rows: int, *, recompute: bool) -> Mem
     layer = 9 * shape.hidden + 4 * shape.intermediate
     per_token = shape.layers * shape.hidden + layer if recompute else shape.layers * layer
     activations = rows * demand.length * per_token * width
-    activations += min(demand.logits, rows * demand.length) * shape.vocabulary * _LOGIT_BYTES
+    logits = min(demand.logits, rows * demand.length) * shape.vocabulary * _LOGIT_BYTES
     return Memory(
         weights=shape.parameters * width,
         gradients=demand.trainable * 4,
         optimizer=round(demand.trainable * 4 * demand.state),
-        activations=activations,
+        activations=activations + logits,
         runtime=RUNTIME_BYTES[device],
         rows_at_once=rows,
         recompute=recompute,
+        overhead=round(activations * (demand.held - 1)),
     )
 
 
 def fitting(demand: Demand, device: str, limit: int | None) -> Memory:
     """As many rows at once as fit into `limit`, activations computed twice only where one row would not.
 
-    What does not fit at all is the least there is: its total is over the limit.
+    What does not fit at all is the smallest step there is.
     """
     tries = [False, True] if demand.recompute is None else [demand.recompute]
     rows = demand.rows
@@ -153,11 +167,6 @@ def llama_shape(hidden: int, layers: int, vocabulary: int) -> ModelShape:
     """The causal model that pretraining makes: tied tables, a gated feed-forward of three times the width."""
     each = 4 * hidden * hidden + 3 * hidden * 3 * hidden + 2 * hidden
     return ModelShape(layers * each + vocabulary * hidden + hidden, hidden, layers, 3 * hidden, vocabulary)
-
-
-def shorter(demand: Demand, length: int) -> Demand:
-    """The same with texts of at most `length` tokens."""
-    return replace(demand, length=min(demand.length, length))
 
 
 def _whole(config: Mapping[str, Any], *names: str) -> int | None:

@@ -1,0 +1,242 @@
+"""From a training job's contract to what it asks of memory and how many steps it takes. Knows no SQL and no store.
+
+What a run chooses by itself (batch, epochs) is chosen here by the same rules, as far as they can be known before the
+data is read; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from services.gateway.training_data import TrainingData
+from shared.contracts.base import JobContract
+from shared.contracts.encoders import TrainEncoder
+from shared.contracts.estimates import (
+    HELD,
+    HELD_BY_ADAPTERS,
+    Demand,
+    ModelShape,
+    llama_shape,
+    with_adapter,
+)
+from shared.contracts.heads import TrainHead
+from shared.contracts.multi_task import TrainMultiTask
+from shared.contracts.preferences import TunePreferences
+from shared.contracts.training import FineTune, Pretrain
+
+# Positions that pretraining computes at once, whatever the batch.
+MICRO_TOKENS = 4096
+SMALL_MODEL = 50_000_000
+# Characters that a new encoder knows beside those of its texts, and has a vector for: see its tokenizer.
+ENCODER_VOCABULARY = 7_300
+# Rows that all epochs of a head together should come to, the fewest and the most epochs, by method.
+HEAD_EPOCHS: Mapping[str, tuple[int, int, int]] = {
+    "full": (32_000, 3, 20),
+    "lora": (32_000, 3, 20),
+    "lstm": (100_000, 8, 60),
+    "frozen": (400_000, 20, 200),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it begins. `steps` and `tokens` (of all epochs) are None where the data is not known."""
+
+    demand: Demand
+    batch_size: int
+    epochs: float | None
+    steps: int | None
+    tokens: int | None
+    max_seconds: float | None
+
+
+def plan_of(contract: JobContract, base: ModelShape | None, data: TrainingData | None) -> Plan | None:
+    """None for a way of training that is not known here, and for a model whose shape does not say enough."""
+    way = _WAYS.get(type(contract))
+    return way(contract, base, data) if way is not None else None
+
+
+def _pretrain(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan | None:
+    wanted = job.hyperparameters
+    fresh = getattr(job, "base", None) is None
+    if fresh:
+        base = llama_shape(_or(wanted.hidden_size, 128), _or(wanted.layers, 4), _or(wanted.vocab_size, 2048))
+    if base is None:
+        return None
+    longest = _longest(data, base, _or(wanted.context_length, 512 if fresh else 1024))
+    rows, tokens = _size(data, base, longest)
+    batch = _or(wanted.batch_size, _by_tokens(1152, rows, tokens))
+    epochs = _epochs(wanted, rows, batch, lambda: max(1, min(20, round(380_000 / max(tokens or 1, 1)))))
+    adapter = not fresh and job.base.adapter_artifact is not None
+    trainable = with_adapter(base, 16) if adapter else base.parameters
+    at_once = max(1, min(batch, MICRO_TOKENS // longest))
+    demand = Demand(
+        base,
+        trainable,
+        at_once,
+        longest,
+        at_once,
+        state=1.0 if fresh else 2.0,
+        logits=at_once * longest,
+        held=HELD_BY_ADAPTERS if adapter else HELD,
+    )
+    return _plan(demand, wanted, batch, epochs, rows, tokens)
+
+
+def _tune(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan | None:
+    """Supervised fine-tuning, and preference pairs, each of which is two sequences."""
+    if base is None:
+        return None
+    wanted, lora = job.hyperparameters, job.hyperparameters.method == "lora"
+    pairs = 2 if isinstance(job, TunePreferences) else 1
+    small = base.parameters < SMALL_MODEL
+    longest = _longest(data, base, _or(wanted.max_length, 4096))
+    rows, tokens = _size(data, base, longest)
+    batch = _or(wanted.batch_size, min(_by_tokens(768, rows, tokens) if small else 8, rows or 8))
+    epochs = _epochs(
+        wanted, rows, batch, lambda: max(1, min(20, round(220_000 / max(tokens or 1, 1)))) if small else 3
+    )
+    parts: Any = getattr(wanted, "gradient_accumulation_steps", "auto")
+    splits = isinstance(job, FineTune) and parts == "auto"
+    at_once = pairs * max(1, batch if parts == "auto" else batch // parts)
+    recompute = getattr(wanted, "gradient_checkpointing", False)
+    demand = Demand(
+        base,
+        with_adapter(base, _or(wanted.lora_r, 32 if small else 16)) if lora else base.parameters,
+        at_once,
+        longest,
+        pairs if splits else at_once,
+        recompute=None if recompute == "auto" else bool(recompute),
+        logits=1024 if isinstance(job, FineTune) else at_once * longest,
+        held=HELD_BY_ADAPTERS if lora else HELD,
+    )
+    return _plan(demand, wanted, batch, epochs, rows, tokens)
+
+
+def _head(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan | None:
+    wanted, method = job.hyperparameters, job.choice.method
+    if method == "lstm":
+        base = _lstm(wanted)
+    if base is None:
+        return None
+    longest = _longest(data, base, _or(wanted.max_length, 256 if method == "lstm" else 512))
+    rows, tokens = _size(data, base, longest)
+    batch = _or(wanted.batch_size, min(32, max(4, (rows or 256) // 8)))
+    target, fewest, most = HEAD_EPOCHS[method]
+    epochs = _epochs(wanted, rows, batch, lambda: max(fewest, min(most, round(target / (rows or 1)))))
+    lora = method == "lora"
+    trained = {"frozen": base.hidden, "lora": with_adapter(base, _or(wanted.lora_r, 16))}
+    texts = batch * (2 if job.choice.head == "rank_pairwise" else 1)
+    demand = Demand(
+        base,
+        trained.get(method, base.parameters),
+        texts,
+        longest,
+        texts,
+        float32=True,
+        held=HELD_BY_ADAPTERS if lora else HELD,
+    )
+    if method == "frozen":
+        # What the trunk makes of the texts is made once, and nothing is kept for a way back.
+        demand = Demand(base, base.hidden, 1, longest, 1, float32=True)
+    return _plan(demand, wanted, batch, epochs, rows, tokens)
+
+
+def _multi_task(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan | None:
+    """By the first task's data: each step is of one task, and the longest texts decide."""
+    if base is None:
+        return None
+    wanted, lora = job.hyperparameters, job.method == "lora"
+    longest = _longest(data, base, _or(wanted.max_length, 512))
+    batch = _or(wanted.batch_size, 32)
+    demand = Demand(
+        base,
+        with_adapter(base, _or(wanted.lora_r, 16)) if lora else base.parameters,
+        batch,
+        longest,
+        batch,
+        float32=True,
+        held=HELD_BY_ADAPTERS if lora else HELD,
+    )
+    return _plan(demand, wanted, batch, None, None, None)
+
+
+def _encoder(job: Any, _: ModelShape | None, data: TrainingData | None) -> Plan | None:
+    wanted = job.hyperparameters
+    hidden, layers = _or(wanted.hidden_size, 192), _or(wanted.layers, 1)
+    each = 4 * hidden * hidden + 4 * hidden * hidden + 13 * hidden
+    vocabulary = ENCODER_VOCABULARY
+    shape = ModelShape(layers * each + vocabulary * hidden, hidden, layers, 2 * hidden, vocabulary)
+    # A token is a character here.
+    longest = min(_or(wanted.max_length, 128), data.most + 2 if data else 10**9)
+    rows = data.rows if data else None
+    batch = min(_or(wanted.batch_size, 128), rows or 128)
+    tokens = round(2 * rows * min(data.mean + 2, longest)) if data and rows else None
+    epochs = _epochs(wanted, rows, batch, lambda: max(1, round(160_000 / (rows or 1))))
+    demand = Demand(shape, shape.parameters, 2 * batch, longest, 2 * batch, float32=True)
+    return _plan(demand, wanted, batch, epochs, rows, tokens)
+
+
+_WAYS: Mapping[type[JobContract], Callable[[Any, ModelShape | None, TrainingData | None], Plan | None]] = {
+    Pretrain: _pretrain,
+    FineTune: _tune,
+    TunePreferences: _tune,
+    TrainHead: _head,
+    TrainMultiTask: _multi_task,
+    TrainEncoder: _encoder,
+}
+
+
+def _plan(
+    demand: Demand, wanted: Any, batch: int, epochs: float | None, rows: int | None, tokens: int | None
+) -> Plan:
+    most = None if wanted.max_steps == "auto" else int(wanted.max_steps)
+    steps = math.ceil(rows * epochs / batch) if rows and epochs else None
+    if most is not None:
+        steps = min(steps, most) if steps is not None else most
+    seen = tokens * min(epochs, steps * batch / rows) if tokens and epochs and rows and steps else None
+    budget = None if wanted.max_seconds == "auto" else float(wanted.max_seconds)
+    return Plan(demand, batch, epochs, steps, round(seen) if seen else None, budget)
+
+
+def _epochs(wanted: Any, rows: int | None, batch: int, auto: Callable[[], int]) -> float | None:
+    """As asked for, else as many as the steps that were asked for come to, else by the rule of the way."""
+    if wanted.n_epochs != "auto":
+        return int(wanted.n_epochs)
+    if rows is None:
+        return None
+    if wanted.max_steps != "auto":
+        return math.ceil(int(wanted.max_steps) * batch / rows)
+    return auto()
+
+
+def _by_tokens(step_tokens: int, rows: int | None, tokens: int | None) -> int:
+    """Rows of a step that come to about `step_tokens`."""
+    return max(4, min(64, round(step_tokens * rows / tokens))) if rows and tokens else 16
+
+
+def _size(data: TrainingData | None, shape: ModelShape, longest: int) -> tuple[int | None, int | None]:
+    """(rows, tokens of one look at all of them)."""
+    if data is None:
+        return None, None
+    return data.rows, round(data.rows * min(longest, data.tokens_a_row(shape.vocabulary)))
+
+
+def _longest(data: TrainingData | None, shape: ModelShape, most: int) -> int:
+    return min(most, data.longest(shape.vocabulary)) if data is not None else most
+
+
+def _lstm(wanted: Any) -> ModelShape:
+    """Both directions of each layer have four gates over inputs and states; what one keeps is about eight states."""
+    vocabulary, embedding = _or(wanted.vocab_size, 4096), _or(wanted.embedding_size, 128)
+    hidden, layers = _or(wanted.hidden_size, 128), _or(wanted.layers, 1)
+    first = 8 * hidden * (embedding + hidden + 2)
+    later = 8 * hidden * (3 * hidden + 2) * (layers - 1)
+    return ModelShape(vocabulary * embedding + first + later, 2 * hidden, layers, hidden, vocabulary)
+
+
+def _or(value: Any, auto: int) -> int:
+    return auto if value == "auto" else int(value)

@@ -1,0 +1,34 @@
+"""`/v1/training/estimates`: what a training job would take, before it is submitted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+
+from services.gateway.bodies import Incoming, incoming
+from services.gateway.context import GatewayDep
+from services.gateway.docs import json_body
+from services.gateway.estimates import estimate, places_of
+from services.gateway.methods import CreateTraining
+from services.gateway.routes.training import EXAMPLE
+
+router = APIRouter(tags=["training"])
+
+
+@router.post(
+    "/v1/training/estimates",
+    summary="Memory, steps and time of a training job",
+    **json_body(CreateTraining, EXAMPLE),
+)
+def create(
+    gateway: GatewayDep, request: Annotated[Incoming[CreateTraining], Depends(incoming(CreateTraining))]
+) -> dict[str, Any]:
+    """Takes what /v1/training/jobs takes, and submits nothing. `basis` says what each figure goes by; what is not
+    known is null. `fits` is whether some worker of the pool can hold the run; `would_fit` what could be changed."""
+    body, tenant = request.body.root, request.caller.tenant
+    queue = body.kind.queue_for(gateway.settings.pool)
+    places = places_of(gateway.db, queue)
+    with gateway.db.transaction(tenant) as connection:
+        contract = body.contract(connection, tenant)
+        return estimate(connection, tenant, gateway.artifacts, contract, queue, places)
