@@ -13,6 +13,7 @@ from services.inference.batch_input import parse_row, plan
 from services.inference.task_rows import BatchTasks
 from shared.contracts.answers import CHAT
 from shared.contracts.inference import CompletionRequest, ModelRef
+from shared.contracts.model_registry import RegisteredRoute, ReleaseUsed
 from shared.contracts.task import Guard, TaskRoute
 from shared.task.guards import guard_choices
 
@@ -107,3 +108,64 @@ def test_whole_answers_are_guarded_choice_by_choice() -> None:
     assert shown[1]["finish_reason"] == "content_filter"
     assert "secret" not in shown[1]["text"]
     assert refused == ["output.blocked"]
+
+
+def registered_rows(**routes: RegisteredRoute) -> BatchTasks:
+    return BatchTasks("batch_1", {"sort": TaskRoute(id="task-1", weights=((9, 1),))}, on_name, None, routes)
+
+
+def on_name(task_id: str, version: int) -> dict[str, Any] | None:
+    return {**SPECS["task-1", 1], "model": "registry:service"}
+
+
+SERVICE = RegisteredRoute(id="reg-1", weights=((2, 9_500), (3, 500)), models=((2, "m"), (3, "n"), (4, "o")))
+
+
+def asks(model: str, custom_id: str = "a", **body: Any) -> bytes:
+    given = {"model": model, "messages": [{"role": "user", "content": "x"}], **body}
+    return json.dumps({"custom_id": custom_id, "method": "POST", "url": CHAT, "body": given}).encode()
+
+
+def test_a_row_for_a_registered_name_gets_the_version_that_its_user_gets() -> None:
+    named = registered_rows(service=SERVICE)
+    rows = [parse_row(asks("registry:service", f"r{n}"), CHAT, named) for n in range(400)]
+    again = [parse_row(asks("registry:service", f"r{n}"), CHAT, named) for n in range(400)]
+    assert rows == again
+    got = [row.release.version for row in rows if row.release]
+    assert {row.request.model for row in rows} == {"m", "n"}
+    assert 5 < got.count(3) < 45
+    same = {parse_row(asks("registry:service", f"r{n}", user="ann"), CHAT, named).release for n in range(20)}
+    assert len(same) == 1
+    pinned = parse_row(asks("registry:service@4"), CHAT, named)
+    assert (pinned.request.model, pinned.release) == ("o", ReleaseUsed(name="service", version=4))
+    assert named.used_registered == {"service"}
+
+
+def test_a_task_on_a_registered_name_runs_on_its_version() -> None:
+    row = parse_row(line(), CHAT, registered_rows(service=SERVICE.model_copy(update={"weights": ((4, 1),)})))
+    assert (row.task and row.task.label, row.request.model) == ("sort@9", "o")
+    assert row.release == ReleaseUsed(name="service", version=4)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("registry:servise", "did you mean 'service'"),
+        ("registry:empty", "had no version in production"),
+        ("registry:service@1", "no version 1 that is not archived"),
+        ("registry:service@x", "is no registered model"),
+    ],
+)
+def test_a_row_for_a_version_that_is_not_there_is_told_in_its_line(model: str, said: str) -> None:
+    empty = RegisteredRoute(id="reg-2", weights=(), models=((1, "m"),))
+    source = io.BytesIO(asks(model) + b"\n")
+    planned = plan(source, CHAT, MODELS, 10, registered_rows(service=SERVICE, empty=empty))
+    (error,) = planned.errors
+    assert said in error.message
+    assert error.param == "body.model"
+
+
+def test_a_plan_names_the_models_and_the_names_that_its_rows_came_to() -> None:
+    source = io.BytesIO(asks("registry:service@2") + b"\n")
+    planned = plan(source, CHAT, MODELS, 10, registered_rows(service=SERVICE))
+    assert (planned.errors, planned.models, planned.registered) == ((), ("m",), ("service",))
