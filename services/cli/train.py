@@ -115,6 +115,76 @@ def encoder(
     _submit("/v1/training/jobs", body, wait, as_json)
 
 
+@app.command("multi-task")
+def multi_task(
+    name: Annotated[str, typer.Argument(help="What the models' names begin with: NAME.TASK.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The trunk: an encoder, a base, ...")],
+    task: Annotated[
+        list[str],
+        typer.Option(metavar="TASK=HEAD:DATA[:VALIDATION]", help="intent=single_label:file-...; many times."),
+    ],
+    loss: Annotated[list[str] | None, typer.Option(metavar="TASK=LOSS", help="focal, hinge, ...")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(metavar="TASK=NUMBER", help="What a task's loss is multiplied by.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="full or lora.")] = "full",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    parameters: Set = None,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Train heads of several tasks on one trunk; each is a model of its own. --set temperature=4 draws small tasks
+    more often."""
+    tasks = {one["name"]: one for one in map(_task, task)}
+    for field, option, pairs in (("loss", "--loss", loss), ("weight", "--weight", weight)):
+        for of, value in _parsed(pairs, option).items():
+            if of not in tasks:
+                raise InvalidInput(f"{option} names {of!r}; the tasks are {', '.join(tasks)}", param=option)
+            tasks[of][field] = value
+    body = {
+        "type": "multi_task",
+        "name": name,
+        "model": model,
+        "method": method,
+        "tasks": list(tasks.values()),
+        "seed": seed,
+        "hyperparameters": _parsed(parameters),
+    }
+    _submit("/v1/training/jobs", body, wait, as_json)
+
+
+@app.command()
+def distill(
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="Who answers: a model, or task:NAME.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The base that learns.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A dataset version (dsv-) or file (file-).")],
+    validation: Annotated[str | None, typer.Option(help="Held-out rows, as DATA.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Part of the student's name.")] = None,
+    max_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts at most.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer at most.")] = None,
+    held_out: Annotated[int, typer.Option(min=1, help="Held-out prompts at most.")] = 100,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    parameters: Set = None,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Have a served model answer the prompts of DATA, and fine-tune a smaller one on what it said."""
+    body = {
+        "type": "distill",
+        "teacher": teacher,
+        "model": model,
+        "training_file": data,
+        "validation_file": validation,
+        "suffix": suffix,
+        "max_prompts": max_prompts or "auto",
+        "generation": {"max_tokens": max_tokens} if max_tokens else {},
+        "held_out_rows": held_out,
+        "seed": seed,
+        "hyperparameters": _parsed(parameters),
+    }
+    _submit("/v1/training/jobs", body, wait, as_json)
+
+
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL")],
@@ -134,13 +204,25 @@ def _submit(path: str, body: dict[str, Any], wait: bool, as_json: bool) -> None:
         watch.answer(client, client.post(path, body), wait=wait, as_json=as_json)
 
 
-def _parsed(pairs: list[str] | None) -> dict[str, Any]:
+def _task(given: str) -> dict[str, Any]:
+    """`intent=single_label:file-1:file-2` as a task of the body."""
+    name, equals, rest = given.partition("=")
+    head, colon, data = rest.partition(":")
+    if not equals or not colon:
+        raise InvalidInput(
+            f"--task takes TASK=HEAD:DATA or TASK=HEAD:DATA:VALIDATION, got {given!r}", param="--task"
+        )
+    training, _, validation = data.partition(":")
+    return {"name": name, "head": head, "training_file": training, "validation_file": validation or None}
+
+
+def _parsed(pairs: list[str] | None, option: str = "--set") -> dict[str, Any]:
     """`n_epochs=3` -> {"n_epochs": 3}; what is no JSON is a string. The gateway refuses unknown names."""
     parsed: dict[str, Any] = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise InvalidInput(f"--set takes NAME=VALUE, got {pair!r}", param="--set")
+            raise InvalidInput(f"{option} takes NAME=VALUE, got {pair!r}", param=option)
         try:
             parsed[name] = json.loads(value)
         except ValueError:

@@ -49,6 +49,10 @@ _VERSION = "data_governance.version t"
 _MODEL = "training.model t"
 _USAGE = "gateway.usage t"
 _JOB = "core.job t"
+_PARTS = (
+    "core.job t CROSS JOIN LATERAL jsonb_array_elements(CASE WHEN jsonb_typeof(t.payload -> 'parts') = 'array' "
+    "THEN t.payload -> 'parts' ELSE '[]' END) p"
+)
 _PROJECT = "data_governance.label_project t"
 _SYNCED = "gateway.file t JOIN core.job j ON j.id = t.job_id AND j.kind = 'data.sync'"
 _LABELLED = "gateway.file t JOIN core.job j ON j.id = t.job_id AND j.kind = 'data.export_labels'"
@@ -95,11 +99,15 @@ EDGES = (
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{training,id}'", "t.id", "NULL::text"),
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{validation,id}'", "t.id", "NULL::text"),
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{data,id}'", "t.id", "NULL::text"),
+    # Several tasks on one trunk have rows of their own.
+    Edge("read", BY_PREFIX, "job", _PARTS, "p #>> '{training,id}'", "t.id", "NULL::text"),
+    Edge("read", BY_PREFIX, "job", _PARTS, "p #>> '{validation,id}'", "t.id", "NULL::text"),
     Edge("read", BY_PREFIX, "job", _JOB, "t.payload ->> 'version_id'", "t.id", "NULL::text"),
     Edge("read", "source", "job", _JOB, "t.payload ->> 'source_id'", "t.id", "NULL::text"),
     Edge("read", "project", "job", _JOB, "t.payload ->> 'project_id'", "t.id", "NULL::text"),
     Edge("used", "model", "job", _JOB, "t.payload #>> '{base,model}'", "t.id", "NULL::text"),
     Edge("used", "model", "job", _JOB, "t.payload #>> '{model,model}'", "t.id", "NULL::text"),
+    Edge("used", "model", "job", _JOB, "t.payload ->> 'teacher'", "t.id", "NULL::text"),
     Edge("used", "model", "job", _JOB, "t.payload #>> '{call,model,name}'", "t.id", "NULL::text"),
     Edge("made", "job", "version", _VERSION, "t.job_id", "t.id", "NULL::text"),
     Edge("made", "job", "model", _MODEL, "t.job_id", "t.id", "NULL::text"),
