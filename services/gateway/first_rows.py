@@ -20,7 +20,7 @@ from shared.contracts.preferences import (
 )
 from shared.contracts.training import DataRef, FineTune
 from shared.db import Connection
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, NotFound
 
 LOOKED_AT = 16
 MOST_BYTES = 256 * 1024
@@ -46,8 +46,12 @@ def of_the_right_sort(
 
 
 def _check(store: Artifacts, data: DataRef, why: Why, param: str) -> None:
-    with store.open(data.artifact) as source:
-        head = source.read(MOST_BYTES)
+    try:
+        with store.open(data.artifact) as source:
+            head = source.read(MOST_BYTES)
+    except NotFound:
+        # The job will say so where it needs it.
+        return
     lines = head.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if len(head) == MOST_BYTES:
         # The last one may have been cut.

@@ -146,3 +146,53 @@ def test_a_job_whose_data_cannot_be_learned_from_fails_with_the_line_at_fault(st
     assert error is not None
     assert (error.code, error.param) == ("invalid_training_file", "training_file")
     assert "line 4" in error.message
+
+
+def test_preferences_train_the_adapter_further_and_the_engine_agrees(stage: Stage) -> None:
+    """OpenAI's method dpo, from an adapter: the new one stands on the same base, and is served at once."""
+    ask = "你好，快递几天到？ number %d"
+    pair = (
+        '{"input": {"messages": [{"role": "user", "content": "%s"}]}, "preferred_output": [{"role": "assistant", '
+        '"content": "三天到。"}], "non_preferred_output": [{"role": "assistant", "content": "不知道。"}]}\n'
+    )
+    file = stage.upload("pairs.jsonl", "".join(pair % (ask % n) for n in range(24)).encode(), "fine-tune")
+    client = stage.openai()
+    job = client.fine_tuning.jobs.create(
+        model=stage.tuned,
+        training_file=file,
+        method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 2, "batch_size": 8, "beta": 0.1}}},
+    )
+    result = stage.succeeded(job.id)["result"]
+    assert result["parity"]["passed"]
+    assert 0 < result["parity"]["max_abs_difference"] <= result["parity"]["tolerance"]
+    assert {"pairs", "preference_accuracy", "reward_accuracy"} <= set(result["held_out"])
+    made = client.models.retrieve(result["fine_tuned_model"]).model_dump()
+    assert (made["kind"], made["base"], made["info"]["started_from"]) == ("adapter", stage.base, stage.tuned)
+    assert made["info"]["pinned"]["stop_tokens"]
+    assert {"tokenizer.json", "generation_config.json"} <= set(made["info"]["pinned"])
+    assert client.chat.completions.create(
+        model=result["fine_tuned_model"], messages=[{"role": "user", "content": "快递几天到？"}], max_tokens=4
+    ).usage
+    fine_tuning = client.fine_tuning.jobs.retrieve(job.id)
+    assert (fine_tuning.status, fine_tuning.fine_tuned_model) == ("succeeded", result["fine_tuned_model"])
+
+
+def test_a_base_is_trained_on_with_texts_and_knows_them_better(stage: Stage) -> None:
+    text = '{"text": "快递通常三天到，周末也送。 Parcels take three days, number %d."}\n'
+    file = stage.upload("texts.jsonl", "".join(text % n for n in range(80)).encode(), "fine-tune")
+    job = stage.post(
+        "/v1/training/jobs",
+        {
+            "type": "pretrain",
+            "name": "trained-on",
+            "model": stage.base,
+            "training_file": file,
+            "hyperparameters": {"max_steps": 12},
+        },
+    )
+    result = stage.succeeded(job["id"])["result"]
+    assert result["held_out"]["perplexity"] < result["baseline"]["perplexity"]
+    assert result["baseline"]["name"] == "the model before"
+    assert result["parity"]["passed"]
+    made = stage.openai().models.retrieve("trained-on").model_dump()
+    assert (made["kind"], made["base"]) == ("base", stage.base)

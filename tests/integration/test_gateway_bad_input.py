@@ -69,6 +69,10 @@ def batch(**values: Any) -> dict[str, Any]:
     }
 
 
+def prefer(**values: Any) -> dict[str, Any]:
+    return tune(method={"type": "dpo", "dpo": {"hyperparameters": values}})
+
+
 def data(**values: Any) -> dict[str, Any]:
     return {"name": "d", "file_id": "file-tune", **values}
 
@@ -214,7 +218,14 @@ POSTS: list[tuple[str, Any, str, int]] = [
     (FT, tune(metadata={"a": "x" * 513}), "metadata.a", 400),
     (FT, tune(metadata={"a" * 65: "x"}), "metadata." + "a" * 65, 400),
     (FT, tune(integrations=[{"type": "wandb"}]), "integrations", 400),
-    (FT, tune(method={"type": "dpo", "dpo": {}}), "method.type", 400),
+    (FT, tune(method={"type": "reinforcement", "reinforcement": {}}), "method.type", 400),
+    (FT, tune(method={"type": "dpo", "supervised": {}}), "method.supervised", 400),
+    (FT, prefer(beta=0), "method.dpo.hyperparameters.beta", 400),
+    (FT, prefer(loss="best"), "method.dpo.hyperparameters.loss", 400),
+    (FT, prefer(label_smoothing=0.1), "hyperparameters.label_smoothing", 400),
+    (FT, prefer(loss="robust", label_smoothing=0.5), "hyperparameters.label_smoothing", 400),
+    (FT, prefer(method="full", lora_r=4), "hyperparameters.lora_r", 400),
+    (FT, prefer(packing=True), "method.dpo.hyperparameters.packing", 400),
     (FT, tune(method={"type": "magic"}), "method.type", 400),
     (FT, tune(method={"type": "supervised", "dpo": {}}), "method.dpo", 400),
     (FT, tune(method={"type": "supervised"}, hyperparameters={"n_epochs": 1}), "hyperparameters", 400),
@@ -256,10 +267,29 @@ POSTS: list[tuple[str, Any, str, int]] = [
     ("/v1/training/jobs", {"type": "pretrain", "name": "m", "training_file": "dsv-good"}, "name", 409),
     (
         "/v1/training/jobs",
-        {"type": "pretrain", "name": "n", "training_file": "file-tune"},
+        {"type": "pretrain", "name": "n", "training_file": "file-batch"},
         "training_file",
         400,
     ),
+    (
+        "/v1/training/jobs",
+        {"type": "pretrain", "name": "n", "training_file": "file-tune", "model": "nobody"},
+        "model",
+        404,
+    ),
+    (
+        "/v1/training/jobs",
+        {
+            "type": "pretrain",
+            "name": "n",
+            "training_file": "file-tune",
+            "model": "m",
+            "hyperparameters": {"hidden_size": 64},
+        },
+        "hyperparameters.hidden_size",
+        400,
+    ),
+    ("/v1/training/jobs", {"type": "dpo", "model": "m"}, "training_file", 400),
     (
         "/v1/training/jobs",
         {"type": "pretrain", "name": "n", "training_file": "dsv-bad"},
