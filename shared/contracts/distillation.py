@@ -8,6 +8,7 @@ from pydantic import Field
 
 from shared.contracts.base import JobContract, Message
 from shared.contracts.inference import ModelRef
+from shared.contracts.model_registry import RegisteredRoute
 from shared.contracts.task import TaskRoute
 from shared.contracts.training import LIGHT_QUEUE, Auto, BaseRef, DataRef, FineTuneParameters
 
@@ -42,6 +43,8 @@ class Distill(JobContract):
     teacher: str
     models: dict[str, ModelRef]
     tasks: dict[str, TaskRoute] = Field(default_factory=dict)
+    # What a task's model may be called by.
+    registered: dict[str, RegisteredRoute] = Field(default_factory=dict)
     base: BaseRef
     # The base as it is served, for the figures before training.
     untrained: ModelRef

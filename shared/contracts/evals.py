@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from shared.contracts.base import JobContract, Message
 from shared.contracts.graders import Criterion, ModelName, Name, Part, TemplateMessage, TemplateText
 from shared.contracts.inference import ModelRef
+from shared.contracts.model_registry import RegisteredRoute
 from shared.contracts.task import TaskRoute
 from shared.contracts.training import LIGHT_QUEUE
 
@@ -247,5 +248,7 @@ class RunEval(JobContract):
     # Those that are asked and that judge, by the names they are called by.
     models: dict[str, ModelRef] = Field(default_factory=dict)
     tasks: dict[str, TaskRoute] = Field(default_factory=dict)
+    # What a task's model may be called by.
+    registered: dict[str, RegisteredRoute] = Field(default_factory=dict)
     encoder: ModelRef | None = None
     pool: str = "default"

@@ -69,12 +69,13 @@ class DistillBody(TrainingBody):
         return self
 
     def contract(self, connection: Connection, tenant: UUID) -> Distill:
-        models, tasks = self._teacher(connection, tenant)
+        teacher, models, tasks = self._teacher(connection, tenant)
         row = resolve.model_row(connection, tenant, self.model)
         return Distill(
-            teacher=self.teacher,
+            teacher=teacher,
             models=models,
             tasks=tasks,
+            registered=resolve.batch_registered(connection, tenant) if tasks else {},
             base=resolve.base_ref(row),
             untrained=resolve.model_ref(row),
             training=self.training(connection, tenant),
@@ -89,8 +90,9 @@ class DistillBody(TrainingBody):
 
     def _teacher(
         self, connection: Connection, tenant: UUID
-    ) -> tuple[dict[str, ModelRef], dict[str, TaskRoute]]:
-        """What a batch needs to know of the teacher; a task may ask any of the tenant's models."""
+    ) -> tuple[str, dict[str, ModelRef], dict[str, TaskRoute]]:
+        """(name, models, tasks) that a batch needs to know of the teacher; a task may ask any of the tenant's models,
+        and a registered name is its version in production."""
         try:
             named = task_name(self.teacher)
         except InvalidInput as exc:
@@ -99,8 +101,8 @@ class DistillBody(TrainingBody):
             row = resolve.model_row(connection, tenant, self.teacher, param="teacher")
             ref = resolve.model_ref(row)
             check_serves(row["id"], row["kind"], CHAT, "teacher", upstream=ref.upstream)
-            return {row["id"]: ref}, {}
+            return row["id"], {row["id"]: ref}, {}
         tasks = resolve.batch_tasks(connection, tenant)
         if named[0] not in tasks:
             raise NotFound(f"no task {named[0]!r}; GET /v1/tasks lists those there are", param="teacher")
-        return resolve.batch_models(connection, tenant), {named[0]: tasks[named[0]]}
+        return self.teacher, resolve.batch_models(connection, tenant), {named[0]: tasks[named[0]]}

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 
 from services.gateway import eval_names as names
-from services.gateway import eval_shapes
+from services.gateway import eval_shapes, resolve
 from services.gateway import repository_evals as repository
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
@@ -91,6 +91,7 @@ def create(
                 "items": given or names.items(connection, tenant, source),
                 "data_source": names.as_stored(source, asked),
                 "tasks": tasks,
+                "registered": resolve.batch_registered(connection, tenant) if tasks else {},
                 "pool": gateway.settings.pool,
             }
         )

@@ -18,6 +18,7 @@ from services.training.tasks.runs import TrainingRun
 from shared.contracts.answers import CHAT
 from shared.contracts.distillation import Distill, Generation
 from shared.contracts.inference import Batch, ModelRef
+from shared.contracts.model_registry import RegisteredRoute
 from shared.contracts.task import PREFIX, TaskRoute
 from shared.contracts.training import DataRef, FineTune
 from shared.db import Connection
@@ -60,7 +61,7 @@ def _ask(platform: Platform, ctx: JobContext, job: Distill, prompts: Prompts) ->
     )
     parts = {TRAIN: prompts.train, HELD: prompts.held_out}
     content = lines(parts, [(TEACHER, {"model": job.teacher, **_decoding(job)})])
-    batch, write = _batch(platform, ctx, content, job.models, job.tasks)
+    batch, write = _batch(platform, ctx, content, job.models, job.tasks, job.registered)
     told = {"phase": "asking", "teacher_batch": batch.id, "pause_parts": True}
     return Waiting([batch], told, write=write)
 
@@ -133,7 +134,7 @@ def _examine(platform: Platform, ctx: JobContext, job: Distill, prompts: Prompts
     ]
     content = lines({HELD: prompts.held_out}, asked)
     models = {student.name: student, job.untrained.name: job.untrained}
-    batch, write = _batch(platform, ctx, content, models, {})
+    batch, write = _batch(platform, ctx, content, models, {}, {})
     told = {"phase": "measuring", "fine_tuned_model": name, "exam_batch": batch.id}
     return Waiting([batch], told, write=write)
 
@@ -209,12 +210,19 @@ def _batch(
     content: bytes,
     models: dict[str, ModelRef],
     tasks: dict[str, TaskRoute],
+    registered: dict[str, RegisteredRoute],
 ) -> tuple[NewJob, Callable[[Connection], None]]:
     """A batch of chats as a part of this job, and what adds its input file."""
     artifact, size = platform.artifacts.put(io.BytesIO(content))
     file_id, pool = new_id("file-"), platform.settings.pool
     contract = Batch(
-        input_file_id=file_id, artifact=artifact, endpoint=CHAT, models=models, tasks=tasks, pool=pool
+        input_file_id=file_id,
+        artifact=artifact,
+        endpoint=CHAT,
+        models=models,
+        tasks=tasks,
+        registered=registered,
+        pool=pool,
     )
 
     def write(connection: Connection) -> None:

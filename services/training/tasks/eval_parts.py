@@ -92,6 +92,7 @@ def _batch(
         endpoint=endpoint,
         models=models,
         tasks=job.tasks if endpoint == CHAT else {},
+        registered=job.registered if endpoint == CHAT else {},
         pool=job.pool,
     )
     return ctx.part(contract, Batch.queue_for(job.pool))
