@@ -287,23 +287,30 @@ def translate(exc: ValidationError, parsed: Any, model: type[BaseModel]) -> Inva
 
 
 def _place(error: ErrorDetails, parsed: Any) -> tuple[str | int, ...]:
-    """The parts of pydantic's location that stand in the body: it names the branches of unions too."""
-    place: list[str | int] = []
-    value = parsed
-    parts = error["loc"]
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        if (
-            isinstance(value, dict)
-            and isinstance(part, str)
-            and (part in value or (last and error["type"] == "missing"))
-        ):
-            place.append(part)
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            place.append(part)
-            value = value[part]
-    return tuple(place)
+    """The parts of pydantic's location that stand in the body: it names the branches of unions too.
+
+    A branch may be named like a field beside it, so the longest way through the body is taken.
+    """
+    parts, missing = error["loc"], error["type"] == "missing"
+    ways: dict[tuple[int, int], tuple[str | int, ...]] = {}
+
+    def way(index: int, value: Any) -> tuple[str | int, ...]:
+        if index == len(parts):
+            return ()
+        key = (index, id(value))
+        if key not in ways:
+            without, part = way(index + 1, value), parts[index]
+            if isinstance(value, dict) and isinstance(part, str):
+                stands = part in value or (missing and index == len(parts) - 1)
+                inner = value.get(part)
+            else:
+                stands = isinstance(value, list) and isinstance(part, int) and part < len(value)
+                inner = value[part] if stands else None
+            within = (part, *way(index + 1, inner)) if stands else ()
+            ways[key] = within if stands and len(within) >= len(without) else without
+        return ways[key]
+
+    return way(0, parsed)
 
 
 def dotted(place: tuple[str | int, ...]) -> str:

@@ -24,7 +24,20 @@ MAX_CHOICES = 100
 DEFAULT_TRIALS = 20
 # Everything that is better when it is smaller; all else is better when it is larger.
 _SMALLER = ("loss", "mse", "mae", "perplexity")
-_TOLD_BY_LOOPS = ("valid_loss", "valid_mean_token_accuracy", "train_loss", "train_mean_token_accuracy")
+_OF_TOKENS = ("valid_loss", "valid_mean_token_accuracy", "train_loss", "train_mean_token_accuracy")
+_BY_KIND: Mapping[str, tuple[str, ...]] = {
+    "training.pretrain": _OF_TOKENS,
+    "training.fine_tune": _OF_TOKENS,
+    "training.preferences": (
+        "valid_reward_accuracy",
+        "valid_reward_margin",
+        "valid_preference_accuracy",
+        "valid_loss",
+        "train_loss",
+    ),
+    # Their order of texts is measured once, of the finished encoder.
+    "training.train_encoder": ("valid_recall_at_1", "train_loss"),
+}
 _BY_HEAD: Mapping[str, tuple[str, ...]] = {
     "single_label": ("valid_accuracy", "valid_macro_f1"),
     "multi_label": ("valid_micro_f1", "valid_macro_f1", "valid_exact_match"),
@@ -183,20 +196,23 @@ def metrics_of(kind: str, payload: Mapping[str, Any]) -> tuple[str, ...]:
     """
     if kind == "training.train_head":
         return (*_BY_HEAD[payload["choice"]["head"]], "valid_loss", "train_loss")
-    if kind == "training.train_encoder":
-        return ("valid_recall_at_1", "train_loss")
-    if kind in ("training.pretrain", "training.fine_tune"):
-        return _TOLD_BY_LOOPS
-    if kind == "training.preferences":
-        return ("valid_loss", "valid_reward_accuracy", "valid_reward_margin", "train_loss")
-    return ()
+    if kind == "training.train_multi_task":
+        of_tasks = [
+            f"{one['name']}/{metric}"
+            for one in payload["parts"]
+            for metric in (*_BY_HEAD[one["head"]], "valid_loss")
+        ]
+        return ("valid_loss", *of_tasks, "train_loss")
+    return _BY_KIND.get(kind, ())
 
 
 def final_value(metric: str, result: Mapping[str, Any], last: float | None) -> float | None:
     """The objective of a run that has ended: what was measured of the finished model, else what was told last."""
-    measured = result.get("held_out")
-    found = measured.get(metric.removeprefix("valid_")) if isinstance(measured, Mapping) else None
-    if metric.startswith("valid_") and (value := _number(found)) is not None:
+    task, _, name = metric.rpartition("/")
+    told: Any = result.get("tasks", {}).get(task, {}) if task else result
+    measured = told.get("held_out")
+    found = measured.get(name.removeprefix("valid_")) if isinstance(measured, Mapping) else None
+    if name.startswith("valid_") and (value := _number(found)) is not None:
         return value
     return _number(result.get(metric, last))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -14,15 +15,17 @@ from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.estimates import that_fits
+from services.gateway.first_rows import of_the_right_sort
 from services.gateway.metadata import Metadata
 from services.gateway.methods import CreateTraining
-from services.gateway.methods.base import MethodBody
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.search_objective import objective_of, trials_of
 from services.gateway.search_page import POLICY, render_search
 from services.gateway.search_space import dimensions
 from services.gateway.submission import submit
 from shared import job_store
+from shared.contracts.base import JobContract
 from shared.contracts.models import NAME
 from shared.contracts.searches import (
     MAX_DIMENSIONS,
@@ -35,7 +38,7 @@ from shared.contracts.searches import (
     Sampler,
 )
 from shared.db import Connection, Row
-from shared.errors import HeliuError, NotFound
+from shared.errors import HeliuError, InvalidInput, NotFound
 from shared.jobs import Job
 
 router = APIRouter(tags=["training"])
@@ -113,31 +116,44 @@ def create(
     """Each trial is a training job of its own. The whole space is checked before the first: a trial that the job's
     schema would refuse is refused here, by its place. When all have ended the best one's model is served."""
     body, tenant = request.body, request.caller.tenant
-    pool = gateway.settings.pool
+    asked, store = body.job.root, gateway.platform.artifacts
+    # As /v1/training/jobs would take it, before anything varies.
+    as_given = that_fits(
+        gateway, tenant, asked.kind, of_the_right_sort(store, lambda c: asked.contract(c, tenant))
+    )
     job = submit(
         gateway,
         request,
         RunSearch,
-        lambda connection: _contract(connection, tenant, body, pool),
+        lambda connection: _contract(connection, tenant, body, _payload(connection, as_given), gateway),
         metadata=body.metadata,
+        # Of the trials, which take after their search.
+        priority=body.job.root.priority,
+        preemptible=body.job.root.may_be_preempted,
     )
     return search_shapes.search(job, [])
 
 
-def _contract(connection: Connection, tenant: UUID, body: CreateSearch, pool: str) -> RunSearch:
+def _contract(
+    connection: Connection, tenant: UUID, body: CreateSearch, made: dict[str, Any], gateway: Gateway
+) -> RunSearch:
+    """The search for a job whose payload is `made`. Raises what is wrong with objective, trials, name or space."""
     asked = body.job.root
-    made = _payload(connection, tenant, asked)
     metric, direction = objective_of(
         asked.kind.kind, made, body.objective.metric if body.objective else None, _direction(body)
     )
     trials = trials_of(body.space, body.sampler, body.trials)
     if body.pruner != "median" and body.pruner_startup_trials is not None:
-        raise HeliuError(
+        raise InvalidInput(
             f"pruner_startup_trials is of the median, and the pruner is {body.pruner!r}; leave it out",
-            code="invalid_value",
             param="pruner_startup_trials",
         )
     if body.name is not None:
+        if "parts" in made:
+            raise InvalidInput(
+                "the job makes several models, which are named after its own name; leave this one out",
+                param="name",
+            )
         repository_models.check_free(connection, tenant, body.name)
     job = asked.model_dump(mode="json", exclude_unset=True)
     space = dimensions(job, body.space, lambda one: one.contract(connection, tenant).dump())
@@ -145,7 +161,7 @@ def _contract(connection: Connection, tenant: UUID, body: CreateSearch, pool: st
         name=body.name,
         asked=job,
         job_kind=asked.kind.kind,
-        job_queue=asked.kind.queue_for(pool),
+        job_queue=asked.kind.queue_for(gateway.settings.pool),
         job=made,
         space=space,
         metric=metric,
@@ -165,10 +181,10 @@ def _direction(body: CreateSearch) -> Direction | None:
     return body.objective.direction if body.objective else None
 
 
-def _payload(connection: Connection, tenant: UUID, job: MethodBody) -> dict[str, Any]:
-    """The job as it was given, before anything varies; a refusal names its place in this body."""
+def _payload(connection: Connection, make: Callable[[Connection], JobContract]) -> dict[str, Any]:
+    """The job as it was given; a refusal names its place in this body."""
     try:
-        return job.contract(connection, tenant).dump()
+        return make(connection).dump()
     except HeliuError as exc:
         exc.param = f"job.{exc.param}" if exc.param else "job"
         raise

@@ -91,6 +91,24 @@ def test_a_wrong_body_is_refused_by_place(body: dict[str, Any], param: str, says
     assert caught.value.param == param
 
 
+def test_a_branch_that_is_named_like_a_field_hides_no_place() -> None:
+    class Head(Body):
+        type: Literal["head"]
+        head: str
+        inner: Inner
+
+    class Tail(Body):
+        type: Literal["tail"]
+
+    class Whole(Body):
+        job: Head | Tail = Field(discriminator="type")
+
+    body = {"job": {"type": "head", "head": "x", "inner": {"count": "many"}}}
+    with pytest.raises(InvalidInput) as refused:
+        parse(Whole, json.dumps(body).encode(), body)
+    assert refused.value.param == "job.inner.count"
+
+
 def test_numbers_are_not_made_of_strings() -> None:
     body = {"name": "x", "inner": {"count": "3"}}
     with pytest.raises(InvalidInput):
