@@ -12,7 +12,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from deploy.samples.dialogues import Writer
+from deploy.samples.dialogues import Dialogue, Writer
 from deploy.samples.dice import Dice
 from deploy.samples.material import LANGUAGES, Language, load
 
@@ -20,15 +20,22 @@ HELD_OUT_EVERY = 4
 TRAINING, HELD_OUT = 1040, 520
 
 
+def apart(
+    code: str, seed: int, *, training: int = TRAINING, held_out: int = HELD_OUT
+) -> tuple[list[Dialogue], list[Dialogue]]:
+    """Dialogues (training, held out), each evenly over all 26 intents of the language. Same arguments, same dialogues,
+    anywhere."""
+    language = load(code)
+    learned, held = (Writer(_with(language, held=held), Dice(seed + held)) for held in (False, True))
+    return [learned.write() for _ in range(training)], [held.write() for _ in range(held_out)]
+
+
 def labelled(
     code: str, seed: int, *, training: int = TRAINING, held_out: int = HELD_OUT
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """(training, held out), each evenly over all 26 intents of the language. Same arguments, same rows, anywhere."""
-    language = load(code)
-    return (
-        _written(_with(language, held=False), Dice(seed), training),
-        _written(_with(language, held=True), Dice(seed + 1), held_out),
-    )
+    """The same as rows of a question and its intent."""
+    learned, held = apart(code, seed, training=training, held_out=held_out)
+    return _rows(learned), _rows(held)
 
 
 def _with(language: Language, *, held: bool) -> Language:
@@ -46,9 +53,7 @@ def _with(language: Language, *, held: bool) -> Language:
     return replace(language, intents=tuple(intents))
 
 
-def _written(language: Language, dice: Dice, count: int) -> list[dict[str, str]]:
-    writer = Writer(language, dice)
-    dialogues = [writer.write() for _ in range(count)]
+def _rows(dialogues: list[Dialogue]) -> list[dict[str, str]]:
     return [{"text": dialogue.question, "label": dialogue.intent} for dialogue in dialogues]
 
 

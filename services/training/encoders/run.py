@@ -58,6 +58,9 @@ def run(spec: Spec, run: Run) -> Result:
         f"training an encoder on {len(training):,} texts of {len(labels):,} meanings for {pace.schedule.total} steps",
         data={**told, "batch_size": pace.batch_size, "total_steps": pace.schedule.total},
     )
+    with run.timed("eval", step=0):
+        # Bags of characters find something by themselves: that is what training has to beat.
+        baseline = {"name": "the untrained encoder", **trainer.evaluate()}
     if resumed:
         trainer.restore(resumed)
         run.event(f"resumed at step {trainer.step}")
@@ -65,7 +68,10 @@ def run(spec: Spec, run: Run) -> Result:
 
     with run.timed("eval", step=trainer.step):
         figures = trainer.evaluate()
-    run.event(f"held out: {figures['recall_at_1']:.3f} found first", data={"held_out": figures})
+    run.event(
+        f"held out: {figures['recall_at_1']:.3f} found first, and {baseline['recall_at_1']:.3f} by {baseline['name']}",
+        data={"held_out": figures, "baseline": baseline},
+    )
     with run.timed("save"):
         save_encoder(model, spec.output_dir)
         parity = check_parity(model, spec.output_dir, device)
@@ -76,6 +82,7 @@ def run(spec: Spec, run: Run) -> Result:
             **told,
             "steps": trainer.step,
             "held_out": figures,
+            "baseline": baseline,
             "parity": parity,
             "train_loss": trainer.last_metrics["train_loss"],
         },

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from deploy.samples import paraphrases
 from services.inference.engine.encoder import Encoder
 from services.training.encoders.model import hanzi, new_tokenizer
 from services.training.encoders.run import run as train
@@ -54,6 +55,22 @@ def test_texts_of_one_label_come_near_each_other_and_the_engine_serves_them(tmp_
     first, like, other = (encoder.encode([encoder.tokens(text)])[0] for text in ("退款", "返还货款", "密码"))
     assert float(first @ like) > float(first @ other) + 0.3
     assert encoder.width == 32
+
+
+def test_questions_in_words_that_were_never_trained_are_found_better_than_without_training(
+    tmp_path: Path,
+) -> None:
+    material = paraphrases.load()
+    spec = spec_of(tmp_path, hyperparameters=SMALL | {"batch_size": 64, "max_steps": 60, "n_epochs": 10})
+    for name, rows in (
+        ("train", paraphrases.training_rows(material, 0, each=8, composed=0)),
+        ("validation", paraphrases.validation_rows(material, 0)),
+    ):
+        lines = (json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    told = train(spec, Run(lambda _: None)).data
+    assert told["held_out"]["mrr"] > told["baseline"]["mrr"] + 0.05, told
+    assert told["held_out"]["recall_at_1"] > told["baseline"]["recall_at_1"], told
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
