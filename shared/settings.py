@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from shared.errors import ConfigurationError
 
 PREFIX = "HELIU_"
+TRACKERS = ("mlflow", "wandb")
 _PREEMPT = re.compile(r"training\.[A-Za-z0-9_-]+:inference\.[A-Za-z0-9_-]+")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*\.?")
 
@@ -211,6 +212,12 @@ class Settings:
         doc="Ray cluster that runs the parts of dataset builds in the place of data workers: its address, `auto`, or "
         "`local` for one on this machine; its nodes share the artifact store's folder and have ray and heliu[data]",
     )
+    trackers: str = setting(
+        "",
+        doc="trackers that training runs are told to beside the platform's own curves: mlflow, wandb, with commas "
+        "between. Their packages must be on the training workers, whose environment holds their own settings "
+        "(MLFLOW_TRACKING_URI, WANDB_API_KEY, ...); runs of every tenant go there",
+    )
     webhook_allow_private: bool = setting(False, doc="let webhooks go to private and loopback addresses")
     webhook_timeout_seconds: float = setting(10.0, doc="time limit of one webhook delivery")
     test_faults: bool = setting(False, doc="enable the no-op jobs that tests and benchmarks submit")
@@ -243,6 +250,17 @@ class Settings:
                     param="HELIU_SOURCE_FOLDERS",
                 )
         return tuple(folders)
+
+    @property
+    def wanted_trackers(self) -> tuple[str, ...]:
+        """The trackers of HELIU_TRACKERS. Raises ConfigurationError for one that is not known."""
+        names = tuple(dict.fromkeys(filter(None, (name.strip() for name in self.trackers.split(",")))))
+        for name in names:
+            if name not in TRACKERS:
+                raise ConfigurationError(
+                    f"HELIU_TRACKERS holds {name!r}; known are {', '.join(TRACKERS)}", param="HELIU_TRACKERS"
+                )
+        return names
 
     @property
     def secret_keys(self) -> tuple[str, ...]:
@@ -332,7 +350,12 @@ def _check(settings: Settings) -> None:
             param="HELIU_PREEMPT_WAITING",
         )
     _ = settings.preempt_rules
-    _ = (settings.allowed_upstreams, settings.allowed_sources, settings.allowed_folders)
+    _ = (
+        settings.allowed_upstreams,
+        settings.allowed_sources,
+        settings.allowed_folders,
+        settings.wanted_trackers,
+    )
     if any(len(secret) < 16 for secret in settings.secret_keys):
         raise ConfigurationError(
             "HELIU_SECRET_KEY holds a secret of less than 16 characters; `openssl rand -hex 32` makes one",

@@ -12,6 +12,7 @@ from services.training.tasks import (
     encoders,
     evals,
     evaluations,
+    grading,
     heads,
     multi_task,
     preferences,
@@ -20,10 +21,12 @@ from services.training.tasks import (
     tune,
 )
 from services.training.tasks.trials import ends_as_trial
-from shared.contracts.base import JobContract
+from services.training.tracking.trackers import check_installed, secrets_of
+from shared.contracts.base import JobContract, LiveCall
 from shared.contracts.distillation import Distill
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.evals import RunEval
+from shared.contracts.grading import GradeSample
 from shared.contracts.heads import TrainHead
 from shared.contracts.multi_task import TrainMultiTask
 from shared.contracts.preferences import TunePreferences
@@ -31,17 +34,20 @@ from shared.contracts.searches import RunSearch
 from shared.contracts.training import LIGHT_QUEUE, Evaluate, FineTune, Pretrain
 from shared.errors import HeliuError
 from shared.job_context import Handler
+from shared.live_server import LiveHandler
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
 
 SLOTS = 1
 LIGHT_SLOTS = 2
+LIVE_SLOTS = 1
 
 
 def main() -> int:
     try:
         settings = read_settings(os.environ)
-        platform = open_platform(settings, "training")
+        check_installed(settings.wanted_trackers)
+        platform = open_platform(settings, "training", hidden=secrets_of(os.environ))
     except HeliuError as exc:
         sys.stderr.write(f"training: {exc.message}\n")
         return 78
@@ -60,8 +66,9 @@ def main() -> int:
     handlers[RunSearch] = partial(searches.search, platform)
     handlers[RunEval] = partial(evals.run_eval, platform)
     queues = {Pretrain.queue_for(settings.pool): settings.slots or SLOTS, LIGHT_QUEUE: LIGHT_SLOTS}
-    spec = WorkerSpec("training", queues)
-    return Worker(platform, spec, handlers, info=find_device(os.environ).info).run()
+    spec = WorkerSpec("training", queues, live_queue=GradeSample.queue_for(), live_slots=LIVE_SLOTS)
+    live: dict[type[LiveCall], LiveHandler] = {GradeSample: partial(grading.grade_sample, platform)}
+    return Worker(platform, spec, handlers, live, info=find_device(os.environ).info).run()
 
 
 if __name__ == "__main__":

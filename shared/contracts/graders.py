@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MAX_CRITERIA = 32
 MAX_TEMPLATE = 100_000
@@ -49,10 +49,11 @@ class TemplateMessage(Part):
     content: Any
     type: Literal["message"] = "message"
 
-    @model_validator(mode="after")
-    def _of_text(self) -> Self:
-        message_text(self.content)
-        return self
+    @field_validator("content")
+    @classmethod
+    def _of_text(cls, content: Any) -> Any:
+        message_text(content)
+        return content
 
     @property
     def text(self) -> str:

@@ -16,6 +16,7 @@ from shared.contracts.distillation import Distill
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.erasure import EraseSubject
 from shared.contracts.evals import RunEval
+from shared.contracts.grading import GradeSample
 from shared.contracts.heads import TrainHead
 from shared.contracts.inference import (
     Batch,
@@ -96,6 +97,7 @@ CALLS: Mapping[str, type[LiveCall]] = {
         ReadRows,
         SearchStore,
         ReadChunks,
+        GradeSample,
         LabelAgreement,
         FindRows,
         VersionRows,

@@ -6,21 +6,31 @@ The model that answers and judges is a server of the test's own that says again 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from shared.artifacts import ArtifactStore
+from shared.webhooks import sign
 from tests import servers
 from tests.harness import Harness, platform, wait_for
 from tests.local_upstream import MODEL, LocalUpstream, local_upstream
 from tests.unit.inference.tiny_encoders import save_encoder
+from tests.unit.inference.tiny_heads import save_head
 
 KEY = "sk-of-the-far-server"
+LABELS = ("退款", "delivery", "card")
+ADD_MODEL = "INSERT INTO training.model (tenant_id, id, kind, artifact) VALUES (%s, %s, %s, %s)"
+ADD_VERSION = """
+INSERT INTO data_governance.version (tenant_id, id, dataset_id, job_id, artifact, rows, train_rows, validation_rows,
+    gate_passed, gate, report) VALUES (%s, %s, 'ds-evals', 'dsjob-1', %s, 3, 1, 2, true, '{}', '{}')"""
 ITEM = {
     "type": "object",
     "properties": {
@@ -57,12 +67,14 @@ class Stage:
             json={"name": "far", "url": upstream.url, "model": MODEL, "api_key": KEY, "endpoints": ["chat"]},
         )
         assert added.status_code == 200, added.text
-        artifact = ArtifactStore(harness.settings.artifact_folder).put_tree(save_encoder(folder / "encoder"))
-        with harness.db.transaction(harness.tenant) as c:
-            c.execute(
-                "INSERT INTO training.model (tenant_id, id, kind, artifact) VALUES (%s, 'encoder', 'encoder', %s)",
-                (harness.tenant, artifact),
-            )
+        self.store = ArtifactStore(harness.settings.artifact_folder)
+        for kind, saved in (
+            ("encoder", save_encoder(folder / "encoder")),
+            ("classifier", save_head(folder / "classifier", labels=LABELS)),
+            ("ranker", save_head(folder / "ranker")),
+        ):
+            with harness.db.transaction(harness.tenant) as c:
+                c.execute(ADD_MODEL, (harness.tenant, kind, kind, self.store.put_tree(saved)))
         harness.start("inference")
         self.training = harness.start("training")
 
@@ -184,3 +196,475 @@ def test_a_run_samples_grades_and_tells_each_item(stage: Stage, tmp_path: Path) 
     assert [entry.id for entry in client.files.list()] == [file.id]
     assert list(client.batches.list()) == []
     assert httpx.get(run.report_url, headers={"authorization": f"Bearer {client.api_key}"}).status_code == 200
+
+
+def given(*items: dict[str, Any], samples: list[str] | None = None) -> Any:
+    """A source of items that come along, with their answers where there are any."""
+    content: list[dict[str, Any]] = [{"item": item} for item in items]
+    for one, text in zip(content, samples or [], strict=False):
+        one["sample"] = {"output_text": text}
+    return {"type": "file_content", "content": content}
+
+
+def test_evals_and_runs_are_listed_renamed_and_deleted(stage: Stage) -> None:
+    client = stage.client
+    made = [
+        client.evals.create(data_source_config=config(), testing_criteria=[EXACT], name=f"list {n}")  # type: ignore[list-item]
+        for n in range(3)
+    ]
+    newest = [one.id for one in client.evals.list(limit=2, order="desc")]
+    assert newest[:3] == [one.id for one in reversed(made)]
+    changed = client.evals.update(made[0].id, name="renamed", metadata={"a": "b"})
+    assert (changed.name, changed.metadata) == ("renamed", {"a": "b"})
+    assert next(iter(client.evals.list(limit=1, order="desc", order_by="updated_at"))).id == made[0].id
+    assert client.evals.retrieve(made[0].id).data_source_config.to_dict()["schema"]["required"] == [
+        "item",
+        "sample",
+    ]
+    source = given({"question": "a", "answer": "a"}, {"question": "a", "answer": "b"}, samples=["a", "a"])
+    runs = [
+        client.evals.runs.create(made[0].id, data_source={"type": "jsonl", "source": source}, name=name)
+        for name in ("one", "two")
+    ]
+    ended = [stage.ended(made[0].id, run.id) for run in runs]
+    assert [(run.status, run.model, run.result_counts.passed) for run in ended] == [("completed", "", 1)] * 2
+    assert [run.id for run in client.evals.runs.list(made[0].id, limit=1)] == [run.id for run in runs]
+    assert list(client.evals.runs.list(made[0].id, status="failed")) == []
+    with pytest.raises(openai.NotFoundError, match="no run"):
+        client.evals.runs.retrieve(runs[0].id, eval_id=made[1].id)
+    gone = client.evals.runs.delete(runs[0].id, eval_id=made[0].id)
+    assert (gone.deleted, gone.run_id) == (True, runs[0].id)
+    assert [run.id for run in client.evals.runs.list(made[0].id)] == [runs[1].id]
+    with stage.harness.db.transaction(stage.harness.tenant) as c:
+        (left,) = c.execute("SELECT count(*) AS n FROM training.eval_item WHERE run_id = %s", (runs[0].id,))
+    assert left["n"] == 0
+    deleted = client.evals.delete(made[0].id)
+    assert (deleted.deleted, deleted.eval_id) == (True, made[0].id)
+    with pytest.raises(openai.NotFoundError):
+        client.evals.retrieve(made[0].id)
+
+
+def test_another_tenant_sees_none_of_it(stage: Stage) -> None:
+    made = stage.client.evals.create(data_source_config=config(), testing_criteria=[EXACT])  # type: ignore[list-item]
+    tenant = stage.operator.post("/v1/tenants", json={"name": "rival"})
+    assert tenant.status_code == 200, tenant.text
+    key = stage.operator.post("/v1/keys", json={"name": "rival", "tenant": "rival"}).json()["key"]
+    rival = openai.OpenAI(base_url=f"{stage.url}/v1", api_key=key, max_retries=0)
+    assert list(rival.evals.list()) == []
+    with pytest.raises(openai.NotFoundError):
+        rival.evals.retrieve(made.id)
+    with pytest.raises(openai.NotFoundError):
+        rival.evals.runs.create(made.id, data_source={"type": "jsonl", "source": given({"question": "a"})})
+
+
+def test_a_run_that_waits_is_cancelled_with_its_batch(stage: Stage) -> None:
+    client = stage.client
+    made = client.evals.create(data_source_config=config(), testing_criteria=[EXACT])  # type: ignore[list-item]
+    stage.upstream.hold.clear()
+    try:
+        run = client.evals.runs.create(
+            made.id, data_source=completions(given({"question": "held", "answer": "held"}))
+        )
+        wait_for(lambda: "sampled" in stage.harness.job(run.id).progress, 60, "the batch to be handed out")
+        with pytest.raises(openai.ConflictError, match="cancel it first"):
+            client.evals.delete(made.id)
+        client.evals.runs.cancel(run.id, eval_id=made.id)
+    finally:
+        stage.upstream.hold.set()
+    assert stage.ended(made.id, run.id).status == "canceled"
+    with stage.harness.db.core() as c:
+        (part,) = c.execute("SELECT id FROM core.job WHERE parent_id = %s", (run.id,)).fetchall()
+    assert stage.harness.wait_job(part["id"]).state.value == "cancelled"
+
+
+def test_webhooks_of_runs_are_as_the_client_unwraps_them(stage: Stage) -> None:
+    client = stage.client
+    secret = stage.operator.post(
+        "/v1/webhooks",
+        json={"url": "https://example.com/hook", "events": ["eval.run.succeeded", "eval.run.failed"]},
+    )
+    made = stage.operator.post(
+        "/v1/evals",
+        json={"data_source_config": config(sample=False), "testing_criteria": [{**EXACT, "input": "a"}]},
+    ).json()
+    source = {"type": "jsonl", "source": given({"question": "a", "answer": "a"})}
+    run = stage.operator.post(f"/v1/evals/{made['id']}/runs", json={"data_source": source}).json()
+    stage.harness.wait_job(run["id"])
+    with stage.harness.db.core() as c:
+        (sent,) = c.execute(
+            "SELECT d.id, d.body FROM core.webhook_delivery d JOIN core.webhook_endpoint e ON e.id = d.endpoint_id "
+            "WHERE d.body LIKE %s",
+            (f"%{run['id']}%",),
+        ).fetchall()
+    key, now = secret.json()["secret"], int(time.time())
+    headers = {
+        "webhook-id": sent["id"],
+        "webhook-timestamp": str(now),
+        "webhook-signature": sign(key, sent["id"], now, sent["body"]),
+    }
+    event = client.webhooks.unwrap(sent["body"], headers, secret=key)
+    assert (event.type, event.data.id) == ("eval.run.succeeded", run["id"])
+
+
+def test_rows_of_a_version_are_answered_by_messages_that_stand_in_them(stage: Stage, tmp_path: Path) -> None:
+    client = stage.client
+    rows = [
+        {
+            "_row_id": f"{n}",
+            "messages": [{"role": "user", "content": f"say {n}"}],
+            "label": f"say {n}",
+            "split": split,
+        }
+        for n, split in enumerate(("train", "validation", "validation"))
+    ]
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "part-0.parquet")
+    (tmp_path / "manifest.json").write_text('{"gate": {"passed": true, "reasons": []}}')
+    tenant, version = stage.harness.tenant, "dsv-" + "1" * 32
+    with stage.harness.db.transaction(tenant) as c:
+        c.execute(
+            "INSERT INTO data_governance.dataset (id, tenant_id, name) VALUES ('ds-evals', %s, 'held')",
+            (tenant,),
+        )
+        c.execute(ADD_VERSION, (tenant, version, stage.store.put_tree(tmp_path)))
+    schema = {"type": "object", "properties": {"messages": {"type": "array"}, "label": {"type": "string"}}}
+    made = client.evals.create(
+        data_source_config=config(schema),
+        testing_criteria=[{**EXACT, "reference": "{{item.label}}"}],  # type: ignore[list-item]
+    )
+    run = client.evals.runs.create(
+        made.id,
+        data_source={  # type: ignore[arg-type]
+            "type": "responses",
+            "model": "far",
+            "source": {"type": "dataset_version", "id": version},
+            "input_messages": {"type": "item_reference", "item_reference": "item.messages"},
+            "sampling_params": {"temperature": 0, "max_completion_tokens": 16},
+        },
+    )
+    run = stage.ended(made.id, run.id)
+    assert (run.status, run.result_counts.total, run.result_counts.passed) == ("completed", 2, 2)
+    slices = run.model_extra["slices"]["label"]
+    assert sorted(slices) == ["say 1", "say 2"]
+
+
+def test_heads_are_measured_as_classifiers_and_rankers(stage: Stage) -> None:
+    """Random heads: that figures come out of their answers counts here, and not how good they are."""
+
+    def post(path: str, body: dict[str, Any]) -> Any:
+        return stage.client.post(path, body=body, cast_to=object)
+
+    labelled = post(
+        "/evals",
+        {
+            "data_source_config": config({"type": "object", "properties": {"text": {}, "label": {}}}),
+            "testing_criteria": [{**EXACT, "reference": "{{item.label}}"}],
+            "metrics": [{"type": "classification", "label": "{{item.label}}"}],
+        },
+    )
+    items = [{"text": f"第 {n} 行 line {'x ' * n}", "label": LABELS[n % 3]} for n in range(9)]
+    source = {"type": "classifications", "model": "classifier", "source": given(*items)}
+    classified = post(f"/evals/{labelled['id']}/runs", {"data_source": source})
+    ranked = post(
+        "/evals",
+        {
+            "data_source_config": config(
+                {"type": "object", "properties": {"query": {}, "documents": {}, "relevance": {}}}
+            ),
+            "testing_criteria": [{**EXACT, "input": "{{sample.output_json[0].index}}", "reference": "0"}],
+            "metrics": [{"type": "ranking", "relevance": "item.relevance", "k": 2}],
+        },
+    )
+    items = [
+        {"query": "退款", "documents": ["a", "退款三天", "card"], "relevance": [0, 2, 1]},
+        {"query": "card", "documents": ["a", "b"], "relevance": [1, 0]},
+        {"query": "nothing", "documents": ["a", "b"], "relevance": [0, 0]},
+    ]
+    source = {"type": "rerank", "model": "ranker", "source": given(*items)}
+    ordered = post(f"/evals/{ranked['id']}/runs", {"data_source": source})
+    told = stage.ended(labelled["id"], classified["id"]).model_extra["metrics"][0]["figures"]
+    assert set(told) >= {"accuracy", "macro_f1", "mcc", "auroc", "ece", "recall[退款]"}
+    run = stage.ended(labelled["id"], classified["id"])
+    assert told["accuracy"]["value"] == run.result_counts.passed / 9
+    (metric,) = stage.ended(ranked["id"], ordered["id"]).model_extra["metrics"]
+    assert set(metric["figures"]) == {"ndcg@2", "recall@2", "mrr"}
+    assert (metric["n"], metric["skipped"]) == (2, {"nothing_relevant": 1})
+
+
+def test_two_runs_are_compared_on_the_items_that_both_have(stage: Stage) -> None:
+    client = stage.client
+    made = client.evals.create(
+        data_source_config=config(),
+        testing_criteria=[EXACT],  # type: ignore[list-item]
+        extra_body={"slices": ["topic"]},
+    )
+    items = [{"question": f"{n}", "answer": "right", "topic": "ab"[n % 2]} for n in range(60)]
+    answers = {
+        "worse": ["right" if n % 3 == 0 else "wrong" for n in range(60)],
+        "better": ["right" if n % 3 != 1 else "wrong" for n in range(60)],
+    }
+    runs = {
+        name: client.evals.runs.create(
+            made.id, data_source={"type": "jsonl", "source": given(*items[:count], samples=said)}
+        )
+        for (name, said), count in zip(answers.items(), (60, 59), strict=True)
+    }
+    for run in runs.values():
+        assert stage.ended(made.id, run.id).status == "completed"
+
+    def compare(*names: str, **more: Any) -> Any:
+        query = {"run": [runs[name].id for name in names], **more}
+        return stage.operator.get(f"/v1/evals/{made.id}/compare", params=query)
+
+    told = compare("worse", "better").json()
+    assert told["items"] == {"paired": 59, "only_in_a": 1, "only_in_b": 0}
+    assert told["verdict"] == "better"
+    assert told["score"]["difference"] == pytest.approx(19 / 59)
+    assert 0 < told["score"]["low"] < 19 / 59 < told["score"]["high"]
+    assert (told["passed"]["a_only"], told["passed"]["b_only"]) == (0, 19)
+    assert told["passed"]["mcnemar_p_value"] == pytest.approx(2 / 2**19)
+    assert told["slices"]["topic"]["a"]["n"] + told["slices"]["topic"]["b"]["n"] == 59
+    assert told["slices"]["topic"]["b"]["verdict"] == "inconclusive"
+    assert compare("better", "worse").json()["verdict"] == "worse"
+    assert compare("worse", "better", min_items=100).json()["verdict"] == "inconclusive"
+    refused = compare("worse")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "run")
+
+
+def test_a_worker_killed_while_it_grades_leaves_each_item_once(stage: Stage) -> None:
+    client, upstream = stage.client, stage.upstream
+    slow = (
+        "import time\ndef grade(sample, item):\n"
+        "    time.sleep(0.02)\n    return sample['output_text'] == item['answer']"
+    )
+    made = client.evals.create(
+        data_source_config=config(),
+        testing_criteria=[{"type": "python", "name": "slow", "source": slow}],
+    )
+    before = len(upstream.asked)
+    items = [{"question": f"q{n}", "answer": f"q{n}" if n % 4 else "else"} for n in range(240)]
+    run = client.evals.runs.create(made.id, data_source=completions(given(*items)))
+
+    def stored() -> int:
+        with stage.harness.db.transaction(stage.harness.tenant) as c:
+            (row,) = c.execute("SELECT count(*) AS n FROM training.eval_item WHERE run_id = %s", (run.id,))
+        return int(row["n"])
+
+    wait_for(lambda: stored() >= 100, 120, "the first page of items")
+    stage.training.kill()
+    assert stored() < 240
+    stage.training = stage.harness.start("training")
+    ended = stage.ended(made.id, run.id)
+    assert (ended.status, ended.result_counts.total, ended.result_counts.passed) == ("completed", 240, 180)
+    numbers = [
+        item.datasource_item_id
+        for item in client.evals.runs.output_items.list(run.id, eval_id=made.id, limit=100)
+    ]
+    assert numbers == list(range(240))
+    assert len(upstream.asked) - before == 240
+    assert stage.harness.job(run.id).crashes == 1
+
+
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"data_source_config": {"type": "logs"}}, "data_source_config.type", "is not served"),
+    (
+        {"data_source_config": config({"type": "list"})},
+        "data_source_config.item_schema.type",
+        "one of object",
+    ),
+    ({"data_source_config": config({"$ref": "#"})}, "data_source_config.item_schema", "not served"),
+    ({"testing_criteria": []}, "testing_criteria", "at least 1"),
+    ({"testing_criteria": [{**EXACT, "type": "vibes"}]}, "testing_criteria[0].type", "string_check"),
+    ({"testing_criteria": [EXACT, EXACT]}, "testing_criteria[1].name", "earlier one"),
+    (
+        {"testing_criteria": [{**EXACT, "reference": "{{item.anser}}"}]},
+        "testing_criteria[0].reference",
+        "item.answer",
+    ),
+    (
+        {"testing_criteria": [{**EXACT, "input": "{{ item.answer"}]},
+        "testing_criteria[0].input",
+        "no template",
+    ),
+    (
+        {"testing_criteria": [{**EXACT, "input": "{{item.answer.upper()}}"}]},
+        "testing_criteria[0].input",
+        "call",
+    ),
+    ({"testing_criteria": [{**EXACT, "operation": "equals"}]}, "testing_criteria[0].operation", "eq"),
+    ({"testing_criteria": [{**EXACT, "grace": 1}]}, "testing_criteria[0].grace", "unknown parameter"),
+    ({"data_source_config": config(sample=False)}, "testing_criteria[0].input", "include_sample_schema"),
+    (
+        {"testing_criteria": [{"type": "python", "name": "p", "source": "def grade(:"}]},
+        "testing_criteria[0].source",
+        "no Python",
+    ),
+    (
+        {
+            "testing_criteria": [
+                {
+                    "type": "label_model",
+                    "name": "j",
+                    "model": "farr",
+                    "labels": ["a"],
+                    "passing_labels": ["a"],
+                    "input": [{"role": "user", "content": "x"}],
+                }
+            ]
+        },
+        "testing_criteria[0].model",
+        "did you mean 'far'",
+    ),
+    (
+        {
+            "testing_criteria": [
+                {
+                    "type": "score_model",
+                    "name": "s",
+                    "model": "encoder",
+                    "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}],
+                }
+            ]
+        },
+        "testing_criteria[0].input[0].content",
+        "evals are of text",
+    ),
+    ({"metrics": [{"type": "bleu", "reference": "{{item.gold}}"}]}, "metrics[0].reference", "item.gold"),
+    ({"slices": ["colour"]}, "slices[0]", "item.colour"),
+    ({"cluster": "conversation"}, "cluster", "item.NAME"),
+    ({"metadata": {"a": 1}}, "metadata.a", "string"),
+]
+
+
+@pytest.mark.parametrize(("changes", "param", "words"), WRONG)
+def test_a_wrong_eval_is_refused_with_place_and_mend(
+    stage: Stage, changes: dict[str, Any], param: str, words: str
+) -> None:
+    body = {"data_source_config": config(), "testing_criteria": [EXACT], **changes}
+    answer = stage.operator.post("/v1/evals", json=body)
+    error = answer.json()["error"]
+    assert answer.status_code in (400, 404), error
+    assert (error["param"], words in error["message"]) == (param, True), error
+
+
+def test_a_wrong_run_is_refused_before_a_worker_is_taken(stage: Stage) -> None:
+    made = stage.client.evals.create(data_source_config=config(), testing_criteria=[EXACT])  # type: ignore[list-item]
+    good = given({"question": "a", "answer": "a"})
+    template = {"type": "template", "template": [{"role": "user", "content": "{{item.quest}}"}]}
+    wrong: list[tuple[dict[str, Any], str, str]] = [
+        ({"type": "jsonl", "source": {"type": "stored_completions"}}, "data_source.source", "not served"),
+        (
+            {"type": "jsonl", "source": {"type": "file_id", "id": "file-x"}},
+            "data_source.source.id",
+            "no file",
+        ),
+        (
+            {"type": "jsonl", "source": given({"question": 1, "answer": "a"})},
+            "data_source.source.content[0].item",
+            "item.question must be of the type string",
+        ),
+        (completions(good, model="nope"), "data_source.model", "does not exist"),
+        (completions(good, model="encoder"), "data_source.model", "encoder"),
+        (completions(good, model="task:nope"), "data_source.model", "no task"),
+        (
+            completions(good, input_messages=template),
+            "data_source.input_messages.template[0].content",
+            "item.question",
+        ),
+        (completions(good, input_messages=None), "data_source", "input_messages is missing"),
+        (
+            completions({"type": "dataset_version", "id": "dsv-nope"}),
+            "data_source.source.id",
+            "no dataset version",
+        ),
+        (
+            completions(good, sampling_params={"temperature": 9}),
+            "data_source.sampling_params.temperature",
+            "2",
+        ),
+    ]
+    for source, param, words in wrong:
+        answer = stage.operator.post(f"/v1/evals/{made.id}/runs", json={"data_source": source})
+        error = answer.json()["error"]
+        assert answer.status_code in (400, 404), (source, error)
+        assert (error["param"], words in error["message"]) == (param, True), error
+    assert list(stage.client.evals.runs.list(made.id)) == []
+
+
+def test_a_file_with_a_wrong_line_fails_its_run_with_the_line(stage: Stage, tmp_path: Path) -> None:
+    made = stage.client.evals.create(data_source_config=config(), testing_criteria=[EXACT])  # type: ignore[list-item]
+    for number, (line, words) in enumerate(
+        (
+            ("not json", "line 2: it is no JSON"),
+            ('{"items": {}}', "line 2: a line is"),
+            ('{"item": {}}', "item 2"),
+        )
+    ):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text('{"item": {"question": "a", "answer": "a"}}\n' + line + "\n")
+        file = stage.client.files.create(file=path.open("rb"), purpose="evals")
+        run = stage.client.evals.runs.create(
+            made.id, data_source={"type": "jsonl", "source": {"type": "file_id", "id": file.id}}
+        )
+        run = stage.ended(made.id, run.id)
+        assert (run.status, run.error.code) == ("failed", "invalid_eval_data")
+        assert words in run.error.message
+
+
+def test_graders_are_tried_and_checked_before_they_are_used(stage: Stage) -> None:
+    graders = stage.client.fine_tuning.alpha.graders
+    exact: Any = {**EXACT, "name": "exact"}
+    tried = graders.run(grader=exact, model_sample="yes", item={"answer": "yes"})
+    assert (tried.reward, tried.metadata.scores, tried.metadata.errors.other_error) == (
+        1.0,
+        {"exact": 1.0},
+        False,
+    )
+    near: Any = {
+        "type": "text_similarity",
+        "name": "near",
+        "input": "{{sample.output_json.text}}",
+        "reference": "{{item.answer}}",
+        "evaluation_metric": "cosine",
+    }
+    judge: Any = {
+        "type": "score_model",
+        "name": "judge",
+        "model": "far",
+        "range": [0, 10],
+        "input": [{"role": "user", "content": '{"score": {{item.points}}}'}],
+    }
+    python: Any = {
+        "type": "python",
+        "name": "python",
+        "source": "def grade(sample, item):\n    return len(item['answer'])",
+    }
+    several: Any = {
+        "type": "multi",
+        "name": "all",
+        "graders": {"near": near, "judge": judge, "again": judge, "python": python},
+        "calculate_output": "near + (judge + again) / 2 + max(python, 1)",
+    }
+    item = {"answer": "yes", "points": 7}
+    tried = graders.run(grader=several, model_sample='{"text": "yes"}', item=item)
+    assert tried.metadata.errors.to_dict()["other_error"] is False, tried.metadata.errors
+    assert tried.reward == pytest.approx(1 + 7 + 3, abs=1e-5)
+    assert tried.sub_rewards["judge"] == 7
+    assert tried.metadata.token_usage
+    tried = graders.run(grader=judge, model_sample="x", item={"points": 70})
+    assert (tried.reward, tried.metadata.errors.api_model_grader_parse_error) == (0.0, True)
+    tried = graders.run(grader=exact, model_sample="x", item={})
+    assert (tried.reward, tried.metadata.errors.invalid_variable_error) == (0.0, True)
+    assert (
+        graders.validate(grader=several).grader.to_dict()["calculate_output"] == several["calculate_output"]
+    )  # type: ignore[union-attr]
+    for wrong, param, words in (
+        ({**several, "calculate_output": "near + juge"}, "grader.calculate_output", "did you mean 'judge'"),
+        ({**several, "calculate_output": "near ** 99"}, "grader.calculate_output", "not binop"),
+        ({**python, "source": "x = 1"}, "grader.source", "def grade"),
+        ({**exact, "input": "{{sample.text}}"}, "grader.input", "there are output_text"),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            graders.validate(grader=wrong)
+        assert refused.value.param == param
+        assert words in str(refused.value)
