@@ -11,6 +11,16 @@ from shared.jobs import TERMINAL, Job, Status, batch_status, fine_tuning_status
 Row = Mapping[str, Any]
 Shape = dict[str, Any]
 
+# What OpenAI's checkpoints have; one that was not measured is null.
+CHECKPOINT_METRICS = (
+    "train_loss",
+    "train_mean_token_accuracy",
+    "valid_loss",
+    "valid_mean_token_accuracy",
+    "full_valid_loss",
+    "full_valid_mean_token_accuracy",
+)
+
 
 def unix(moment: datetime | None) -> int | None:
     """Whole seconds since 1970, as OpenAI writes times."""
@@ -174,7 +184,7 @@ def checkpoint(row: Row) -> Shape:
         "fine_tuned_model_checkpoint": row["model_id"],
         "fine_tuning_job_id": row["job_id"],
         "step_number": row["step"],
-        "metrics": {"step": row["step"], **metrics},
+        "metrics": {"step": row["step"], **dict.fromkeys(CHECKPOINT_METRICS), **metrics},
     }
 
 

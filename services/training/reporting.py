@@ -21,12 +21,15 @@ from services.training.checkpoint import CheckpointStore
 from services.training.plan import Schedule
 from services.training.run import STOP_REASONS, Run
 
+_FULL = ("valid_loss", "valid_mean_token_accuracy")
+
 
 @dataclass
 class Plan:
     """What the trainer follows: rows of all epochs in order, and when to log, check and save.
 
-    `counts` are how many sequences each row holds where that is not one; `kept` stands in each checkpoint.
+    `counts` are how many sequences each row holds where that is not one; `kept` stands in each checkpoint; `whole` says
+    that the rows which are watched are all that are held out.
     """
 
     run: Run
@@ -41,6 +44,7 @@ class Plan:
     last_metrics: dict[str, float] = field(default_factory=dict)
     counts: npt.NDArray[np.int64] | None = None
     kept: dict[str, Any] = field(default_factory=dict)
+    whole: bool = False
 
     def epoch(self, step: int) -> float:
         rows = min(step * self.batch_size, len(self.rows))
@@ -168,7 +172,10 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
         if boundary:
             plan.run.span("epoch", self._epoch_start, {"epoch": plan.epoch(step), "step": step})
             self._epoch_start = time.time_ns()
-        control.should_evaluate = boundary and self._trainer.eval_dataset is not None and stop is None
+        # A checkpoint's figures are those of its own step.
+        control.should_evaluate = (
+            (boundary or due) and self._trainer.eval_dataset is not None and stop is None
+        )
         control.should_log = last or due or stop is not None or plan.schedule.logs_at(step, plan.log_every)
         control.should_save = (due or stop is not None) and stop != "cancel"
         control.should_training_stop = last or stop is not None
@@ -182,6 +189,9 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
         control.should_log = False
         if "eval_loss" in logs:
             data = {"valid_loss": logs["eval_loss"], **self._trainer.figures(logs, "eval", "valid")}
+            if plan.whole:
+                # As OpenAI has it: `valid_` is of some held-out rows, `full_valid_` of all.
+                data |= {f"full_{name}": data[name] for name in _FULL if name in data}
         elif "loss" in logs:
             now = time.perf_counter()
             seen = plan.tokens_of(step) - plan.tokens_of(self._logged_step)

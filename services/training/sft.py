@@ -81,6 +81,7 @@ def run(spec: Spec, run: Run) -> Result:
     chosen = choose(wanted, shape_of(model), machine, lengths, batch_size, why_unpacked)
     chosen = chosen.kept(state.get("kept", {}))
     plan, packs = make_plan(run, wanted, lengths, batch_size, chosen, spec.seed, small=small)
+    plan.whole = len(held_out) < VALIDATION_SEQUENCES
     if world.rank() == 0:
         plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
     peak = _learning_rate(wanted, model) * wanted.learning_rate_multiplier

@@ -77,6 +77,7 @@ def run(spec: Spec, run: Run) -> Result:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     state = json.loads((resumed.path / "plan.json").read_text(encoding="utf-8")) if resumed else {}
     plan, chosen = _plan(run, spec, wanted, pairs, model, trainable, state.get("kept", {}), small=small)
+    plan.whole = len(held_out) < VALIDATION_PAIRS
     plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
     peak = _learning_rate(wanted, model) * wanted.learning_rate_multiplier
     told = {
