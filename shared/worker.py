@@ -59,8 +59,13 @@ class Platform:
         self.tracing.shutdown()
 
 
-def open_platform(settings: Settings, service: str, *, max_connections: int = 8) -> Platform:
-    """Logging, tracing, database and artifacts of a process. Raises ConfigurationError."""
+def open_platform(
+    settings: Settings, service: str, *, max_connections: int = 8, hidden: Sequence[str] = ()
+) -> Platform:
+    """Logging, tracing, database and artifacts of a process. Raises ConfigurationError.
+
+    `hidden` are kept out of the log beside the secrets of the settings.
+    """
     settings.require("database_url", "redis_url")
     setup_logging(
         service,
@@ -72,6 +77,7 @@ def open_platform(settings: Settings, service: str, *, max_connections: int = 8)
             settings.api_key,
             settings.hub_token,
             settings.s3_secret_access_key,
+            *hidden,
         ],
     )
     db = Database(settings.database_url, application=f"heliu-{service}", max_size=max_connections)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import threading
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from services.training.tasks.tracking import Tracking
 from shared import job_store
 from shared.contracts.registry import parse_job
 from shared.db import Connection
+from shared.errors import HeliuError
 from shared.job_context import JobContext
 from shared.job_ends import JobEnds
 from shared.jobs import Job, NewJob, Status, new_id
@@ -155,7 +157,7 @@ def test_a_run_without_a_model_leaves_its_event_file_too(gateway: RunningGateway
     held.tell(1, train_loss=2.0)
     running = gateway.http().get(url)
     assert (running.status_code, "curves" in running.json()["error"]["message"]) == (409, True)
-    held.tracking.leave()
+    held.tracking.leave(HeliuError("it diverged", code="training_diverged"))
     held.end(Status.FAILED, error={"code": "training_diverged", "message": "no"})
     assert gateway.http().get(url).content[:2] == b"PK"
     assert gateway.http("rival").get(url).status_code == 404
@@ -163,7 +165,7 @@ def test_a_run_without_a_model_leaves_its_event_file_too(gateway: RunningGateway
 
 def test_a_run_that_told_of_nothing_has_no_event_file(gateway: RunningGateway, tmp_path: Path) -> None:
     held = hold(gateway, tmp_path)
-    held.tracking.leave()
+    held.tracking.leave(HeliuError("it diverged", code="training_diverged"))
     held.end(Status.CANCELLED)
     answer = gateway.http().get(f"/v1/training/jobs/{held.id}/tensorboard")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
@@ -283,3 +285,29 @@ def test_the_newest_events_come_first_where_they_are_asked_for(
     second = http.get(url, params={"order": "desc", "limit": 2, "after": first["last_id"]}).json()
     assert [e["data"]["step"] for e in second["data"]] == [3, 2]
     held.end(Status.CANCELLED)
+
+
+def test_a_tracker_that_the_operator_asked_for_is_told_and_its_failure_is_one_warning(
+    gateway: RunningGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "mlflow.py").write_text(
+        "import types\n"
+        "def start_run(**_): return types.SimpleNamespace(info=types.SimpleNamespace(run_id='r1'))\n"
+        "def set_experiment(_): pass\ndef log_params(_): pass\n"
+        "def log_metrics(metrics, step):\n    if step == 2: raise OSError('no route to the server')\n"
+        "def end_run(**_): raise AssertionError('it was asked again')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "modules"), str(Path.cwd())]))
+    held = hold(gateway, tmp_path)
+    settings = replace(gateway.platform.settings, trackers="mlflow")
+    tracking = Tracking(replace(gateway.platform, settings=settings), held.ctx, tmp_path / "scratch")
+    for step in range(1, 6):
+        held.tell(step, train_loss=1.0)
+        tracking.metrics(step, {"train_loss": 1.0})
+    kept = tracking.keep(TRAINED)
+    held.end(Status.SUCCEEDED, result=kept.told, write=lambda c: tracking.write(c, kept))
+    events = gateway.http().get(f"/v1/jobs/{held.id}/events").json()["data"]
+    warnings = [event["message"] for event in events if event["level"] == "warn"]
+    assert warnings == ["the tracker mlflow: OSError: no route to the server; the run goes on without it"]
+    assert gateway.http().get(f"/v1/jobs/{held.id}").json()["progress"]["trackers"] == {"mlflow": "r1"}

@@ -23,7 +23,7 @@ from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput
 from shared.job_context import JobContext, Outcome
 from shared.jobs import new_id
-from shared.stop import ChildCrashed, Stop, Stopped
+from shared.stop import ChildCrashed, Stopped
 from shared.worker import Platform
 
 # What an engine needs of a checkpoint; the optimizer's state is not for serving.
@@ -149,9 +149,7 @@ class TrainingRun:
             watched = self._trial or ctx
             return self._checked(supervise(watched, frame, sink, grace_s=settings.drain_seconds * 0.8), frame)
         except (Stopped, ChildCrashed, HeliuError) as exc:
-            # A lost lease leaves nothing to write, and a drain no time for it.
-            if not isinstance(exc, Stopped) or exc.reason not in (Stop.LOST, Stop.DRAIN):
-                self._tracking.leave()
+            self._tracking.leave(exc)
             if self._trial is not None and isinstance(exc, Stopped):
                 self._trial.leave()
             raise
@@ -208,6 +206,7 @@ class TrainingRun:
         self._ctx.event(
             "metrics", f"Step {step}/{data.get('total_steps', '?')}{loss}", {"step": step, **data}
         )
+        self._tracking.metrics(step, data)
         if self._trial is not None:
             self._trial.told(step, data)
 

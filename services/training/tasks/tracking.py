@@ -20,14 +20,18 @@ from services.training.repository import tracking as repository
 from services.training.tracking import event_files
 from services.training.tracking.pace import Pace
 from services.training.tracking.result_file import ResultTable, extra_columns
+from services.training.tracking.trackers import END_S, Trackers
 from shared import job_metrics
 from shared.db import Connection
 from shared.errors import HeliuError
 from shared.job_context import JobContext
 from shared.jobs import new_id
+from shared.stop import Stop, Stopped
 from shared.worker import Platform
 
 log = logging.getLogger(__name__)
+
+DRAIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Tracking:
         # What the run told of its own choices before its first step, and of its memory at that step.
         self._facts: dict[str, Any] = {}
         self._memory: dict[str, Any] = {}
+        self._trackers: Trackers | None = None
         self.pace = Pace()
         self._began = time.monotonic()
 
@@ -67,6 +72,36 @@ class Tracking:
             self._facts = {name: value for name, value in data.items() if name != "held_out"}
         if data and "memory" in data:
             self._memory = dict(data["memory"])
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Tell the operator's trackers of a step, and write down what they said; none of them can fail the run."""
+        names = self._platform.settings.wanted_trackers
+        if not names:
+            return
+        if self._trackers is None:
+            job = self._ctx.job
+            title = str(job.payload.get("name") or job.payload.get("suffix") or job.id)
+            run = {"id": job.id, "name": title, "settings": self._settings()}
+            self._trackers = Trackers(names, run, job.progress.get("trackers") or {})
+        self._trackers.step(step, values)
+        self._hear()
+
+    def _end_trackers(self, how: str, patience_s: float = END_S) -> None:
+        if self._trackers is not None:
+            self._trackers.end(how, patience_s)
+            self._hear()
+
+    def _hear(self) -> None:
+        assert self._trackers is not None
+        for frame in self._trackers.heard():
+            name = frame["tracker"]
+            if frame["type"] == "run":
+                self._ctx.progress(
+                    trackers={**(self._ctx.job.progress.get("trackers") or {}), name: frame["id"]}
+                )
+            else:
+                told = f"the tracker {name}: {frame['message']}; the run goes on without it"
+                self._ctx.event("message", told, level="warn")
 
     def _measured(self, trained: Mapping[str, Any]) -> dict[str, Any]:
         """How fast and how large the run was: what later runs of its like are estimated by.
@@ -92,6 +127,7 @@ class Tracking:
         """Store table and event file of a run with this result. An event file that cannot be made is told of, and
         fails nothing."""
         store, measured = self._platform.artifacts, self._measured(trained)
+        self._end_trackers("succeeded")
         source, names = self._read()
         table = self._folder / "step_metrics.csv"
         with table.open("w", encoding="utf-8", newline="") as target, source.open(encoding="utf-8") as lines:
@@ -116,9 +152,18 @@ class Tracking:
             job_id=self._ctx.job.id,
         )
 
-    def leave(self) -> None:
+    def leave(self, why: Exception) -> None:
         """Keep the event file of a run that ends without a model, or for now; best effort, since it ends anyway."""
+        reason = why.reason if isinstance(why, Stopped) else None
+        if reason in (Stop.LOST, Stop.DRAIN):
+            # A lost lease leaves nothing to write, and a drain no time for it.
+            if self._trackers is not None:
+                self._trackers.end("interrupted", DRAIN_S)
+            return
+        ends = {Stop.CANCEL: "cancelled", Stop.TIME_LIMIT: "failed", Stop.STALLED: "failed"}
+        how = ends.get(reason, "interrupted") if reason is not None else "failed"
         try:
+            self._end_trackers(how)
             source, names = self._read()
             if names and (artifact := self._events(source)):
                 self._ctx.progress(tensorboard=artifact)
