@@ -22,18 +22,22 @@ Wait = Annotated[bool, typer.Option(help="Wait for the end.")]
 
 @app.command()
 def pretrain(
-    name: Annotated[str, typer.Argument(help="Name of the new base model.")],
-    data: Data,
+    name: Annotated[str, typer.Argument(help="Name of the new model.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A dataset version (dsv-) or file (file-).")],
+    model: Annotated[str | None, typer.Option(help="Train this base or adapter on.")] = None,
+    validation: Annotated[str | None, typer.Option(help="Held-out texts, as DATA.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
-    """Train a small base model, tokenizer included, from scratch."""
+    """Train a small base model on texts, tokenizer included, from scratch; or one that exists, with --model."""
     body = {
         "type": "pretrain",
         "name": name,
+        "model": model,
         "training_file": data,
+        "validation_file": validation,
         "seed": seed,
         "hyperparameters": _parsed(parameters),
     }
@@ -42,7 +46,7 @@ def pretrain(
 
 @app.command()
 def tune(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The base.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A base, or an adapter to train further.")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A dataset version (dsv-) or file (file-).")],
     suffix: Annotated[str | None, typer.Option(help="Part of the new model's name.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -57,6 +61,29 @@ def tune(
         "suffix": suffix,
         "seed": seed,
         "method": {"type": "supervised", "supervised": {"hyperparameters": _parsed(parameters)}},
+    }
+    _submit("/v1/fine_tuning/jobs", body, wait, as_json)
+
+
+@app.command()
+def dpo(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A base, or an adapter to train further.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A dataset version (dsv-) or file (file-).")],
+    validation: Annotated[str | None, typer.Option(help="Held-out pairs, as DATA.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Part of the new model's name.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    parameters: Set = None,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Tune a model on pairs of a better and a worse answer (LoRA; --set beta=0.2, --set loss=ipo)."""
+    body = {
+        "model": model,
+        "training_file": data,
+        "validation_file": validation,
+        "suffix": suffix,
+        "seed": seed,
+        "method": {"type": "dpo", "dpo": {"hyperparameters": _parsed(parameters)}},
     }
     _submit("/v1/fine_tuning/jobs", body, wait, as_json)
 
