@@ -33,11 +33,10 @@ SELECT id, name, data_source_config, testing_criteria, deleted_at FROM training.
 # A version may stand in several datasets; all have the same rows, and the newest verdict is asked.
 DATA = """
 SELECT v.id, d.name AS dataset, v.gate_passed, v.gate, v.report, v.rows, v.train_rows, v.validation_rows, v.job_id,
-    v.created_at, j.payload -> 'recipe' AS recipe,
+    v.created_at, v.artifact,
     EXISTS (SELECT 1 FROM data_governance.needs_rebuild n
             WHERE n.tenant_id = v.tenant_id AND n.kind = 'version' AND n.id = v.id) AS needs_rebuild
 FROM data_governance.version v JOIN data_governance.dataset d ON d.id = v.dataset_id
-LEFT JOIN core.job j ON j.id = v.job_id
 WHERE v.tenant_id = %s AND v.id = %s ORDER BY v.created_at DESC LIMIT 1"""
 
 ERASED = """
@@ -189,7 +188,7 @@ def eval_row(connection: Connection, tenant: UUID, eval_id: str) -> Row | None:
 
 
 def data_of(connection: Connection, tenant: UUID, version_id: str) -> Row | None:
-    """A dataset version with its gate, report and recipe."""
+    """A dataset version with its gate and report."""
     return connection.execute(DATA, (tenant, version_id)).fetchone()
 
 

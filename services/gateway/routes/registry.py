@@ -15,7 +15,7 @@ from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.registered import registered, version
-from services.gateway.registry_cards import card_of
+from services.gateway.registry_cards import card_of, gather
 from shared.contracts.model_registry import NAME, Approval, GateRules
 from shared.db import Row
 
@@ -185,16 +185,16 @@ def version_card(
     with gateway.db.transaction(caller.tenant) as connection:
         found = registered(connection, caller.tenant, name)
         row = version(connection, found, number)
-        card = card_of(connection, caller.tenant, row["model_id"], (found, row))
-    return shown_card(card, format)
+        gathered = gather(connection, caller.tenant, row["model_id"], (found, row))
+    return shown_card(card_of(gathered, gateway.artifacts), format)
 
 
 @router.get("/v1/models/{model}/card", summary="The model card of a model", response_model=None)
 def card(model: str, gateway: GatewayDep, caller: CallerDep, format: Format = "json") -> Response:
     """The same of any model, without a stage; a registered name is its version in production."""
     with gateway.db.transaction(caller.tenant) as connection:
-        made = card_of(connection, caller.tenant, model, None)
-    return shown_card(made, format)
+        gathered = gather(connection, caller.tenant, model, None)
+    return shown_card(card_of(gathered, gateway.artifacts), format)
 
 
 def shown_card(card: dict[str, Any], format_: str) -> Response:
