@@ -17,6 +17,8 @@ from services.cli import (
     embed,
     erasures,
     estimates,
+    eval_runs,
+    evals,
     files,
     jobs,
     keys,
@@ -28,6 +30,7 @@ from services.cli import (
     registry,
     registry_moves,
     scores,
+    searches,
     sources,
     tasks,
     traces,
@@ -78,6 +81,7 @@ train.app.command()(curves.curves)
 train.app.command()(curves.tensorboard)
 train.app.command()(estimates.estimate)
 app.add_typer(train.app, name="train")
+app.add_typer(searches.app, name="search")
 app.add_typer(models.app, name="models")
 for move in (
     registry_moves.stage,
@@ -92,6 +96,8 @@ for move in (
 ):
     registry.app.command()(move)
 app.add_typer(registry.app, name="registry")
+evals.app.command()(eval_runs.run)
+app.add_typer(evals.app, name="evals")
 app.add_typer(upstreams.app, name="upstreams")
 app.add_typer(vector_stores.app, name="vector-stores")
 app.add_typer(tasks.app, name="tasks")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ import openai
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from services.cli.main import app
 from shared.artifacts import ArtifactStore
+from shared.errors import HeliuError
 from shared.webhooks import sign
 from tests import servers
 from tests.harness import Harness, platform, wait_for
@@ -668,3 +671,49 @@ def test_graders_are_tried_and_checked_before_they_are_used(stage: Stage) -> Non
             graders.validate(grader=wrong)
         assert refused.value.param == param
         assert words in str(refused.value)
+
+
+@pytest.fixture
+def heliu(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`heliu ...` in this process; what it writes to standard output."""
+    monkeypatch.setenv("HELIU_GATEWAY_URL", stage.url)
+    monkeypatch.setenv("HELIU_API_KEY", stage.harness.key())
+
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(app, list(words))
+        if isinstance(result.exception, HeliuError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return run
+
+
+def test_the_command_line_makes_runs_shows_and_compares(heliu: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "eval.yml").write_text(
+        json.dumps({"name": "by hand", "data_source_config": config(), "testing_criteria": [EXACT]})
+    )
+    made = json.loads(heliu("evals", "create", str(tmp_path / "eval.yml"), "--json"))
+    assert made["id"] in heliu("evals", "list")
+    items = tmp_path / "items.jsonl"
+    rows = [{"item": {"question": f"say {n}", "answer": f"say {n % 2}"}} for n in range(4)]
+    items.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("evals", "run", made["id"], "--data", str(items), "--model", "far", "--prompt")
+    told = heliu(*words, "{{item.question}}", "--temperature", "0")
+    assert "exact: 2 passed, 2 failed" in told
+    assert "mean score 0.500 [" in told
+    run = json.loads(heliu(*words, "say 0", "--json"))
+    assert run["status"] == "completed"
+    shown = json.loads(heliu("evals", "show", made["id"], "--json"))
+    a, b = (one["id"] for one in reversed(shown["runs"]))
+    assert b == run["id"]
+    assert "2/4" in heliu("evals", "show", made["id"])
+    assert heliu("evals", "items", made["id"], a, "--failed").count("exact") == 2
+    assert heliu("evals", "compare", made["id"], a, b).startswith("inconclusive: 4 independent items")
+    heliu("evals", "report", made["id"], a, "-o", str(tmp_path / "report.html"))
+    page = (tmp_path / "report.html").read_text()
+    assert "by hand" in page
+    assert "<script" not in page
+    assert json.loads(heliu("evals", "delete", made["id"], "--json"))["deleted"] is True
+    with pytest.raises(HeliuError, match="give --prompt or --messages"):
+        heliu("evals", "run", made["id"], "--data", str(items), "--model", "far")
