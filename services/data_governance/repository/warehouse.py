@@ -59,6 +59,7 @@ ORDER BY 1, 2, 3"""
 MEMORIES = frozenset(
     {
         ("gateway", "usage"),
+        ("gateway", "registry_decision"),
         ("core", "job_event"),
         ("core", "audit"),
         ("core", "webhook_delivery"),
