@@ -11,7 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from services.cli.main import app
 from shared.artifacts import open_artifacts
 from shared.jobs import TERMINAL
 from tests import servers
@@ -253,3 +255,40 @@ def test_a_search_whose_time_is_over_gives_up_what_runs_and_keeps_the_best_so_fa
     late = [one for one in found["trials"] if one["state"] in ("cancelled", "failed")]
     assert len(late) == 3
     assert {one["error"]["code"] for one in late} == {"search_time_over"}
+
+
+def heliu(searched: Searched, *words: str) -> str:
+    address = {"HELIU_GATEWAY_URL": str(searched.http.base_url), "HELIU_API_KEY": searched.harness.key()}
+    result = CliRunner().invoke(app, ["search", *words], env=address)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout
+
+
+def test_a_search_is_made_watched_and_looked_at_from_the_command_line(
+    searched: Searched, tmp_path: Path
+) -> None:
+    job = tmp_path / "job.yml"
+    job.write_text(f"type: pretrain\nname: typed\ntraining_file: {VERSION}\n")
+    vary = ["--vary", f"{RATE}=1e-3..1e-1:log", "--vary", f"{SIZE}=8,9"]
+    said = heliu(searched, "create", str(job), *vary, "--trials", "6", "--pruner", "none", "--seed", "4")
+    assert "typed" in said
+    assert said.count(" complete ") == 6
+    listed = json.loads(heliu(searched, "list", "--json"))["data"]
+    [found] = [one for one in listed if one["model"] == "typed"]
+    assert found["space"][SIZE]["choices"] == [8, 9]
+    shown = json.loads(heliu(searched, "show", found["id"], "--json"))
+    assert len(shown["trials"]) == 6
+    assert "learning_rate" in heliu(searched, "watch", found["id"])
+    told = heliu(searched, "report", found["id"])
+    assert told.count("complete") == 6
+    assert "%" in told
+    page = tmp_path / "page.html"
+    heliu(searched, "report", found["id"], "--html", str(page))
+    assert page.read_text().startswith("<!doctype html>") or "<svg" in page.read_text()
+    whole = tmp_path / "search.yml"
+    space = f"space:\n  {RATE}: {{type: float, low: 1e-4, high: 1e-2, log: true}}\n"
+    whole.write_text(
+        "job:\n  " + job.read_text().replace("\n", "\n  ").replace("typed", "again").rstrip() + "\n" + space
+    )
+    accepted = json.loads(heliu(searched, "create", str(whole), "--trials", "1", "--no-wait", "--json"))
+    assert searched.ended(accepted["id"])["model"] == "again"

@@ -53,6 +53,12 @@ def add_model(
         )
 
 
+def is_taken(connection: Connection, tenant: UUID, model_id: str, job_id: str) -> bool:
+    """Whether another job's model has or had this name."""
+    row = connection.execute(MODEL_JOB, (tenant, model_id)).fetchone()
+    return row is not None and row["job_id"] != job_id
+
+
 def add_checkpoint(
     connection: Connection,
     checkpoint_id: str,

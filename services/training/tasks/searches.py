@@ -163,6 +163,7 @@ def _registered(ctx: JobContext, job: RunSearch, look: Look) -> Outcome:
     made: list[dict[str, Any]] = look.rows[best.number]["models"]
     if job.name is not None and len(made) == 1:
         made = [{**made[0], "model_id": job.name}]
+    made = [{**one, "model_id": _free_name(ctx, one, best)} for one in made]
     lineage = {
         "id": ctx.job.id,
         "trial": best.number,
@@ -181,6 +182,18 @@ def _registered(ctx: JobContext, job: RunSearch, look: Look) -> Outcome:
     names = [one["model_id"] for one in made]
     named = {"model": names[0]} if len(names) == 1 else {"models": names}
     return _ended(ctx, job, look, Status.SUCCEEDED, named=named, register=register)
+
+
+def _free_name(ctx: JobContext, made: Mapping[str, Any], best: Trial) -> str:
+    """What a model is registered as: a name that was taken since it was asked for loses nobody hours of training."""
+    name = str(made["model_id"])
+    with ctx.transaction() as connection:
+        if not models.is_taken(connection, ctx.job.tenant_id, name, made["job_id"]):
+            return name
+        other = f"{name}-trial-{best.number}-{ctx.job.id[-6:]}"
+        message = f"a model {name!r} has come to exist meanwhile; the best one is registered as {other!r}"
+        job_store.add_event(connection, ctx.job, "message", message, level="warn")
+    return other
 
 
 def _ended(
