@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
+from services.gateway.head_rows import check_heads
 from shared.artifacts import Artifacts
 from shared.contracts.base import JobContract
 from shared.contracts.preferences import (
@@ -34,6 +35,7 @@ def of_the_right_sort(
 
     def made(connection: Connection) -> JobContract:
         contract = make(connection)
+        check_heads(store, contract)
         why = _WHY.get(type(contract))
         if why is not None:
             for param, name in (("training_file", "training"), ("validation_file", "validation")):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shared.contracts.head_rows import is_text
 from shared.contracts.preferences import why_no_conversation
 from shared.errors import InvalidInput
 
@@ -199,13 +200,6 @@ def _message_of(message: Any, where: str, line: int, param: str) -> Message:
             line, f"{where}.weight is {weight!r}; only an assistant message has one, 0 or 1", param
         )
     return Message(role, content, trained=weight != 0)
-
-
-def is_text(value: Any) -> bool:
-    # A lone surrogate (JSON's "\\ud800") is a str in Python but no Unicode text; tokenizers choke on it.
-    return (
-        isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
-    )
 
 
 def _refuse_constant(name: str) -> None:

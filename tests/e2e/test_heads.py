@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.e2e.stage import Stage
@@ -114,14 +113,9 @@ def test_what_cannot_be_trained_is_refused_before_a_worker_is_taken(
     assert (error["code"], error["param"]) == (code, param), error
 
 
-@pytest.mark.long
-def test_rows_of_one_label_fail_their_job_with_the_reason_and_nothing_is_served(stage: Stage) -> None:
+def test_rows_of_one_label_are_refused_with_the_reason_before_a_worker_is_taken(stage: Stage) -> None:
     content = "\n".join(json.dumps({"text": f"t {i}", "label": "only"}) for i in range(20)).encode()
     file = stage.upload("one.jsonl", content, "fine-tune")
-    asked = {"type": "head", "name": "never", "head": "single_label", "method": "lstm", "training_file": file}
-    job = stage.ended(stage.post("/v1/training/jobs", asked)["id"])
-    assert (job["status"], job["error"]["code"]) == ("failed", "invalid_training_file")
-    assert "one label only, 'only'" in job["error"]["message"]
-    with stage.http() as http:
-        answer: httpx.Response = http.get("/v1/models/never")
-    assert answer.status_code == 404
+    error = refused(stage, training_file=file)
+    assert (error["code"], error["param"]) == ("invalid_training_file", "training_file")
+    assert "one label only, 'only'" in error["message"]

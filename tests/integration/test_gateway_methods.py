@@ -40,7 +40,7 @@ def gateway(
 
 @pytest.fixture(scope="module")
 def file_id(gateway: RunningGateway) -> str:
-    rows = "".join(json.dumps({"text": f"text {n}", "label": "ab"[n % 2]}) + "\n" for n in range(20))
+    rows = "".join(json.dumps({"text": f"text {n}", "score": n}) + "\n" for n in range(20))
     with gateway.http() as http:
         answer = http.post("/v1/files", files={"file": ("r.jsonl", rows)}, data={"purpose": "fine-tune"})
     return str(answer.json()["id"])
@@ -136,6 +136,66 @@ def test_what_does_not_fit_is_refused_at_its_place(
     status, answer = post(gateway, body)
     assert 400 <= status < 410, answer
     assert (answer["error"]["code"], answer["error"]["param"]) == (code, param), answer
+
+
+def upload(gateway: RunningGateway, rows: list[dict[str, Any]]) -> str:
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    with gateway.http() as http:
+        answer = http.post("/v1/files", files={"file": ("r.jsonl", content)}, data={"purpose": "fine-tune"})
+    return str(answer.json()["id"])
+
+
+TWO = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(20)]
+PAIR = {"query": "q", "positive": "p", "negative": "n"}
+
+
+@pytest.mark.parametrize(
+    ("head", "training", "validation", "said", "param"),
+    [
+        ("single_label", [{"text": "x", "label": "a"}] * 3, None, "one label only, 'a'", "training_file"),
+        (
+            "single_label",
+            TWO,
+            [{"text": "x", "label": "c"}],
+            "line 1: the label 'c' is in no",
+            "validation_file",
+        ),
+        ("single_label", [{"text": "x"}], None, "line 1: `label` is None", "training_file"),
+        ("multi_label", [{"text": "x", "labels": "a"}], None, "must be a list of texts", "training_file"),
+        ("regression", [{"text": "x", "score": "much"}], None, "must be a number", "training_file"),
+        ("rank_pairwise", TWO, None, "line 1: `query` is None", "training_file"),
+        (
+            "rank_pairwise",
+            [PAIR],
+            [PAIR, {**PAIR, "negative": "p"}],
+            "line 2: `positive` and",
+            "validation_file",
+        ),
+    ],
+)
+def test_a_file_that_no_head_can_learn_from_is_refused_before_a_worker_is_taken(
+    gateway: RunningGateway,
+    head: str,
+    training: list[dict[str, Any]],
+    validation: list[dict[str, Any]] | None,
+    said: str,
+    param: str,
+) -> None:
+    files: dict[str, Any] = {"training_file": upload(gateway, training)}
+    if validation is not None:
+        files["validation_file"] = upload(gateway, validation)
+    alone = {"type": "head", "name": "never", "head": head, "method": "lstm", **files}
+    status, answer = post(gateway, alone)
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (
+        400,
+        "invalid_training_file",
+        param,
+    ), answer
+    assert said in answer["error"]["message"]
+    status, answer = post(
+        gateway, several(name="never", tasks=[several()["tasks"][0], {"name": "b", "head": head, **files}])
+    )
+    assert (status, answer["error"]["param"]) == (400, f"tasks[1].{param}"), answer
 
 
 def test_the_command_line_asks_for_both(

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from services.training.dataset import Message, Split, bad_line, is_text, is_version, messages_of, read_records
+from services.training.dataset import Message, Split, bad_line, is_version, messages_of, read_records
+from shared.contracts.head_rows import is_text
 from shared.contracts.preferences import shape_of_record, why_no_pair
 from shared.errors import InvalidInput
 

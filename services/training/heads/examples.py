@@ -1,12 +1,11 @@
 """Rows for heads out of JSONL and governed versions, checked, and a part of them held out. Knows no tokenizer.
 
 A row has `text` (or `messages`, whose user turns are the text) with `label`, `labels` or `score`; for ranking it has
-`query` with `document` and `score`, or with `positive` and `negative`.
+`query` with `document` and `score`, or with `positive` and `negative`: see `shared.contracts.head_rows`.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from services.training.dataset import Split, bad_line, is_text, is_version, read_records
+from services.training.dataset import Split, bad_line, is_version, read_records
 from services.training.spec import DataPaths
-from shared.contracts.heads import MAX_LABELS, RANKS, HeadChoice, HeadKind
+from shared.contracts.head_rows import BadRow, Target, labels_in, row_of, why_no_classes, why_unknown
+from shared.contracts.heads import RANKS, HeadChoice, HeadKind
 from shared.errors import InvalidInput
-
-Target = str | tuple[str, ...] | float | None
 
 
 @dataclass(frozen=True)
@@ -56,78 +54,16 @@ def read_parts(
 
 
 def _example(record: dict[str, Any], line: int, head: HeadKind, param: str) -> Example:
-    if head == "rank_pairwise":
-        names = ("query", "positive", "negative")
-        texts = tuple(_required(record, name, line, head, param) for name in names)
-        if texts[1] == texts[2]:
-            raise bad_line(line, "`positive` and `negative` are the same", param)
-        return Example(line, texts, None)
-    if head == "rank_pointwise":
-        texts = tuple(_required(record, name, line, head, param) for name in ("query", "document"))
-        return Example(line, texts, _score(record, line, param))
-    text = (_text(record, line, param),)
-    if head == "regression":
-        return Example(line, text, _score(record, line, param))
-    if head == "multi_label":
-        return Example(line, text, _labels(record, line, param))
-    label = record.get("label")
-    if not isinstance(label, str) or not is_text(label):
-        raise bad_line(line, f"`label` is {label!r}; it must be a text that is not empty", param)
-    return Example(line, text, label)
-
-
-def _required(record: dict[str, Any], name: str, line: int, head: str, param: str) -> str:
-    value = record.get(name)
-    if not isinstance(value, str) or not is_text(value):
-        told = f"`{name}` is {value!r}; a {head} head needs a text there that is not empty"
-        more = (
-            " (a dataset version has no such column; give a JSONL file)" if "_source_line" in record else ""
-        )
-        raise bad_line(line, told + more, param)
-    return value
-
-
-def _text(record: dict[str, Any], line: int, param: str) -> str:
-    text, messages = record.get("text"), record.get("messages")
-    if isinstance(messages, list):
-        turns = [m.get("content") for m in messages if isinstance(m, dict) and m.get("role") == "user"]
-        text = "\n".join(turn for turn in turns if isinstance(turn, str))
-    if not isinstance(text, str) or not is_text(text):
-        raise bad_line(line, "neither a `text` that is not empty nor `messages` with a user's turn", param)
-    return text
-
-
-def _score(record: dict[str, Any], line: int, param: str) -> float:
-    """A number; a governed version has it as the text of its `label`."""
-    value = record.get("score", record.get("label"))
     try:
-        number = float(value) if isinstance(value, int | float | str) else math.nan
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or isinstance(value, bool):
-        raise bad_line(line, f"`score` is {value!r}; it must be a number", param)
-    return number
-
-
-def _labels(record: dict[str, Any], line: int, param: str) -> tuple[str, ...]:
-    """A list, which may be empty; a governed version has them as its `label`, with commas between."""
-    value = record.get("labels")
-    if value is None and isinstance(record.get("label"), str):
-        value = [part.strip() for part in record["label"].split(",")]
-    if not isinstance(value, list) or not all(isinstance(one, str) and is_text(one) for one in value):
-        raise bad_line(line, f"`labels` is {value!r}; it must be a list of texts that are not empty", param)
-    return tuple(sorted(set(value)))
+        texts, target = row_of(record, head)
+    except BadRow as exc:
+        raise bad_line(line, str(exc), param) from exc
+    return Example(line, texts, target)
 
 
 def labels_of(examples: Sequence[Example]) -> list[str]:
     """Every label, in the order of the alphabet."""
-    found: set[str] = set()
-    for example in examples:
-        if isinstance(example.target, str):
-            found.add(example.target)
-        elif isinstance(example.target, tuple):
-            found.update(example.target)
-    return sorted(found)
+    return sorted({label for example in examples for label in labels_in(example.target)})
 
 
 def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
@@ -179,24 +115,14 @@ def check(training: Sequence[Example], held_out: Sequence[Example], head: HeadKi
 
 
 def _check_labels(training: Sequence[Example], held_out: Sequence[Example]) -> None:
-    known = labels_of(training)
-    if len(known) < 2:
-        only = f"one label only, {known[0]!r}" if known else "no label"
-        raise _refused(f"the training split has {only}; a classifier needs two or more", "training_file")
-    if len(known) > MAX_LABELS:
-        raise _refused(
-            f"the training split has {len(known)} labels, at most {MAX_LABELS} are trained; a column of texts that "
-            "hardly repeat is no label",
-            "training_file",
-        )
+    known = set(labels_of(training))
+    reason = why_no_classes(known)
+    if reason is not None:
+        raise _refused(reason, "training_file")
     for example in held_out:
-        for label in labels_of([example]):
-            if label not in known:
-                raise bad_line(
-                    example.line,
-                    f"the label {label!r} is in no training row; add rows of it, or leave it out",
-                    "validation_file",
-                )
+        reason = why_unknown(example.target, known)
+        if reason is not None:
+            raise bad_line(example.line, reason, "validation_file")
 
 
 def _check_scores(training: Sequence[Example], head: HeadKind, loss: str) -> None:
