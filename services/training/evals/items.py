@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ from shared.text.language import script_of
 CODE = "invalid_eval_data"
 LONGEST_SLICE = 64
 KEYS = frozenset({"item", "sample"})
+NO_TEXT = (*SHORT, "role", "id")
 Raw = tuple[dict[str, Any], dict[str, Any] | None]
 
 
@@ -112,11 +113,14 @@ def items_of(
             named = str(look_up(cluster, item, f"item {number + 1}")) if cluster else key
         except HeliuError as exc:
             raise InvalidInput(exc.message, code=CODE, param="data_source") from exc
-        yield Item(number, item, sample, key, named[:256], _slices(item, slices))
+        yield Item(number, item, sample, key, named[:256], _slices(item, slices, cluster))
 
 
-def _slices(item: Mapping[str, Any], named: Sequence[str]) -> dict[str, str]:
-    found = {LANGUAGE: script_of(tuple(_texts(item)))}
+def _slices(item: Mapping[str, Any], named: Sequence[str], cluster: str | None) -> dict[str, str]:
+    # Labels and ids are of no language, and would outweigh a short question of Chinese.
+    passed_over = {*NO_TEXT, *(sliced(name).rpartition(".")[2] for name in named)}
+    passed_over |= {cluster.rpartition(".")[2]} if cluster else set()
+    found = {LANGUAGE: script_of(tuple(_texts(item, passed_over)))}
     for name in dict.fromkeys((*SHORT, *named)):
         if name == LANGUAGE:
             continue
@@ -134,12 +138,17 @@ def _slices(item: Mapping[str, Any], named: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: Any, passed_over: Container[str] = frozenset()) -> Iterator[str]:
+    """Every string in a value, but for those of the keys that are passed over."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _texts(one)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            if key not in passed_over:
+                yield from _texts(one, passed_over)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one, passed_over)
 
 
 def _is_text(text: str) -> bool:
