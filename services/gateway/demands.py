@@ -32,6 +32,15 @@ MICRO_TOKENS = 4096
 SMALL_MODEL = 50_000_000
 # Characters that a new encoder knows beside those of its texts, and has a vector for: see its tokenizer.
 ENCODER_VOCABULARY = 7_300
+# Tokens of a step, tokens that all epochs together should come to, and the most epochs: of new bases, and of models
+# under SMALL_MODEL that are tuned.
+PRETRAIN = (1152, 380_000, 20)
+TUNE = (768, 220_000, 20)
+PAIRS = (1536, 150_000, 10)
+# Rows of a step and epochs of a model that is not small.
+LARGE, LARGE_PAIRS = (8, 3), (16, 1)
+# Texts that all epochs of an encoder together should come to.
+ENCODER_TEXTS = 160_000
 # Rows that all epochs of a head together should come to, the fewest and the most epochs, by method.
 HEAD_EPOCHS: Mapping[str, tuple[int, int, int]] = {
     "full": (32_000, 3, 20),
@@ -68,8 +77,8 @@ def _pretrain(job: Any, base: ModelShape | None, data: TrainingData | None) -> P
         return None
     longest = _longest(data, base, _or(wanted.context_length, 512 if fresh else 1024))
     rows, tokens = _size(data, base, longest)
-    batch = _or(wanted.batch_size, _by_tokens(1152, rows, tokens))
-    epochs = _epochs(wanted, rows, batch, lambda: max(1, min(20, round(380_000 / max(tokens or 1, 1)))))
+    batch = _or(wanted.batch_size, _by_tokens(PRETRAIN[0], rows, tokens))
+    epochs = _epochs(wanted, rows, batch, lambda: _looks(PRETRAIN, tokens))
     adapter = not fresh and job.base.adapter_artifact is not None
     trainable = with_adapter(base, 16) if adapter else base.parameters
     at_once = max(1, min(batch, MICRO_TOKENS // longest))
@@ -95,20 +104,18 @@ def _tune(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan 
     small = base.parameters < SMALL_MODEL
     longest = _longest(data, base, _or(wanted.max_length, 4096))
     rows, tokens = _size(data, base, longest)
-    batch = _or(wanted.batch_size, min(_by_tokens(768, rows, tokens) if small else 8, rows or 8))
-    epochs = _epochs(
-        wanted, rows, batch, lambda: max(1, min(20, round(220_000 / max(tokens or 1, 1)))) if small else 3
-    )
+    rule, large = (PAIRS, LARGE_PAIRS) if pairs > 1 else (TUNE, LARGE)
+    batch = _or(wanted.batch_size, min(_by_tokens(rule[0], rows, tokens) if small else large[0], rows or 8))
+    epochs = _epochs(wanted, rows, batch, lambda: _looks(rule, tokens) if small else large[1])
     parts: Any = getattr(wanted, "gradient_accumulation_steps", "auto")
-    splits = isinstance(job, FineTune) and parts == "auto"
     at_once = pairs * max(1, batch if parts == "auto" else batch // parts)
-    recompute = getattr(wanted, "gradient_checkpointing", False)
+    recompute = getattr(wanted, "gradient_checkpointing", "auto")
     demand = Demand(
         base,
         with_adapter(base, _or(wanted.lora_r, 32 if small else 16)) if lora else base.parameters,
         at_once,
         longest,
-        pairs if splits else at_once,
+        pairs if parts == "auto" else at_once,
         recompute=None if recompute == "auto" else bool(recompute),
         logits=1024 if isinstance(job, FineTune) else at_once * longest,
         held=HELD_BY_ADAPTERS if lora else HELD,
@@ -175,7 +182,7 @@ def _encoder(job: Any, _: ModelShape | None, data: TrainingData | None) -> Plan 
     rows = data.rows if data else None
     batch = min(_or(wanted.batch_size, 128), rows or 128)
     tokens = round(2 * rows * min(data.mean + 2, longest)) if data and rows else None
-    epochs = _epochs(wanted, rows, batch, lambda: max(1, round(160_000 / (rows or 1))))
+    epochs = _epochs(wanted, rows, batch, lambda: max(1, round(ENCODER_TEXTS / (rows or 1))))
     demand = Demand(shape, shape.parameters, 2 * batch, longest, 2 * batch, float32=True)
     return _plan(demand, wanted, batch, epochs, rows, tokens)
 
@@ -211,6 +218,11 @@ def _epochs(wanted: Any, rows: int | None, batch: int, auto: Callable[[], int]) 
     if wanted.max_steps != "auto":
         return math.ceil(int(wanted.max_steps) * batch / rows)
     return auto()
+
+
+def _looks(rule: tuple[int, int, int], tokens: int | None) -> int:
+    """Epochs that bring a corpus near the rule's tokens."""
+    return max(1, min(rule[2], round(rule[1] / max(tokens or 1, 1))))
 
 
 def _by_tokens(step_tokens: int, rows: int | None, tokens: int | None) -> int:

@@ -17,9 +17,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.training import evaluate, pretrain, sft
+from services.gateway import demands
+from services.training import evaluate, losses, pretrain, sft
+from services.training.dpo import run as dpo
+from services.training.encoders import run as encoder_run
+from services.training.encoders.model import new_tokenizer
+from services.training.heads import pace as head_pace
 from services.training.run import Result, Run, Stopped
 from services.training.spec import parse_spec
+from services.training.tuning import planning
 from shared.errors import InvalidInput
 from shared.frames import Frame, read_frames, write_frame
 from tests.unit.training.child_runs import kill_after_a_checkpoint
@@ -292,6 +298,15 @@ def test_the_run_tells_what_it_does(
         }
         losses = list(_losses(frames).values())
         assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+def test_the_gateway_estimates_steps_by_the_trainers_own_rules() -> None:
+    assert demands.PRETRAIN == (pretrain.STEP_TOKENS, pretrain.TARGET_TOKENS, pretrain.MOST_EPOCHS)
+    assert demands.TUNE == (planning.STEP_TOKENS, planning.SMALL_TARGET_TOKENS, planning.SMALL_MOST_EPOCHS)
+    assert demands.PAIRS == (dpo.STEP_TOKENS, dpo.SMALL_TARGET_TOKENS, dpo.SMALL_MOST_EPOCHS)
+    assert (demands.SMALL_MODEL, demands.MICRO_TOKENS) == (sft.SMALL_MODEL, losses.MICRO_TOKENS)
+    assert (demands.HEAD_EPOCHS, demands.ENCODER_TEXTS) == (head_pace._EPOCHS, encoder_run._TEXTS)
+    assert len(new_tokenizer(["Refund 退款"], 64)) == pytest.approx(demands.ENCODER_VOCABULARY, rel=0.1)
 
 
 def test_the_base_folder_is_whole_and_free_of_pickles(base: tuple[Result, list[Frame]]) -> None:
