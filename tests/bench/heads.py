@@ -141,7 +141,7 @@ def _head(
     if method.startswith("encoder"):
         base = str(_trained_encoder(folder, threads, seed))
     elif method != "lstm":
-        base = str(_minilm())
+        base = str(minilm())
     way = {"encoder_frozen": "frozen", "encoder": "full", "contrastive": "full"}.get(method, method)
     choice = {"head": "single_label", "method": way}
     if method == "contrastive":
@@ -198,7 +198,7 @@ def _run(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     raise SystemExit("the trainer died")
 
 
-def _minilm() -> Path:
+def minilm() -> Path:
     found = importlib.util.find_spec(ENCODER)
     assert found is not None, f"{ENCODER} is missing; make setup installs it"
     assert found.origin is not None
