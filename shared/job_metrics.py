@@ -21,6 +21,8 @@ SELECT created_at, step, data FROM (
 WHERE (told_later IS NULL OR step <= told_later) AND step > %s ORDER BY id"""
 
 FETCH = 2000
+# Where the run is, told with every figure, and no figure of its own.
+_PLACE = frozenset({"step", "total_steps"})
 
 
 @dataclass
@@ -54,7 +56,7 @@ def _numbers(data: dict[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in data.items()
-        if name != "step"
+        if name not in _PLACE
         and isinstance(value, int | float)
         and not isinstance(value, bool)
         and math.isfinite(value)

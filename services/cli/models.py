@@ -130,6 +130,7 @@ def list_workers(as_json: Json = False) -> None:
         field("state"),
         ("busy", lambda row: f"{row['busy']}/{row['slots']}"),
         ("heard", lambda row: moment(row["heartbeat_at"])),
+        ("device", lambda row: _device(row["info"])),
         ("serves", lambda row: _serves(row["info"])),
         ("holds", lambda row: _holds(row["info"])),
         ("queues", lambda row: ", ".join(row["queues"])),
@@ -138,6 +139,15 @@ def list_workers(as_json: Json = False) -> None:
         show(
             client.get("/v1/workers"), columns, as_json=as_json, nothing="no workers; `heliu up` starts some"
         )
+
+
+def _device(info: Mapping[str, Any]) -> str:
+    """What a training worker computes on, and how much memory that has."""
+    name, size = info.get("device_name"), info.get("memory_bytes")
+    if not name:
+        return ""
+    count = f"{info['devices']} x " if info.get("device") == "cuda" else ""
+    return f"{count}{name}" + (f", {size / 2**30:.0f} GiB" if size else "")
 
 
 def _serves(info: Mapping[str, Any]) -> str:

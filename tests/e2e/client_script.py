@@ -110,6 +110,8 @@ def fine_tuning(client: openai.OpenAI, given: Seen) -> Seen:
         "listed": [job.id for job in jobs.list(limit=1) if job.id in (mine.id, done.id)],
         "events": [event.model_dump() for event in jobs.list_events(done.id, limit=20)],
         "checkpoints": [c.model_dump() for c in jobs.checkpoints.list(done.id, limit=2)],
+        "result_file": client.files.retrieve(done.result_files[0]).model_dump(),
+        "results": client.files.content(done.result_files[0]).text,
         "again": client_error(lambda: jobs.cancel(given["tuning"])),
     }
 

@@ -75,6 +75,17 @@ def test_a_trainer_that_is_killed_goes_on_from_its_last_whole_checkpoint(stage: 
     (checkpoint,) = resumed_at(stage, job)
     assert checkpoint >= step // 8 * 8 - 8, f"killed at step {step}"
     same_curve(stage, job)
+    # What is kept of it has each step once, whatever was told twice.
+    (table,) = done["result"]["result_files"]
+    with stage.http() as http:
+        rows = http.get(f"/v1/files/{table}/content").text.splitlines()
+        assert http.get(f"/v1/training/jobs/{job}/tensorboard").content[:2] == b"PK"
+    assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(1, STEPS + 1))
+    curves = stage.get(f"/v1/training/jobs/{job}/curves", metrics="train_loss")["data"]
+    assert [point[0] for point in curves[0]["points"]] == list(range(1, STEPS + 1))
+    measured = done["result"]["measured"]
+    assert measured["parameters"] > measured["trained_parameters"] > 0
+    assert measured["peak_memory_bytes"] > 100 * 2**20
 
 
 def test_a_training_worker_that_is_killed_hands_its_job_on_with_the_same_loss_curve(stage: Stage) -> None:

@@ -134,6 +134,12 @@ def test_a_finished_fine_tuning_job_shows_its_events_and_checkpoints_across_page
     points = tuning["checkpoints"]
     assert [p["step_number"] for p in points] == list(range(steps - 8, 0, -8))
     assert all(p["metrics"]["train_loss"] > 0 and p["fine_tuning_job_id"] == done["id"] for p in points)
+    # A version has its held-out rows, and a checkpoint the figures of its own step.
+    assert all(p["metrics"]["full_valid_loss"] == p["metrics"]["valid_loss"] > 0 for p in points)
+    assert (tuning["result_file"]["purpose"], done["estimated_finish"]) == ("fine-tune-results", None)
+    table = [line.split(",") for line in tuning["results"].splitlines()]
+    assert table[0] == ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
+    assert [int(row[0]) for row in table[1:]] == list(range(1, steps + 1))
 
 
 def test_a_tool_is_called_parsed_and_answered_by_the_clients_own_helpers(seen: Seen) -> None:

@@ -1,0 +1,220 @@
+"""`python -m tests.bench.fits`: estimated memory and steps of training runs against what they really took.
+
+Each run is a trainer's process as a worker starts it, on a tiny model and on one of some twenty million parameters; its
+peak is the resident memory that the kernel counted. The estimate knows the data as the gateway does: by its first rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.gateway.demands import Plan, plan_of
+from services.gateway.training_data import LOOK_BYTES, of_file
+from shared.contracts.base import JobContract
+from shared.contracts.encoders import TrainEncoder
+from shared.contracts.estimates import ModelShape, memory_of, shape_of_config
+from shared.contracts.heads import TrainHead
+from shared.contracts.preferences import TunePreferences
+from shared.contracts.training import FineTune, Pretrain
+from shared.frames import Frame, read_frames, write_frame
+
+REF = {"id": "file-1", "kind": "file", "artifact": "sha256:" + "0" * 64}
+TINY = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "context_length": 96, "batch_size": 4}
+MIDDLE = {
+    "vocab_size": 2048,
+    "hidden_size": 512,
+    "layers": 6,
+    "heads": 8,
+    "context_length": 512,
+    "batch_size": 8,
+}
+WORDS = [
+    "refund",
+    "delivery",
+    "invoice",
+    "你好",
+    "退货",
+    "发票",
+    "please",
+    "order",
+    "card",
+    "today",
+    "quickly",
+    "address",
+    "tomorrow",
+]
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Case:
+    """`base` names the case whose model is started from."""
+
+    name: str
+    kind: str
+    contract: type[JobContract]
+    body: dict[str, Any]
+    data: str
+    base: str = ""
+
+
+def cases() -> list[Case]:
+    head = {"name": "h", "choice": {"head": "single_label", "method": "full"}}
+    lora, full = {"batch_size": 8}, {"batch_size": 8, "method": "full"}
+    found = []
+    for size, shape in (("tiny", TINY), ("20m", MIDDLE)):
+        pre = {"name": "p", "data": REF, "hyperparameters": shape}
+        found += [
+            Case(f"pretrain {size}", "pretrain", Pretrain, pre, f"chat-{size}"),
+            Case(
+                f"sft lora {size}",
+                "sft",
+                FineTune,
+                {"hyperparameters": lora},
+                f"chat-{size}",
+                f"pretrain {size}",
+            ),
+            Case(
+                f"sft full {size}",
+                "sft",
+                FineTune,
+                {"hyperparameters": full},
+                f"chat-{size}",
+                f"pretrain {size}",
+            ),
+            Case(
+                f"dpo lora {size}",
+                "dpo",
+                TunePreferences,
+                {"hyperparameters": lora},
+                f"pairs-{size}",
+                f"pretrain {size}",
+            ),
+            Case(
+                f"head full {size}",
+                "head",
+                TrainHead,
+                {**head, "hyperparameters": {"batch_size": 8}},
+                f"label-{size}",
+                f"pretrain {size}",
+            ),
+        ]
+    lstm = {"name": "l", "choice": {"head": "single_label", "method": "lstm"}}
+    found.append(Case("head lstm", "head", TrainHead, lstm, "label-20m"))
+    found.append(Case("encoder", "encoder", TrainEncoder, {"name": "e"}, "label-20m"))
+    return found
+
+
+def write_data(folder: Path) -> dict[str, Path]:
+    """Chats, pairs and labelled texts, short and long."""
+    dice = random.Random(7)
+
+    def words(count: int) -> str:
+        return " ".join(dice.choice(WORDS) for _ in range(count))
+
+    made = {}
+    for size, rows, count in (("tiny", 60, 8), ("20m", 200, 120)):
+        lines: dict[str, list[Any]] = {"chat": [], "pairs": [], "label": []}
+        for _ in range(rows):
+            question, answer = {"role": "user", "content": words(count)}, words(count)
+            lines["chat"].append({"messages": [question, {"role": "assistant", "content": answer}]})
+            pair = {"input": {"messages": [question]}}
+            for name in ("preferred_output", "non_preferred_output"):
+                pair[name] = [{"role": "assistant", "content": words(count)}]  # type: ignore[assignment]
+            lines["pairs"].append(pair)
+            lines["label"].append({"text": words(count), "label": dice.choice("ab")})
+        for name, found in lines.items():
+            path = made[f"{name}-{size}"] = folder / f"{name}-{size}.jsonl"
+            path.write_text("\n".join(json.dumps(one, ensure_ascii=False) for one in found))
+    return made
+
+
+def plan(case: Case, data: Path, base: Path | None) -> Plan:
+    """As the gateway makes it of the same request."""
+    refs: dict[str, Any] = {} if case.contract is Pretrain else {"training": REF}
+    shape: ModelShape | None = None
+    if base is not None:
+        refs["base"] = {"model": "m", "base_artifact": REF["artifact"]}
+        weights = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+        shape = shape_of_config(json.loads((base / "config.json").read_bytes()), weights)
+    contract = case.contract.model_validate({**case.body, **refs})
+    content = data.read_bytes()
+    found = plan_of(contract, shape, of_file(content[:LOOK_BYTES], len(content)))
+    assert found is not None
+    return found
+
+
+def train(case: Case, folder: Path, data: Path, base: Path | None, steps: int) -> tuple[Frame, int, int]:
+    """(the frame that told of the plan, peak in bytes, seconds)."""
+    wanted = case.body.get("hyperparameters", {})
+    spec = {
+        "kind": case.kind,
+        "seed": 1,
+        "workdir": str(folder / "work"),
+        "output_dir": str(folder / "out"),
+        "threads": 2,
+        "data": {"train": [str(data)], "validation": []},
+        "base_dir": str(base) if base else None,
+        "choice": case.body.get("choice"),
+        "hyperparameters": {**wanted, "max_steps": steps},
+    }
+    began = time.monotonic()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "services.training.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    write_frame(child.stdin, spec)
+    told: Frame = {}
+    last: Frame = {}
+    for last in read_frames(child.stdout):
+        if "total_steps" in (last.get("data") or {}) and last["type"] == "event":
+            told = last["data"]
+    _, _, usage = os.wait4(child.pid, 0)
+    if last.get("type") != "result":
+        raise RuntimeError(f"{case.name}: {last}")
+    return told, usage.ru_maxrss * 1024, round(time.monotonic() - began)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.fits", description=__doc__)
+    parser.add_argument("--steps", type=int, default=3, help="steps of each run")
+    parser.add_argument("--only", default="", help="cases whose name has this, and the bases of them all")
+    options = parser.parse_args()
+    print(
+        f"{'run':<16} {'estimated':>10} {'least':>9} {'real peak':>10} {'error':>7}   parts of the estimate"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        data = write_data(root)
+        for case in cases():
+            if options.only not in case.name and not case.name.startswith("pretrain"):
+                continue
+            base = root / case.base / "out" if case.base else None
+            found = plan(case, data[case.data], base)
+            memory = memory_of(found.demand, "cpu", found.demand.rows, recompute=False)
+            _, peak, _ = train(case, root / case.name, data[case.data], base, options.steps)
+            parts = ", ".join(f"{k} {v / MIB:.0f}" for k, v in memory.told().items() if k != "total")
+            print(
+                f"{case.name:<16} {memory.total / MIB:>6.0f} MiB {memory.least / MIB:>5.0f} MiB {peak / MIB:>6.0f} MiB "
+                f"{(memory.total - peak) / peak:>+7.0%}   {parts}",
+                flush=True,
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
