@@ -112,6 +112,22 @@ def test_a_planted_change_does_not_pass(
     assert (caught.value.code, caught.value.retryable) == ("parity_check_failed", False)
 
 
+def test_what_a_trainer_puts_around_the_call_is_not_measured(tmp_path: Path) -> None:
+    """In 16 bits around weights in 32, as on a GPU, the logits are others than those of what is saved."""
+    base = tiny_models.save_model(tmp_path / "base")
+    model, tokenizer = load_base(base, CPU)
+    plain = model.forward
+
+    def rounded(**given: Any) -> Any:
+        found = plain(**given)
+        found.logits = found.logits.bfloat16().float()
+        return found
+
+    model.forward = rounded
+    leave_samples(model, tokenizer, ROWS, tmp_path)
+    assert compare(base, None, tmp_path / "parity")["parity"]["max_abs_difference"] < 1e-4
+
+
 def test_an_adapter_without_a_tokenizer_is_read_with_its_bases(tmp_path: Path) -> None:
     base = tiny_models.save_model(tmp_path / "base")
     adapter = tiny_models.save_adapter(tmp_path / "adapter", base)
