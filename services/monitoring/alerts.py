@@ -44,6 +44,8 @@ class Rule(BaseModel):
     match: tuple[str, ...] = ("*",)
     severity: Literal["warning", "critical"] = "warning"
     enabled: bool = True
+    # Of an error rate: whether a version of a registered model that gets a share of the callers loses it.
+    ends_canary: bool = False
 
     @property
     def window(self) -> timedelta:
@@ -54,7 +56,14 @@ class Rule(BaseModel):
 
 
 RULES = (
-    Rule(name="error_rate", measure="error_rate", threshold=0.1, minimum=20, severity="critical"),
+    Rule(
+        name="error_rate",
+        measure="error_rate",
+        threshold=0.1,
+        minimum=20,
+        severity="critical",
+        ends_canary=True,
+    ),
     Rule(
         name="queue_age",
         measure="queue_age",

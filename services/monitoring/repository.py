@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg.types.json import Jsonb
 
 from services.monitoring.alerts import Observation, Open
@@ -106,6 +107,18 @@ MEASURES = {
     "dead_jobs": DEAD_JOBS,
 }
 
+# Subjects of an error rate are `tenant/model`.
+STANDING = """
+SELECT id, rule, tenant_id, substr(subject, strpos(subject, '/') + 1) AS model, message FROM monitoring.alert
+WHERE resolved_at IS NULL AND tenant_id IS NOT NULL AND rule = ANY(%s) ORDER BY id"""
+
+CANARIES = """
+SELECT r.id, r.name, v.version FROM gateway.registry r JOIN gateway.registry_event e ON e.id = r.head_id
+JOIN gateway.registry_version v ON v.registry_id = r.id AND v.version = e.canary
+WHERE r.deleted_at IS NULL AND v.model_id = %s ORDER BY r.id"""
+
+END_CANARY = "SELECT gateway.registry_move(%s, 'end_canary', %s, NULL, NULL, NULL, NULL, NULL, %s)"
+
 OPEN_ALERTS = "SELECT id, rule, subject FROM monitoring.alert WHERE resolved_at IS NULL"
 
 RAISE = """
@@ -193,6 +206,25 @@ def raise_alert(connection: Connection, values: dict[str, Any]) -> Row | None:
 def resolve_alert(connection: Connection, alert_id: str) -> Row | None:
     """End an alert; None when it has ended already."""
     return connection.execute(RESOLVE, (alert_id,)).fetchone()
+
+
+def standing(connection: Connection, rules: Sequence[str]) -> list[Row]:
+    """Alerts of these rules that stand: `id`, `tenant_id`, `model` and `message`."""
+    return connection.execute(STANDING, (list(rules),)).fetchall()
+
+
+def canaries(connection: Connection, model: str) -> list[Row]:
+    """The tenant's registered models of which this model has a share of the callers now: `id`, `name`, `version`."""
+    return connection.execute(CANARIES, (model,)).fetchall()
+
+
+def end_canary(connection: Connection, registry_id: str, version: int, reason: str) -> bool:
+    """Give all callers production again; False where the canary had ended meanwhile."""
+    try:
+        connection.execute(END_CANARY, (registry_id, version, reason))
+    except psycopg.errors.CheckViolation:
+        return False
+    return True
 
 
 def operator_tenant(connection: Connection) -> UUID | None:

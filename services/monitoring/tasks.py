@@ -69,6 +69,7 @@ def sweep(db: Database, rules: Sequence[Rule], gauges: Gauges, keep_spans_for: t
     """Roll up, judge, forget. Each part is a transaction of its own; safe on several workers at once."""
     roll_up(db)
     judge(db, rules, gauges)
+    end_canaries(db, rules)
     forget(db, keep_spans_for)
 
 
@@ -96,6 +97,39 @@ def judge(db: Database, rules: Sequence[Rule], gauges: Gauges) -> None:
             for alert in decision.resolved:
                 _resolve(connection, alert)
         gauges.show_alerts(alert.rule for alert in repository.open_alerts(connection))
+
+
+def end_canaries(db: Database, rules: Sequence[Rule]) -> int:
+    """Take their share of the callers from versions whose model fails too often; returns how many.
+
+    By the alerts that stand, not by those just raised: whoever dies in between loses nothing, and a canary that is
+    started while its model fails does not last.
+    """
+    ending = [rule.name for rule in rules if rule.ends_canary and rule.measure == "error_rate"]
+    if not ending:
+        return 0
+    with db.core() as connection:
+        alerts = repository.standing(connection, ending)
+    ended = 0
+    for alert in alerts:
+        with db.transaction(alert["tenant_id"]) as connection:
+            found = repository.canaries(connection, alert["model"])
+        for one in found:
+            ended += _end_canary(db, alert, one)
+    return ended
+
+
+def _end_canary(db: Database, alert: Row, found: Row) -> bool:
+    """One registered model in a transaction of its own, with its webhook."""
+    reason = f"alert {alert['id']}: {alert['message']}"
+    with db.transaction(alert["tenant_id"]) as connection:
+        if not repository.end_canary(connection, found["id"], found["version"], reason):
+            return False
+        told = {"registry": found["name"], "model": f"registry:{found['name']}", "version": found["version"]}
+        told |= {"reason": reason, "alert": alert["id"]}
+        job_store.enqueue_webhooks(connection, alert["tenant_id"], "model.canary_ended", told)
+    log.warning("canary_ended", extra={"registry": found["name"], "alert": alert["id"]})
+    return True
 
 
 def forget(db: Database, keep_spans_for: timedelta) -> int:

@@ -13,6 +13,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from services.monitoring import tasks
+from services.monitoring.alerts import RULES
 from shared import bootstrap
 from shared.contracts.model_registry import LEGAL
 from shared.jobs import new_id
@@ -223,6 +225,49 @@ def test_a_canary_gets_its_share_and_keeps_its_users_until_it_ends(http: httpx.C
     assert ok(http.delete("/v1/registry/bird/canary"))["canary"] is None
     assert {answered_by(ask(http, "registry:bird", user=user)) for user in got} == {"bird@1"}
     assert error(http.delete("/v1/registry/bird/canary"))[:2] == (409, "illegal_transition")
+
+
+def test_an_alert_on_its_model_ends_a_canary_and_nothing_else(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    hook = ok(
+        http.post("/v1/webhooks", json={"url": "https://example.com/h", "events": ["model.canary_ended"]})
+    )
+    gateway.add_model("steady")
+    gateway.add_model("failing")
+    for name in ("watched", "spared"):
+        make(http, name, "steady", "failing")
+        ok(promote(http, name, 1))
+        ok(http.post(f"/v1/registry/{name}/versions/2/canary", json={"share": 0.2}))
+    ok(http.delete("/v1/registry/spared/canary"))
+    ok(promote(http, "spared", 2))
+    db = gateway.platform.db
+    assert tasks.end_canaries(db, RULES) == 0
+    with db.core() as c:
+        c.execute(
+            "INSERT INTO monitoring.alert (id, rule, subject, tenant_id, severity, message, value, threshold) "
+            "VALUES ('alert_1', 'error_rate', 'acme/failing', %s, 'critical', 'half of 40 answers failed', 0.5, 0.1)",
+            (gateway.tenants["acme"],),
+        )
+    assert tasks.end_canaries(db, [rule for rule in RULES if rule.name != "error_rate"]) == 0
+    assert tasks.end_canaries(db, RULES) == 1
+    assert tasks.end_canaries(db, RULES) == 0
+    shown = ok(http.get("/v1/registry/watched"))
+    assert (shown["canary"], shown["production_version"]) == (None, 1)
+    assert ok(http.get("/v1/registry/spared"))["production_version"] == 2
+    told = ok(http.get("/v1/registry/watched/history"))["data"][0]
+    assert (told["action"], told["version"], told["created_by"]) == ("end_canary", 2, None)
+    assert told["reason"] == "alert alert_1: half of 40 answers failed"
+    # Begun anew while the model still fails, it ends at the next sweep.
+    ok(http.post("/v1/registry/watched/versions/2/canary", json={"share": 0.2}))
+    assert tasks.end_canaries(db, RULES) == 1
+    with db.core() as c:
+        c.execute("UPDATE monitoring.alert SET resolved_at = now()")
+        query = "SELECT count(*) AS n FROM core.webhook_delivery WHERE endpoint_id = %s"
+        row = c.execute(query, (hook["id"],)).fetchone()
+    # One of them the caller's own.
+    assert row == {"n": 3}
+    ok(http.delete(f"/v1/webhooks/{hook['id']}"))
 
 
 @pytest.mark.usefixtures("_worker")

@@ -336,8 +336,8 @@ BEGIN
         e.canary := p_version;
         e.share := p_share;
     ELSIF p_action = 'end_canary' THEN
-        IF h.canary IS NULL THEN
-            PERFORM gateway.registry_refuse('illegal_transition', 'no version gets a share of the callers');
+        IF h.canary IS NULL OR h.canary <> COALESCE(p_version, h.canary) THEN
+            PERFORM gateway.registry_refuse('illegal_transition', 'no such version gets a share of the callers');
         END IF;
         p_version := h.canary;
         e.canary := NULL;
