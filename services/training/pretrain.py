@@ -30,6 +30,7 @@ from services.training.run import Result, Run
 from services.training.spec import Spec
 from services.training.start import load_start, trained_on, weights_of
 from services.training.tokenizer import encode_text, train_tokenizer
+from shared.contracts.training import PretrainParameters, check_context
 from shared.errors import InvalidInput
 
 TARGET_TOKENS = 380_000
@@ -165,11 +166,7 @@ def _piece(spec: Spec, context: int) -> int:
     asked = spec.hyperparameters.get("context_length", "auto")
     if asked in ("auto", None):
         return min(PIECE, context)
-    if asked > context:
-        raise InvalidInput(
-            f"context_length is {asked}, but the model that this run starts from reads {context} tokens",
-            param="hyperparameters.context_length",
-        )
+    check_context(PretrainParameters(context_length=asked), context)
     return int(asked)
 
 

@@ -110,6 +110,16 @@ def check_continued(given: PretrainParameters) -> None:
             )
 
 
+def check_context(given: PretrainParameters, reads: int | None) -> None:
+    """Raise InvalidInput where pieces of text are asked for that are longer than what the model reads, if known."""
+    asked = given.context_length
+    if asked != "auto" and reads is not None and asked > reads:
+        raise InvalidInput(
+            f"context_length is {asked}, but the model that this run starts from reads {reads} tokens",
+            param="hyperparameters.context_length",
+        )
+
+
 class Pretrain(JobContract):
     """Train on the text of a file or of a version's training split: tokenizer and base from scratch, or the model
     `base`, adapter or not, further."""

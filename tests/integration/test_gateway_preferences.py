@@ -141,3 +141,14 @@ def test_a_model_without_answers_is_no_start(client: openai.OpenAI) -> None:
             model="encoder", training_file=_upload(client, PAIR), method={"type": "dpo"}
         )
     assert (caught.value.code, caught.value.param) == ("unsupported_model", "model")
+
+
+def test_texts_in_pieces_longer_than_the_model_reads_are_refused(
+    client: openai.OpenAI, gateway: RunningGateway
+) -> None:
+    with gateway.as_tenant() as connection:
+        connection.execute("UPDATE training.model SET info = '{\"context_length\": 96}' WHERE id = 'tuned'")
+    body = {"type": "pretrain", "name": "long", "model": "tuned", "training_file": _upload(client, CHAT)}
+    with pytest.raises(openai.BadRequestError, match="context_length is 97, but .* reads 96") as caught:
+        client.post("/training/jobs", body=body | {"hyperparameters": {"context_length": 97}}, cast_to=object)
+    assert caught.value.param == "hyperparameters.context_length"

@@ -9,7 +9,13 @@ from pydantic import Field, model_validator
 
 from services.gateway import repository_models, resolve
 from services.gateway.methods.base import TrainingBody
-from shared.contracts.training import PRETRAIN_NAME, Pretrain, PretrainParameters, check_continued
+from shared.contracts.training import (
+    PRETRAIN_NAME,
+    Pretrain,
+    PretrainParameters,
+    check_context,
+    check_continued,
+)
 from shared.db import Connection
 
 
@@ -44,7 +50,9 @@ class PretrainBody(TrainingBody):
         repository_models.check_free(connection, tenant, self.name)
         base = None
         if self.model is not None:
-            base = resolve.base_ref(resolve.model_row(connection, tenant, self.model))
+            row = resolve.model_row(connection, tenant, self.model)
+            base = resolve.base_ref(row)
+            check_context(self.hyperparameters, row["info"].get("context_length"))
         return Pretrain(
             name=self.name,
             base=base,
