@@ -97,6 +97,23 @@ def test_a_distillation_waits_where_no_training_is_in_its_way(gateway: RunningGa
     assert (contract.base.model, contract.untrained.name) == ("small", "small")
 
 
+def test_a_key_that_has_used_up_its_tokens_has_no_teacher_asked(gateway: RunningGateway) -> None:
+    made = gateway.http("operator").post(
+        "/v1/keys", json={"name": "little", "tenant": "acme", "tokens_per_day": 1}
+    )
+    gateway.keys["little"] = made.json()["key"]
+    with gateway.as_tenant() as connection:
+        connection.execute(
+            "INSERT INTO gateway.usage (tenant_id, api_key_id, request_id, endpoint, model, pool, status, "
+            "prompt_tokens, completion_tokens, seconds) VALUES (%s, %s, 'r', 'x', 'm', 'p', 'ok', 5, 5, 1)",
+            (gateway.tenants["acme"], made.json()["id"]),
+        )
+    with gateway.http("little") as http:
+        refused, trained = http.post(JOBS, json=taught()), http.post(JOBS, json=several(name="paid"))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    assert trained.status_code == 200, trained.text
+
+
 def task(place: int, **changes: Any) -> list[dict[str, Any]]:
     tasks = several()["tasks"]
     tasks[place] |= changes

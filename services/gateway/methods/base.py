@@ -20,6 +20,8 @@ class MethodBody(Body):
     """Each way of training adds a literal `type`, its own fields and `hyperparameters`."""
 
     kind: ClassVar[type[JobContract]]
+    # Whether the job has models answer, which counts against the key's tokens.
+    asks_models: ClassVar[bool] = False
 
     seed: int = Field(
         0, ge=0, le=2**31 - 1, description="The same seed, data and settings give the same model."

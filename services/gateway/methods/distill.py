@@ -26,6 +26,7 @@ class DistillBody(TrainingBody):
     prompts, and their figures stand side by side in the job's result."""
 
     kind = Distill
+    asks_models = True
 
     type: Literal["distill"] = Field(description="A smaller model learns what a larger one answers.")
     teacher: str = Field(

@@ -38,6 +38,8 @@ def create(
     """Answers with a job, or refuses what no worker of the pool can hold (`does_not_fit`); the finished model is served
     under its name at once, and the figures on held-out rows stand in the job's result."""
     body, tenant = request.body.root, request.caller.tenant
+    if body.asks_models:
+        gateway.limiter.check_tokens(request.caller)
     return shapes.job(
         submit(
             gateway,

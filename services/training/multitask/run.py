@@ -102,6 +102,8 @@ def run(spec: Spec, run: Run) -> Result:
             "steps": trainer.step,
             "epochs": trainer.epoch,
             "tasks": told,
+            "valid_loss": sum(p.weight * told[p.name]["held_out"]["loss"] for p in parts)
+            / sum(p.weight for p in parts),
             "train_loss": trainer.last_metrics["train_loss"],
         },
     )
