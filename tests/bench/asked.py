@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,10 @@ class Asked:
         )
         answer.raise_for_status()
         return str(answer.json()["id"])
+
+    def upload_rows(self, rows: Sequence[dict[str, Any]]) -> str:
+        """As JSONL."""
+        return self.upload(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
 
     def add_model(self, folder: Path, name: str) -> str:
         """Bring a folder in, by the command line."""

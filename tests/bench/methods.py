@@ -71,7 +71,7 @@ class Bench(Asked):
     def split(self, rows: tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]]) -> dict[str, str]:
         """Training and held-out rows as files."""
         names = ("training_file", "validation_file")
-        return {name: self.upload(jsonl(part)) for name, part in zip(names, rows, strict=True)}
+        return {name: self.upload_rows(part) for name, part in zip(names, rows, strict=True)}
 
     def head_files(self, head: Any, code: str) -> dict[str, str]:
         sizes = {"training": self.place.size(520, 130), "held_out": self.place.size(260, 78)}
@@ -118,8 +118,6 @@ class Bench(Asked):
     def _sft(self, method: str) -> tuple[dict[str, Any], float]:
         hyperparameters = {"method": method, **self._short(60)}
         return self.train("sft", model=self.base, training_file=self.version, hyperparameters=hyperparameters)
-
-    # A method each: its rows.
 
     def pretrain(self) -> list[Row]:
         return [row("pretrain", *self.pretrained)]
@@ -247,10 +245,6 @@ def row(method: str, told: dict[str, Any], seconds: float) -> Row:
     return Row(
         method, metric, baseline["name"], baseline[metric], held_out[metric], f"{count:,} {unit}", seconds
     )
-
-
-def jsonl(rows: Sequence[dict[str, Any]]) -> bytes:
-    return b"".join(json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in rows)
 
 
 def _preference(pair: dict[str, Any]) -> dict[str, Any]:
