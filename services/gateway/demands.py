@@ -39,6 +39,10 @@ TUNE = (768, 220_000, 20)
 PAIRS = (1536, 150_000, 10)
 # Rows of a step and epochs of a model that is not small.
 LARGE, LARGE_PAIRS = (8, 3), (16, 1)
+# Bytes of a weight of a quantized base, its scales counted in (Dettmers et al. 2023, arXiv:2305.14314, section 3).
+QUANTIZED: Mapping[str, float] = {"nf4": 0.56, "int8": 1.06}
+# What TRL and datasets take beside the libraries of every trainer: measured.
+TRL_BYTES = 75 * 2**20
 # Texts that all epochs of an encoder together should come to.
 ENCODER_TEXTS = 160_000
 # Rows that all epochs of a head together should come to, the fewest and the most epochs, by method.
@@ -119,6 +123,8 @@ def _tune(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan 
         recompute=None if recompute == "auto" else bool(recompute),
         logits=1024 if isinstance(job, FineTune) else at_once * longest,
         held=HELD_BY_ADAPTERS if lora else HELD,
+        weight_bytes=QUANTIZED.get(getattr(wanted, "quantization", "none")),
+        libraries=TRL_BYTES,
     )
     return _plan(demand, wanted, batch, epochs, rows, tokens)
 

@@ -17,40 +17,16 @@ from services.gateway.context import Gateway
 from services.gateway.demands import Plan, plan_of
 from services.gateway.speeds import duration_of, earlier_of
 from services.gateway.training_data import LOOK_BYTES, TrainingData, of_file, of_version
+from services.gateway.training_places import Place, places_of
 from shared.artifacts import Artifacts
 from shared.contracts.base import JobContract
 from shared.contracts.estimates import Memory, ModelShape, fitting, shape_of_config
 from shared.contracts.training import BaseRef, DataRef
-from shared.db import Connection, Database
+from shared.db import Connection
 from shared.errors import HeliuError, InvalidInput
 
 # What may be changed so that a run fits: in this order, each as far as it must go.
 _SMALLEST_BATCH, _SHORTEST = 1, 64
-
-
-@dataclass(frozen=True)
-class Place:
-    """A living worker of the pool; `memory` is None where it has not told."""
-
-    name: str
-    device: str | None
-    device_name: str | None
-    memory: int | None
-
-
-def places_of(db: Database, queue: str) -> list[Place]:
-    """The living workers of a queue."""
-    with db.core() as connection:
-        rows = repository_estimates.workers(connection, queue)
-    return [
-        Place(
-            row["name"],
-            row["info"].get("device"),
-            row["info"].get("device_name"),
-            row["info"].get("memory_bytes"),
-        )
-        for row in rows
-    ]
 
 
 @dataclass(frozen=True)
@@ -67,7 +43,12 @@ class Known:
     def smallest(self, plan: Plan, place: Place) -> Memory:
         """The least step of a run there; of texts whose length is not known, none."""
         demand = plan.demand if self.data is not None else replace(plan.demand, length=0, logits=0)
-        return fitting(demand, place.device or "cpu", 0)
+        return fitting(demand, place.device, 0)
+
+    def fits(self, plan: Plan, place: Place) -> bool | None:
+        """Whether the least step does; None where the worker has not told how much memory it has."""
+        room = place.room(self.contract)
+        return None if room is None else self.smallest(plan, place).least <= room
 
 
 def look_up(connection: Connection, tenant: UUID, store: Artifacts, contract: JobContract) -> Known:
@@ -104,12 +85,10 @@ def check_fits(
         return
     known = look_up(connection, tenant, store, contract)
     plan = known.plan()
-    if plan is None:
+    if plan is None or any(known.fits(plan, place) for place in places):
         return
-    best = max(places, key=lambda place: place.memory or 0)
+    best = max(places, key=lambda place: place.room(contract) or 0)
     smallest = known.smallest(plan, best)
-    if smallest.least <= (best.memory or 0):
-        return
     remedies = list(_remedies(known, plan, best))
     would = (
         "; ".join(f"{_words(remedy['change'])} needs {_gib(remedy['memory'])}" for remedy in remedies)
@@ -117,7 +96,7 @@ def check_fits(
     )
     raise InvalidInput(
         f"the run needs {_gib(smallest.least)} of memory at least, and the largest worker of its pool has "
-        f"{_gib(best.memory or 0)} ({best.device_name}); what would fit: {would}",
+        f"{_gib(best.room(contract) or 0)} ({best.device_name}); what would fit: {would}",
         code="does_not_fit",
         param="hyperparameters",
     )
@@ -135,8 +114,8 @@ def estimate(
     known = look_up(connection, tenant, store, contract)
     plan, data = known.plan(), known.data
     told = [place for place in places if place.memory is not None]
-    best = max(told, key=lambda place: place.memory or 0, default=None)
-    device = (best.device if best else None) or "cpu"
+    best = max(told, key=lambda place: place.room(contract) or 0, default=None)
+    device = best.device if best else "cpu"
     answer: dict[str, Any] = {
         "object": "training.estimate",
         "kind": contract.kind,
@@ -161,10 +140,11 @@ def estimate(
     }
     if plan is None:
         return answer
-    memory = fitting(plan.demand, device, best.memory if best else None)
+    memory = fitting(plan.demand, device, best.room(contract) if best else None)
     rows = repository_estimates.measured(connection, tenant, contract.kind, queue)
     lasts = duration_of(plan, earlier_of([row["result"] for row in rows], device), device)
-    fits = known.smallest(plan, best).least <= (best.memory or 0) if best else None
+    verdicts = [known.fits(plan, place) for place in places]
+    fits = True if True in verdicts else None if not verdicts or None in verdicts else False
     return answer | {
         "memory": memory.told(),
         "rows_at_once": memory.rows_at_once,
@@ -182,10 +162,10 @@ def estimate(
             {
                 "name": place.name,
                 "device": place.device_name,
-                "memory_bytes": place.memory,
-                "fits": None if place.memory is None else known.smallest(plan, place).least <= place.memory,
+                "memory_bytes": place.room(contract),
+                "fits": fits_there,
             }
-            for place in places
+            for place, fits_there in zip(places, verdicts, strict=True)
         ],
         "basis": {
             "memory": f"formulas for a {'GPU' if device == 'cuda' else 'CPU'}"
@@ -207,7 +187,7 @@ def _remedies(known: Known, plan: Plan, place: Place) -> Iterator[dict[str, Any]
                 continue
             other = changed.plan()
             memory = changed.smallest(other, place) if other is not None else None
-            if memory is not None and memory.total <= (place.memory or 0):
+            if memory is not None and memory.total <= (place.room(changed.contract) or 0):
                 yield {"change": change, "memory": memory.total}
                 break
 

@@ -59,6 +59,9 @@ class Demand:
     logits: int = 0
     float32: bool = False
     held: float = HELD
+    # Bytes of a weight that is kept smaller than it is stored, and of libraries that not every trainer has.
+    weight_bytes: float | None = None
+    libraries: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,11 +107,11 @@ def memory_of(demand: Demand, device: str, rows: int, *, recompute: bool) -> Mem
     activations = rows * demand.length * per_token * width
     logits = min(demand.logits, rows * demand.length) * shape.vocabulary * _LOGIT_BYTES
     return Memory(
-        weights=shape.parameters * width,
+        weights=round(shape.parameters * (demand.weight_bytes or width)),
         gradients=demand.trainable * 4,
         optimizer=round(demand.trainable * 4 * demand.state),
         activations=activations + logits,
-        runtime=RUNTIME_BYTES[device],
+        runtime=RUNTIME_BYTES[device] + demand.libraries,
         rows_at_once=rows,
         recompute=recompute,
         overhead=round(activations * (demand.held - 1)),

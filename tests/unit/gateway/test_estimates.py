@@ -10,8 +10,9 @@ import pytest
 from services.gateway.demands import plan_of
 from services.gateway.speeds import duration_of, earlier_of
 from services.gateway.training_data import TrainingData, of_file, of_version
+from services.gateway.training_places import Place
 from shared.contracts.encoders import TrainEncoder
-from shared.contracts.estimates import llama_shape
+from shared.contracts.estimates import llama_shape, memory_of
 from shared.contracts.heads import TrainHead
 from shared.contracts.training import FineTune, Pretrain
 
@@ -165,3 +166,27 @@ def test_a_version_is_known_by_its_report() -> None:
     assert found is not None
     assert (found.rows, found.mean, found.most, found.dense) == (70, 20.5, 90, pytest.approx(0.6))
     assert of_version({"report": {"rows_in": 4}, "train_rows": 2}) is None
+
+
+@pytest.mark.parametrize(
+    ("processes", "room"), [("auto", 4 * 80), (1, 80), (2, 160), (64, 4 * 80), (None, 80)]
+)
+def test_a_run_has_a_gpu_for_each_of_its_processes(processes: Any, room: int) -> None:
+    place = Place.of(
+        "w", {"device": "cuda", "device_name": "GPU", "devices": 4, "memory_bytes": 4 * 80 * 2**30}
+    )
+    job = pretrain() if processes is None else tune(processes=processes)
+    assert place.room(job) == room * 2**30
+
+
+def test_a_processor_s_memory_is_that_of_the_whole_run_and_may_be_unknown() -> None:
+    assert Place.of("w", {"device": "cpu", "devices": 8, "memory_bytes": 100}).room(tune(processes=2)) == 100
+    assert Place.of("w", {}).room(tune()) is None
+
+
+def test_a_quantized_base_takes_less() -> None:
+    plain, small = (plan_of(tune(quantization=name), SHAPE, ROWS) for name in ("none", "nf4"))
+    assert plain is not None
+    assert small is not None
+    weights = [memory_of(p.demand, "cuda", 1, recompute=False).weights for p in (plain, small)]
+    assert weights[1] < weights[0] / 3
