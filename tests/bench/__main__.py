@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import batch, dispatch, engine, events, goodput, live, pool
+from tests.bench import batch, dispatch, engine, events, goodput, live, pool, training
 from tests.bench.figures import Figure, show, write
 from tests.bench.place import Place, open_place
 
@@ -30,6 +30,8 @@ BENCHMARKS: dict[str, Callable[[Place], list[Figure]]] = {
     "batch": batch.whole_platform,
     "memory": batch.memory,
     "goodput": goodput.worker_killed,
+    "packing": training.packed,
+    "training": training.platform,
 }
 
 

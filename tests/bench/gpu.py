@@ -23,14 +23,9 @@ import torch
 
 from services.inference.engine.paged_decode import Decodes, decode
 from services.inference.engine.request import EngineConfig
-from tests.bench import gpu_check, gpu_model, gpu_peers
+from tests.bench import gpu_check, gpu_model, gpu_peers, gpu_training
 from tests.bench.figures import Figure, write
 from tests.bench.gpu_limits import Limits, Needs, seconds_of
-
-LEFT_OUT = (
-    "training (rows 11 and 12, packed against padded): left out, as the trainer does not pack sequences and needs "
-    "peft and trl, which a bare machine does not have"
-)
 
 
 @dataclass(frozen=True)
@@ -44,10 +39,22 @@ class Size:
     rows: int
     context: int
     decoded: int
+    sequences: int
+    packed: int
 
 
-FULL = Size(requests=256, slots=128, prompt=256, answer=256, rows=64, context=1024, decoded=128)
-QUICK = Size(requests=6, slots=4, prompt=24, answer=6, rows=4, context=64, decoded=6)
+FULL = Size(
+    requests=256,
+    slots=128,
+    prompt=256,
+    answer=256,
+    rows=64,
+    context=1024,
+    decoded=128,
+    sequences=192,
+    packed=8192,
+)
+QUICK = Size(requests=6, slots=4, prompt=24, answer=6, rows=4, context=64, decoded=6, sequences=24, packed=96)
 
 
 class Bench:
@@ -191,6 +198,7 @@ PARTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "decode_many": decode_many,
     "kernel": kernel,
     "mixed": mixed,
+    "training": gpu_training.training,
 }
 
 
@@ -270,7 +278,6 @@ def main() -> int:
         f"on {card}, torch {torch.__version__}"
         + ("; quick: the figures mean nothing" if options.quick else "")
     )
-    print(LEFT_OUT)
     if options.json:
         write(figures, options.json)
     return 0

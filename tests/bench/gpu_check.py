@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from services.inference.engine.paged_decode import Decodes, decode, write
 from services.inference.engine.request import EngineConfig
+from services.training.tuning.attention import packed_attention
 from tests.bench import gpu_model, gpu_peers
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -37,6 +38,9 @@ def kernels() -> int:
             cases += 1
         if dtype != torch.float32:
             check_chunks("cuda", varlen_attn, dtype, heads, group, width, window)
+            cases += 1
+        if dtype != torch.float32 and window is None:
+            check_packed("cuda", varlen_attn, dtype, heads, group, width)
             cases += 1
     return cases
 
@@ -127,6 +131,47 @@ def check_chunks(
         )
         what = f"varlen_attn {dtype} {heads}x{group} heads of {width}, {window=}"
         _near(found[q0 : q0 + count], expected[0].transpose(0, 1), what)
+
+
+def check_packed(
+    device: str, varlen: Callable[..., Any], dtype: torch.dtype, heads: int, group: int, width: int
+) -> None:
+    """Packed attention of training and its gradients, against each sequence alone. Raises Wrong."""
+    torch.manual_seed(width)
+    counts = (5, 130, 1, 40)
+    shapes = ((heads * group,), (heads,), (heads,))
+    states = [
+        torch.randn(1, *shape, sum(counts), width, device=device).to(dtype).requires_grad_()
+        for shape in shapes
+    ]
+    ends = _ends(counts, device)
+    found, _ = packed_attention(
+        torch.nn.Module(),
+        *states,
+        None,
+        scaling=width**-0.5,
+        cu_seq_lens_q=ends,
+        max_length_q=max(counts),
+        varlen=varlen,
+    )
+    plain = [state.detach().float().requires_grad_() for state in states]
+    parts = [
+        scaled_dot_product_attention(
+            *(state[:, :, int(ends[n]) : int(ends[n + 1])] for state in plain),
+            is_causal=True,
+            enable_gqa=True,
+        )
+        for n in range(len(counts))
+    ]
+    expected = torch.cat(parts, 2).transpose(1, 2)
+    what = f"packed attention {dtype} {heads}x{group} heads of {width}"
+    _near(found.detach(), expected.detach(), what)
+    weights = torch.randn_like(expected)
+    got = torch.autograd.grad((found.float() * weights).sum(), states)
+    wanted = torch.autograd.grad((expected * weights).sum(), plain)
+    for one, other in zip(got, wanted, strict=True):
+        # Sums over many queries round more than one of them does.
+        _near(one / 8, other / 8, f"the gradient of {what}")
 
 
 def _ends(counts: Sequence[int], device: str) -> torch.Tensor:

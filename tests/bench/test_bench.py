@@ -48,6 +48,9 @@ NAMES = {
     "memory_inference",
     "memory_postgres",
     "memory_valkey",
+    "training_packed_vs_padded",
+    "training_platform_vs_script",
+    "training_platform_vs_trainer",
 }
 
 

@@ -53,6 +53,8 @@ def test_the_quick_form_needs_torch_and_transformers_alone_and_writes_every_figu
         "tiny_mixed",
         "tiny_vs_generate",
         "tiny_vs_continuous_batching",
+        "tiny_lora_packed",
+        "tiny_packed_vs_padded",
     ]
     for row in rows:
         assert tuple(row) == KEYS
@@ -66,6 +68,7 @@ def test_the_checks_of_a_card_pass_what_is_right(monkeypatch: pytest.MonkeyPatch
         gpu_check.check_decodes("cpu", dtype, 2, 4, 64, window, splits)
     for window in (None, 100):
         gpu_check.check_chunks("cpu", Varlen(), torch.float16, 2, 2, 64, window)
+    gpu_check.check_packed("cpu", Varlen(), torch.float16, 2, 2, 64)
 
 
 def test_the_checks_of_a_card_refuse_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +76,8 @@ def test_the_checks_of_a_card_refuse_what_is_wrong(monkeypatch: pytest.MonkeyPat
         gpu_check.Wrong, match=r"varlen_attn torch.float16 2x2 heads of 64, window=None: off by"
     ):
         gpu_check.check_chunks("cpu", lambda q, *_, **__: torch.zeros_like(q), torch.float16, 2, 2, 64, None)
+    with pytest.raises(gpu_check.Wrong, match=r"packed attention torch.bfloat16 2x2 heads of 64: off by"):
+        gpu_check.check_packed("cpu", lambda q, *_, **__: q * 0, torch.bfloat16, 2, 2, 64)
     monkeypatch.setattr(gpu_check, "decode", lambda query, *_: query * float("nan"))
     monkeypatch.setattr(gpu_check, "LENGTHS", (3,))
     with pytest.raises(gpu_check.Wrong, match=r"decode torch.float32 1x2 heads of 32, .*off by nan"):

@@ -17,8 +17,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from services.training.tokenizer import IGNORED
-
+# What transformers leaves out of a loss.
+IGNORED = -100
 _TABLE_BYTES = 1 << 26
 _MOST_ROWS = 1024
 _KEPT_BYTES = 1 << 28
