@@ -8,12 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from services.training.checkpoint import Checkpoint, CheckpointStore, fingerprint, verify
-from services.training.dataset import is_version, read_rows
 from services.training.hyperparameters import PretrainHyperparameters, parse
 from services.training.model_folder import (
     context_length,
@@ -29,17 +27,13 @@ from services.training.pretrainer import Documents, Pace, Pretrainer
 from services.training.run import Result, Run
 from services.training.spec import Spec
 from services.training.start import load_start, trained_on, weights_of
-from services.training.tokenizer import encode_text, train_tokenizer
-from shared.contracts.training import PretrainParameters, check_context
+from services.training.texts import cut_texts, piece_length, read_texts, watched
+from services.training.tokenizer import train_tokenizer
 from shared.errors import InvalidInput
 
 TARGET_TOKENS = 380_000
 MOST_EPOCHS = 20
 STEP_TOKENS = 1152
-VALIDATION_DOCUMENTS = 128
-# Of a file's texts where no others are held out, and the longest piece of a text where nothing is asked for.
-HELD_OUT_SHARE = 0.1
-PIECE = 1024
 
 
 def run(spec: Spec, run: Run) -> Result:
@@ -55,23 +49,23 @@ def run(spec: Spec, run: Run) -> Result:
     resumed = verify(spec.resume_from, fingerprint=mark) if spec.resume_from else None
 
     with run.timed("load") as seen:
-        texts, others = _texts(spec)
+        texts, others = read_texts(spec)
         seen["rows"] = len(texts)
         model: Any = None
         if fresh:
             tokenizer = _tokenizer(texts, wanted, resumed)
         else:
             model, tokenizer = load_start(spec, device, merge=False, chats=False)
-    length = wanted.context_length if fresh else _piece(spec, context_length(model))
+    length = wanted.context_length if fresh else piece_length(spec, context_length(model))
     with run.timed("tokenise") as seen:
-        documents = _documents(tokenizer, texts, length)
+        documents = cut_texts(tokenizer, texts, length)
         if not documents:
             raise InvalidInput(
                 "no text of the training split has two tokens or more",
                 code="invalid_training_file",
                 param="training_file",
             )
-        held_out = _watched(_documents(tokenizer, others, length), spec.seed)
+        held_out = watched(cut_texts(tokenizer, others, length), spec.seed)
         corpus_tokens = sum(len(d) for d in documents)
         seen |= {"vocabulary": len(tokenizer), "tokens": corpus_tokens}
 
@@ -139,20 +133,6 @@ def _fingerprint(spec: Spec, wanted: PretrainHyperparameters) -> str:
     return fingerprint(facts, {"train": list(spec.data.train), "validation": list(spec.data.validation)})
 
 
-def _texts(spec: Spec) -> tuple[list[str], list[str]]:
-    """(training, held out); of a file without another one a share of the texts is held out."""
-    texts = [row.plain_text() for row in read_rows(spec.data.train, "train")]
-    if not texts:
-        raise InvalidInput("the training split is empty", code="invalid_training_file", param="training_file")
-    if spec.data.validation or any(is_version(path, "training_file") for path in spec.data.train):
-        return texts, [
-            row.plain_text() for row in read_rows(spec.data.validation, "validation", "validation_file")
-        ]
-    dice = np.random.default_rng(spec.seed).permutation(len(texts))
-    cut = min(VALIDATION_DOCUMENTS, int(HELD_OUT_SHARE * len(texts)))
-    return [texts[i] for i in sorted(dice[cut:])], [texts[i] for i in sorted(dice[:cut])]
-
-
 def _tokenizer(
     texts: list[str], wanted: PretrainHyperparameters, resumed: Checkpoint | None
 ) -> PreTrainedTokenizerBase:
@@ -160,31 +140,6 @@ def _tokenizer(
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resumed.path, local_files_only=True)
         return loaded
     return train_tokenizer(texts, wanted.vocab_size, wanted.context_length)
-
-
-def _piece(spec: Spec, context: int) -> int:
-    asked = spec.hyperparameters.get("context_length", "auto")
-    if asked in ("auto", None):
-        return min(PIECE, context)
-    check_context(PretrainParameters(context_length=asked), context)
-    return int(asked)
-
-
-def _documents(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int
-) -> list[npt.NDArray[np.int32]]:
-    """Each text with the end sign, in pieces of at most `length` tokens; a piece of one token is left out."""
-    end = tokenizer.eos_token_id
-    out = []
-    for text in texts:
-        ids = np.asarray([*encode_text(tokenizer, text), end], dtype=np.int32)
-        out += [ids[i : i + length] for i in range(0, len(ids), length)]
-    return [d for d in out if len(d) > 1]
-
-
-def _watched(documents: Documents, seed: int) -> list[npt.NDArray[np.int32]]:
-    picked = np.random.default_rng(seed).permutation(len(documents))[:VALIDATION_DOCUMENTS]
-    return sorted((documents[i] for i in picked), key=len)
 
 
 def _pace(

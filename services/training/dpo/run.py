@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from trl import DPOConfig
 
 from services.training.checkpoint import CheckpointStore, fingerprint, verify
-from services.training.dpo.encode import EncodedPair, encode_pairs
+from services.training.dpo.encode import encode_pairs
+from services.training.dpo.planning import arguments, as_tuned, learning_rate, make_plan
 from services.training.dpo.rows import Pair, read_both
 from services.training.dpo.trainer import PreferenceTrainer, Scores
-from services.training.hyperparameters import DpoHyperparameters, SftHyperparameters, parse
+from services.training.hyperparameters import DpoHyperparameters, parse
 from services.training.model_folder import (
     context_length,
     linear_layers,
@@ -24,23 +24,15 @@ from services.training.model_folder import (
     save_model,
 )
 from services.training.parity import Sample, leave_samples
-from services.training.plan import Schedule, epochs_for, order
-from services.training.reporting import Plan
 from services.training.run import Result, Run, Stopped
 from services.training.spec import Spec
 from services.training.start import load_start, weights_of
 from services.training.tuning.adapters import adapter_facts, lora_config, with_adapter
-from services.training.tuning.choices import Choices, choose
-from services.training.tuning.machine import shape_of, this_machine
-from shared.contracts.preferences import SMOOTHED
 
 # Below this many parameters a model is trained on a CPU in minutes, and wants more looks at its data.
 SMALL_MODEL = 50_000_000
-SMALL_TARGET_TOKENS, SMALL_MOST_EPOCHS = 150_000, 10
-STEP_TOKENS = 1536
 VALIDATION_PAIRS = 256
 _LONGEST = 4096
-_SMOOTHING = {"robust": 0.1, "exo_pair": 1e-3}
 
 
 def run(spec: Spec, run: Run) -> Result:
@@ -68,18 +60,18 @@ def run(spec: Spec, run: Run) -> Result:
         run.event(f"{long + long_too} pairs are over {room} tokens and were left out", "warn")
 
     small = parameters < SMALL_MODEL
-    as_tuned = _as_tuned(wanted)
+    like_tuned = as_tuned(wanted)
     torch.manual_seed(spec.seed)
     if wanted.method == "lora":
         fresh = spec.adapter_dir is None
-        config = lora_config(as_tuned, linear_layers(model), small=small) if fresh else None
-        model = with_adapter(model, config, spec, as_tuned)
+        config = lora_config(like_tuned, linear_layers(model), small=small) if fresh else None
+        model = with_adapter(model, config, spec, like_tuned)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     state = json.loads((resumed.path / "plan.json").read_text(encoding="utf-8")) if resumed else {}
-    plan, chosen = _plan(run, spec, wanted, pairs, model, trainable, state.get("kept", {}), small=small)
+    plan, chosen = make_plan(run, spec, wanted, pairs, model, trainable, state.get("kept", {}), small=small)
     plan.whole = len(held_out) < VALIDATION_PAIRS
     plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
-    peak = _learning_rate(wanted, model) * wanted.learning_rate_multiplier
+    peak = learning_rate(wanted, model) * wanted.learning_rate_multiplier
     told = {
         "method": wanted.method,
         "loss": wanted.loss,
@@ -109,7 +101,7 @@ def run(spec: Spec, run: Run) -> Result:
         pairs=pairs,
         held_out=held_out,
         model=model,
-        args=_arguments(spec, wanted, chosen, peak, device),
+        args=arguments(spec, wanted, chosen, peak, device),
         processing_class=tokenizer,
     )
     if resumed:
@@ -153,108 +145,6 @@ def _watched(count: int, seed: int) -> list[int]:
 
 def _samples(pairs: Sequence[Pair]) -> list[Sample]:
     return [Sample((*pair.prompt, pair.chosen)) for pair in pairs[:8]]
-
-
-def _as_tuned(wanted: DpoHyperparameters) -> SftHyperparameters:
-    """What both ways of tuning have, as fine-tuning has it. TRL trains pairs without dropout."""
-    return SftHyperparameters(
-        method=wanted.method,
-        lora_r=wanted.lora_r,
-        lora_alpha=wanted.lora_alpha,
-        target_modules=wanted.target_modules,
-        use_rslora=wanted.use_rslora,
-        packing=False,
-        processes=1,
-    )
-
-
-def _plan(
-    run: Run,
-    spec: Spec,
-    wanted: DpoHyperparameters,
-    pairs: Sequence[EncodedPair],
-    model: Any,
-    trainable: int,
-    kept: dict[str, Any],
-    *,
-    small: bool,
-) -> tuple[Plan, Choices]:
-    """`kept` is what a resumed run chose before."""
-    lengths = [p.tokens for p in pairs]
-    auto = max(4, min(64, round(STEP_TOKENS * len(lengths) / sum(lengths)))) if small else 16
-    batch_size = wanted.batch_size or min(auto, len(lengths))
-    if wanted.n_epochs is None and wanted.max_steps is not None:
-        epochs = -(-wanted.max_steps * batch_size // len(lengths))
-    elif small:
-        epochs = wanted.n_epochs or epochs_for(sum(lengths), SMALL_TARGET_TOKENS, SMALL_MOST_EPOCHS)
-    else:
-        epochs = wanted.n_epochs or 1
-    machine = this_machine(torch.device(model.device), trainable)
-    chosen = choose(
-        _as_tuned(wanted), shape_of(model), machine, lengths, batch_size, "pairs are compared side by side"
-    ).kept(kept)
-    rows = order(lengths, epochs, batch_size, spec.seed)
-    steps = -(-len(rows) // batch_size)
-    total = min(steps, wanted.max_steps or steps)
-    rows = rows[: total * batch_size]
-    plan = Plan(
-        run=run,
-        schedule=Schedule.of(total, wanted.warmup_ratio, wanted.max_seconds),
-        rows=rows,
-        lengths=np.asarray(lengths)[rows],
-        batch_size=batch_size,
-        rows_per_epoch=len(lengths),
-        checkpoint_every=wanted.checkpoint_every or max(25, total // 4),
-        log_every=wanted.log_every or max(1, total // 50),
-        kept=chosen.state(),
-    )
-    return plan, chosen
-
-
-def _learning_rate(wanted: DpoHyperparameters, model: Any) -> float:
-    """Auto: 2e-5 (LoRA) or 1e-6 (full) at a hidden size of 4096, higher for narrower models."""
-    if wanted.learning_rate is not None:
-        return wanted.learning_rate
-    narrow = max(1.0, 4096 / int(model.config.get_text_config().hidden_size))
-    return float((2e-5 if wanted.method == "lora" else 1e-6) * narrow**0.75)
-
-
-def _arguments(
-    spec: Spec, wanted: DpoHyperparameters, chosen: Choices, peak: float, device: torch.device
-) -> DPOConfig:
-    """Only what is set on purpose: no reports, no hub, no bars; order, schedule and saving are ours."""
-    lora = wanted.method == "lora"
-    smoothing = wanted.label_smoothing or _SMOOTHING.get(wanted.loss, 0.0)
-    return DPOConfig(
-        output_dir=str(spec.workdir / "trl"),
-        seed=spec.seed,
-        num_train_epochs=1,
-        per_device_train_batch_size=chosen.rows,
-        gradient_accumulation_steps=chosen.parts,
-        per_device_eval_batch_size=16,
-        train_sampling_strategy="sequential",
-        dataloader_num_workers=0,
-        dataloader_pin_memory=device.type == "cuda",
-        optim="adamw_torch_fused",
-        learning_rate=peak,
-        weight_decay=0.0 if lora else 0.01,
-        max_grad_norm=1.0,
-        max_length=None,
-        beta=wanted.beta,
-        loss_type=[wanted.loss],
-        label_smoothing=smoothing if wanted.loss in SMOOTHED else 0.0,
-        precompute_ref_log_probs=True,
-        use_cpu=device.type == "cpu",
-        bf16=chosen.precision == "bfloat16",
-        gradient_checkpointing=chosen.checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if chosen.checkpointing else None,
-        logging_strategy="no",
-        eval_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        push_to_hub=False,
-        disable_tqdm=True,
-    )
 
 
 def _measured(run: Run, before: Scores, after: Scores, beta: float) -> dict[str, Any]:
