@@ -72,6 +72,6 @@ class Loop(ABC):
         self.step, self.trained_tokens = state["step"], state["trained_tokens"]
         self.last_metrics = dict(checkpoint.metrics)
         torch.set_rng_state(state["rng"])
-        # Those of encoders have none before 0.2.
+        # Encoders wrote none before they had this loop.
         if state.get("cuda_rng"):
             torch.cuda.set_rng_state_all(state["cuda_rng"])
