@@ -49,7 +49,7 @@ def packed(place: Place) -> list[Figure]:
         Figure(
             "training_packed_vs_padded",
             rates["packed"],
-            "useful tokens/s",
+            "useful tokens a processor second",
             f"padded batches that are {full:.0%} full, were they quite full",
             rates["padded"] / full,
             f"LoRA on shuffled rows of mixed lengths, {BATCH} a step; median of {len(laps) // 2}, in turns; goal 0.97",
