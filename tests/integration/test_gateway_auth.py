@@ -37,6 +37,16 @@ INSERT INTO monitoring.alert (id, tenant_id, rule, subject, severity, message, v
 VALUES (%s, %s, 'r', 's', 'warn', 'm', 1, 1)"""
 
 TASK = {"model": "m", "prompt": "{{ text }}", "variables": {"text": {}}}
+JSONL = {"type": "jsonl", "source": {"type": "file_content", "content": [{"item": {"q": "a"}}]}}
+EVAL = {
+    "data_source_config": {"type": "custom", "item_schema": {"type": "object"}},
+    "testing_criteria": [
+        {"type": "string_check", "name": "a", "input": "{{item.q}}", "reference": "a", "operation": "eq"}
+    ],
+}
+ITEM = """
+INSERT INTO training.eval_item (run_id, item_no, tenant_id, item_key, cluster, passed, score, scores, slices, body)
+VALUES (%s, 0, %s, 'k', 'k', true, 1, '{}', '{}', '{"item": {}, "input": [], "sample": {}, "results": []}')"""
 OPERATORS = {
     route.path
     for router in (operator.router, upstreams.router, artifacts.router)
@@ -55,6 +65,8 @@ BODIES = {
     "/v1/tasks/{name}/split": {"weights": {"1": 1}},
     "/v1/erasures/{erasure_id}/rebuild": {},
     "/v1/datasets/{name}/versions/{version_id}/export": {},
+    "/v1/evals/{eval_id}": {"name": "x"},
+    "/v1/evals/{eval_id}/runs": {"data_source": JSONL},
     LABELLING: {"guidelines": "x"},
     f"{LABELLING}/labellers": {"name": "x"},
     f"{LABELLING}/items/{{item_id}}/gold": {"value": {"label": "good"}},
@@ -79,6 +91,7 @@ BODIES = {
 QUERIES = {
     "/v1/datasets/{name}/diff": "?from=dsv-1&to=dsv-1",
     "/v1/datasets/{name}/tags/{tag}": "?expected=dsv-1",
+    "/v1/evals/{eval_id}/compare": "?run={run_id}&run={other_run_id}",
 }
 # A worker answers these, and there is none here; or they read files that this version does not have.
 BY_WORKERS = ("rows", "/agreement", "/diff", "/download", "/croissant", f"{STORE}/files/{{file_id}}/content")
@@ -207,6 +220,27 @@ def test_a_new_tenant_gets_keys_of_its_own_and_no_name_twice(gateway: RunningGat
         assert (missing.status_code, missing.json()["error"]["param"]) == (404, "tenant")
 
 
+def make_eval(gateway: RunningGateway, acme: httpx.Client) -> dict[str, str]:
+    """An eval of acme's with two runs of one item each, as a worker leaves them."""
+    made = acme.post("/v1/evals", json=EVAL).json()["id"]
+    runs = [
+        acme.post(f"/v1/evals/{made}/runs", json={"data_source": JSONL, "name": name}).json()["id"]
+        for name in ("one", "other")
+    ]
+    with gateway.platform.db.core() as c:
+        c.execute("UPDATE core.job SET state = 'succeeded', finished_at = now() WHERE id = ANY(%s)", (runs,))
+    with gateway.as_tenant() as c:
+        for run in runs:
+            c.execute(ITEM, (run, gateway.tenants["acme"]))
+    items = acme.get(f"/v1/evals/{made}/runs/{runs[0]}/output_items").json()["data"]
+    return {
+        "eval_id": made,
+        "run_id": runs[0],
+        "other_run_id": runs[1],
+        "output_item_id": items[0]["id"],
+    }
+
+
 def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
     with gateway.http() as acme, gateway.http("rival") as rival:
         upload = {"file": ("a.jsonl", b"{}\n")}
@@ -228,6 +262,9 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             "training_file": "dsv-1",
         }
         head_job = acme.post("/v1/training/jobs", json=head).json()["id"]
+        rates = {"type": "float", "low": 0.001, "high": 0.1}
+        search = {"job": head | {"name": "s"}, "space": {"hyperparameters.learning_rate": rates}}
+        search_id = acme.post("/v1/training/searches", json=search).json()["id"]
         wanted = {"model": "m", "dataset_version": "dsv-1"}
         evaluation = acme.post("/v1/evaluations", json=wanted).json()["id"]
         with gateway.platform.db.core() as c:
@@ -241,6 +278,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         names |= {
             "id": tune,
             "erasure_id": "erasure-1",
+            "search_id": search_id,
             "tag": "best",
             "version_id": "dsv-1",
             "trace_id": "a" * 32,
@@ -248,6 +286,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             "version": "1",
         }
         assert acme.post("/v1/tasks", json={"name": "service", "spec": TASK}).status_code == 200
+        names |= make_eval(gateway, acme)
         project = make_project(gateway, ["one"])
         labeller = Person(gateway, project, "li").id
         names |= {"project": project, "item_id": f"{project}-0", "labeller_id": labeller}
@@ -279,7 +318,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             kind = path.split("/")[2]
             of_kind = names | ({"batch_id": store_batch} if kind == "vector_stores" else {})
             address = path.format(**of_kind, job_id=jobs.get(kind, ""), answer_id=answers.get(kind, ""))
-            address += QUERIES.get(path, "")
+            address += QUERIES.get(path, "").format(**of_kind)
             # Whoever puts content has it: nothing of another is seen by that.
             for method in sorted(methods.keys() - {"put"}):
                 body = {"json": BODIES[path]} if method == "post" and path in BODIES else {}
@@ -294,6 +333,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             ("files", file),
             ("fine_tuning/jobs", tune),
             ("evaluations", evaluation),
+            ("training/searches", search_id),
             ("batches", batch),
             ("datasets", "ds-acme"),
             ("jobs", tune),
@@ -302,6 +342,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             ("alerts", "alert-1"),
             ("labelling/projects", project),
             ("vector_stores", store),
+            ("evals", names["eval_id"]),
             ("sources", acme.get("/v1/sources/service").json()["id"]),
         ):
             assert acme.get(f"/v1/{path}", params={"after": cursor}).status_code == 200, path

@@ -226,14 +226,14 @@ def _after(run_id: str, page: Page) -> int | None:
     return number
 
 
-@router.get("/v1/evals/{eval_id}/runs/{run_id}/output_items/{item_id}", summary="One item of a run")
+@router.get("/v1/evals/{eval_id}/runs/{run_id}/output_items/{output_item_id}", summary="One item of a run")
 def retrieve_item(
-    eval_id: str, run_id: str, item_id: str, gateway: GatewayDep, caller: CallerDep
+    eval_id: str, run_id: str, output_item_id: str, gateway: GatewayDep, caller: CallerDep
 ) -> dict[str, Any]:
-    number = eval_shapes.item_number(run_id, item_id)
+    number = eval_shapes.item_number(run_id, output_item_id)
     with gateway.db.transaction(caller.tenant) as connection:
         names.run_row(connection, caller.tenant, eval_id, run_id)
         row = repository.get_item(connection, run_id, number) if number is not None else None
     if row is None:
-        raise NotFound(f"the run {run_id} has no item {item_id!r}", param="output_item_id")
+        raise NotFound(f"the run {run_id} has no item {output_item_id!r}", param="output_item_id")
     return eval_shapes.output_item(row, eval_id, run_id)
