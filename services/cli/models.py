@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ from services.cli import model_folder, watch
 from services.cli.client import Client, connect, path_of
 from services.cli.lifecycle import Json
 from services.cli.listing import field, moment, show, show_one, text
-from services.cli.output import err
+from services.cli.output import err, print_json
 from shared.contracts.models import HUB_ID, NAME, Kind
 from shared.errors import InvalidInput
 
@@ -105,8 +106,21 @@ def show_model(model: Model, as_json: Json = False) -> None:
     """One model: what it is, where it came from, and by which job."""
     with closing(connect()) as client:
         shown = client.get(path_of("models", model))
-    info: Mapping[str, Any] = {} if as_json else shown.pop("info")
+    info: dict[str, Any] = {} if as_json else shown.pop("info")
+    # How it was made is told by its card.
+    info.pop("lineage", None)
     show_one({**shown, **info}, as_json=as_json)
+
+
+@app.command()
+def card(model: Model, as_json: Json = False) -> None:
+    """The model card, as Markdown: what it is, what of, how good, how far."""
+    with closing(connect()) as client:
+        path = path_of("models", model, "card")
+        if as_json:
+            print_json(client.get(path))
+            return
+        sys.stdout.write(b"".join(client.download(f"{path}?format=md")).decode())
 
 
 @app.command()

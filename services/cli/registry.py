@@ -170,8 +170,7 @@ def card(
         if as_json:
             print_json(client.get(path))
             return
-        for part in client.download(f"{path}?format=md"):
-            sys.stdout.write(part.decode())
+        sys.stdout.write(b"".join(client.download(f"{path}?format=md")).decode())
 
 
 @app.command()

@@ -249,6 +249,11 @@ def told(connection: Connection, tenant: UUID, name: str, action: str, event: Ro
     if event.get("share"):
         about["share"] = event["share"] / WHOLE
     tell(connection, tenant, name, EVENTS[action], about)
+    followed = event.get("data", {}).get("from_version")
+    if followed is not None:
+        tell(
+            connection, tenant, name, "model.archived", {"version": followed, "followed_by": event["version"]}
+        )
 
 
 def tell(connection: Connection, tenant: UUID, name: str, type_: str, about: dict[str, Any]) -> None:

@@ -570,6 +570,7 @@ def test_each_change_queues_its_webhook(gateway: RunningGateway, http: httpx.Cli
         "model.promoted",
         "model.promotion_blocked",
         "model.rolled_back",
+        "model.archived",
     ]
     hook = ok(http.post("/v1/webhooks", json={"url": "https://example.com/h", "events": wanted}))
     make(http, "hooked", "one", "two")
@@ -589,9 +590,10 @@ def test_each_change_queues_its_webhook(gateway: RunningGateway, http: httpx.Cli
         "model.promoted": [1, 2],
         "model.rolled_back": [1],
         "model.promotion_blocked": [2],
+        "model.archived": [1, 2],
     }
     assert {type_: sorted(v for t, v in told if t == type_) for type_ in expected} == expected
-    assert len(told) == 9
+    assert len(told) == 11
     assert {body["data"]["registry"] for body in bodies} == {"hooked"}
     ok(http.delete(f"/v1/webhooks/{hook['id']}"))
 

@@ -56,6 +56,7 @@ def test_a_name_is_made_gated_promoted_shared_rolled_back_and_told(heliu: Heliu,
     assert "archived" in shown
     assert "service" in heliu.run("registry", "list")
     assert heliu.run("registry", "card", "service").startswith("# service@1\n")
+    assert heliu.run("models", "card", "two").startswith("# two\n")
     assert heliu.json("registry", "card", "service@2")["registered"]["version"] == 2
     assert heliu.json("registry", "remove", "service")["deleted"] is True
 

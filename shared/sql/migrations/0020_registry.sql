@@ -325,6 +325,7 @@ BEGIN
     ELSIF p_action = 'promote' THEN
         UPDATE gateway.registry_version SET stage = gateway.registry_legal('retire', stage)
             WHERE registry_id = r.id AND version = h.production;
+        e.data := jsonb_strip_nulls(jsonb_build_object('from_version', h.production));
         e.back_id := CASE WHEN h.production IS NULL THEN NULL ELSE h.id END;
         e.production := p_version;
         e.canary := NULL;
