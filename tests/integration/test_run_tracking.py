@@ -101,7 +101,7 @@ def told_twice(held: Held) -> None:
         held.tell(step, train_loss=9.0 - step, train_mean_token_accuracy=step / 10, learning_rate=0.01)
     for step in range(5, 9):
         held.tell(step, train_loss=9.0 - step, train_mean_token_accuracy=step / 10, learning_rate=0.01)
-    held.tell(8, train_loss=1.0, valid_loss=1.5, valid_mean_token_accuracy=0.75)
+    held.tell(8, train_loss=1.0, valid_loss=1.5, valid_mean_token_accuracy=0.75, full_valid_loss=1.5)
 
 
 def test_a_run_that_was_killed_leaves_each_step_once_in_the_file_that_openai_names(

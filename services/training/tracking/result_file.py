@@ -13,14 +13,23 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "valid_loss": ("valid_loss",),
     "valid_mean_token_accuracy": ("valid_mean_token_accuracy",),
 }
-# How fast a run was, and not how well it learned.
-_PACE = frozenset({"learning_rate", "tokens_per_second", "texts_per_second", "epoch", "total_steps"})
+# How fast a run was, and not how well it learned; and what repeats a column where all held-out rows are watched.
+_LEFT_OUT = frozenset(
+    {
+        "learning_rate",
+        "tokens_per_second",
+        "texts_per_second",
+        "epoch",
+        "full_valid_loss",
+        "full_valid_mean_token_accuracy",
+    }
+)
 
 
 def extra_columns(names: Iterable[str]) -> list[str]:
     """Names of what a run told beside OpenAI's columns, sorted: a head's macro F1, a preference's margin, ..."""
     known = {own for columns in COLUMNS.values() for own in columns}
-    return sorted(set(names) - known - _PACE)
+    return sorted(set(names) - known - _LEFT_OUT)
 
 
 class ResultTable:
