@@ -17,6 +17,14 @@ app = typer.Typer(help="Pretrain, fine-tune and evaluate models.", no_args_is_he
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="A dataset version, dsv-...")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A hyperparameter, NAME=VALUE; many times.")]
+Priority = Annotated[int, typer.Option(min=-100, max=100, help="The highest of your own jobs starts first.")]
+Preemptible = Annotated[
+    bool | None,
+    typer.Option(
+        "--preemptible/--not-preemptible",
+        help="May stop at a checkpoint for what is more urgent and go on later; by default under priority 0.",
+    ),
+]
 Wait = Annotated[bool, typer.Option(help="Wait for the end.")]
 
 
@@ -28,6 +36,8 @@ def pretrain(
     validation: Annotated[str | None, typer.Option(help="Held-out texts, as DATA.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
+    priority: Priority = 0,
+    preemptible: Preemptible = None,
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
@@ -41,7 +51,7 @@ def pretrain(
         "seed": seed,
         "hyperparameters": _parsed(parameters),
     }
-    _submit("/v1/training/jobs", body, wait, as_json)
+    _submit("/v1/training/jobs", body | _urgency(priority, preemptible), wait, as_json)
 
 
 @app.command()
@@ -51,6 +61,8 @@ def tune(
     suffix: Annotated[str | None, typer.Option(help="Part of the new model's name.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
+    priority: Priority = 0,
+    preemptible: Preemptible = None,
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
@@ -62,7 +74,7 @@ def tune(
         "seed": seed,
         "method": {"type": "supervised", "supervised": {"hyperparameters": _parsed(parameters)}},
     }
-    _submit("/v1/fine_tuning/jobs", body, wait, as_json)
+    _submit("/v1/fine_tuning/jobs", body | _urgency(priority, preemptible), wait, as_json)
 
 
 @app.command()
@@ -73,6 +85,8 @@ def dpo(
     suffix: Annotated[str | None, typer.Option(help="Part of the new model's name.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
+    priority: Priority = 0,
+    preemptible: Preemptible = None,
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
@@ -85,7 +99,7 @@ def dpo(
         "seed": seed,
         "method": {"type": "dpo", "dpo": {"hyperparameters": _parsed(parameters)}},
     }
-    _submit("/v1/fine_tuning/jobs", body, wait, as_json)
+    _submit("/v1/fine_tuning/jobs", body | _urgency(priority, preemptible), wait, as_json)
 
 
 @app.command()
@@ -101,6 +115,8 @@ def head(
     validation: Annotated[str | None, typer.Option(help="Held-out rows, as DATA.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
+    priority: Priority = 0,
+    preemptible: Preemptible = None,
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
@@ -117,7 +133,7 @@ def head(
         "seed": seed,
         "hyperparameters": _parsed(parameters),
     }
-    _submit("/v1/training/jobs", body, wait, as_json)
+    _submit("/v1/training/jobs", body | _urgency(priority, preemptible), wait, as_json)
 
 
 @app.command()
@@ -127,6 +143,8 @@ def encoder(
     validation: Annotated[str | None, typer.Option(help="Held-out rows, as DATA.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
+    priority: Priority = 0,
+    preemptible: Preemptible = None,
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
@@ -139,7 +157,7 @@ def encoder(
         "seed": seed,
         "hyperparameters": _parsed(parameters),
     }
-    _submit("/v1/training/jobs", body, wait, as_json)
+    _submit("/v1/training/jobs", body | _urgency(priority, preemptible), wait, as_json)
 
 
 @app.command("multi-task")
@@ -157,6 +175,8 @@ def multi_task(
     method: Annotated[str, typer.Option(help="full or lora.")] = "full",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
+    priority: Priority = 0,
+    preemptible: Preemptible = None,
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
@@ -177,7 +197,7 @@ def multi_task(
         "seed": seed,
         "hyperparameters": _parsed(parameters),
     }
-    _submit("/v1/training/jobs", body, wait, as_json)
+    _submit("/v1/training/jobs", body | _urgency(priority, preemptible), wait, as_json)
 
 
 @app.command()
@@ -192,6 +212,8 @@ def distill(
     held_out: Annotated[int, typer.Option(min=1, help="Held-out prompts at most.")] = 100,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
+    priority: Priority = 0,
+    preemptible: Preemptible = None,
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
@@ -209,7 +231,7 @@ def distill(
         "seed": seed,
         "hyperparameters": _parsed(parameters),
     }
-    _submit("/v1/training/jobs", body, wait, as_json)
+    _submit("/v1/training/jobs", body | _urgency(priority, preemptible), wait, as_json)
 
 
 @app.command()
@@ -229,6 +251,12 @@ def evaluate(
 def _submit(path: str, body: dict[str, Any], wait: bool, as_json: bool) -> None:
     with closing(connect()) as client:
         watch.answer(client, client.post(path, body), wait=wait, as_json=as_json)
+
+
+def _urgency(priority: int, preemptible: bool | None) -> dict[str, Any]:
+    """What is not asked for is not said, so that bodies are as short as they can be."""
+    told = {"priority": priority or None, "preemptible": preemptible}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _task(given: str) -> dict[str, Any]:

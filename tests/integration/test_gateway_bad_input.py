@@ -292,6 +292,12 @@ POSTS: list[tuple[str, Any, str, int]] = [
     ("/v1/training/jobs", {"type": "dpo", "model": "m"}, "training_file", 400),
     (
         "/v1/training/jobs",
+        {"type": "pretrain", "name": "n", "training_file": "dsv-good", "priority": 101},
+        "priority",
+        400,
+    ),
+    (
+        "/v1/training/jobs",
         {"type": "pretrain", "name": "n", "training_file": "dsv-bad"},
         "training_file",
         400,

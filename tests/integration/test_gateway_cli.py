@@ -87,7 +87,13 @@ def test_training_is_submitted_watched_and_cancelled(heliu: Heliu) -> None:
     assert "cancelled" in heliu.run("jobs", "events", job["id"], "--follow")
     assert job["id"] in heliu.run("jobs", "list", "--status", "cancelled")
     assert "training.fine_tune" in heliu.run("jobs", "show", job["id"])
-    assert heliu.json("train", "pretrain", "new", "dsv-1", "--no-wait")["kind"] == "training.pretrain"
+    new = ("train", "pretrain", "new", "dsv-1", "--no-wait")
+    low, lent = heliu.json(*new, "--priority", "-7"), heliu.json(*new, "--preemptible")
+    kept = heliu.json(*new, "--priority", "-7", "--not-preemptible")
+    assert [job["priority"] for job in (low, lent, kept)] == [-7, 0, -7]
+    with heliu.gateway.as_tenant() as c:
+        rows = c.execute("SELECT job_id FROM core.preemptible").fetchall()
+    assert {row["job_id"] for row in rows} == {low["id"], lent["id"]}
     assert heliu.json("train", "evaluate", "base", "dsv-1", "--no-wait")["kind"] == "training.evaluate"
 
 

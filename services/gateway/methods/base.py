@@ -16,19 +16,8 @@ from shared.contracts.training import DataRef
 from shared.db import Connection
 
 
-class MethodBody(Body):
-    """Each way of training adds a literal `type`, its own fields and `hyperparameters`."""
-
-    kind: ClassVar[type[JobContract]]
-    # Whether the job has models answer, which counts against the key's tokens.
-    asks_models: ClassVar[bool] = False
-
-    seed: int = Field(
-        0, ge=0, le=2**31 - 1, description="The same seed, data and settings give the same model."
-    )
-    metadata: Metadata | None = Field(
-        default=None, description="Up to 16 of the caller's own labels; lists can be narrowed by them."
-    )
+class Urgency(Body):
+    """How much a training job is wanted beside others."""
 
     priority: int = Field(
         0, ge=-100, le=100, description="Of your own jobs the one of the highest priority starts first."
@@ -42,6 +31,21 @@ class MethodBody(Body):
     @property
     def may_be_preempted(self) -> bool:
         return self.priority < 0 if self.preemptible is None else self.preemptible
+
+
+class MethodBody(Urgency):
+    """Each way of training adds a literal `type`, its own fields and `hyperparameters`."""
+
+    kind: ClassVar[type[JobContract]]
+    # Whether the job has models answer, which counts against the key's tokens.
+    asks_models: ClassVar[bool] = False
+
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="The same seed, data and settings give the same model."
+    )
+    metadata: Metadata | None = Field(
+        default=None, description="Up to 16 of the caller's own labels; lists can be narrowed by them."
+    )
 
     @abstractmethod
     def contract(self, connection: Connection, tenant: UUID) -> JobContract:

@@ -15,6 +15,7 @@ from services.gateway.docs import json_body
 from services.gateway.estimates import that_fits
 from services.gateway.first_rows import of_the_right_sort
 from services.gateway.metadata import Metadata, wanted_metadata
+from services.gateway.methods.base import Urgency
 from services.gateway.methods.preferences import PreferenceBody
 from services.gateway.methods.tune import TuneBody
 from services.gateway.pages import PageDep, listing, unknown_cursor
@@ -46,7 +47,7 @@ class Method(Body):
     reinforcement: dict[str, Any] | None = None
 
 
-class CreateFineTuning(Body):
+class CreateFineTuning(Urgency):
     """As OpenAI's, with `lora_r`, `max_steps` and more among the hyperparameters; `method.type` is `supervised` or
     `dpo`."""
 
@@ -89,6 +90,8 @@ def create(
             of_the_right_sort(store, lambda connection: asked.contract(connection, tenant)),
         ),
         metadata=body.metadata,
+        priority=body.priority,
+        preemptible=body.may_be_preempted,
     )
     return shapes.fine_tuning_job(job)
 
