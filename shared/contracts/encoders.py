@@ -8,7 +8,7 @@ from pydantic import Field
 
 from shared.contracts.base import JobContract, Message
 from shared.contracts.models import NAME
-from shared.contracts.training import Auto, Count, DataRef, Positive
+from shared.contracts.training import Auto, Count, DataRef, Rate
 
 
 class EncoderParameters(Message):
@@ -33,7 +33,7 @@ class EncoderParameters(Message):
     batch_size: Annotated[int, Field(ge=2, le=4096)] | Auto = Field(
         "auto", description="Texts of a step, each other's negatives; `auto` is 128."
     )
-    learning_rate: Positive | Auto = Field("auto", description="Peak rate; `auto` is 0.001.")
+    learning_rate: Rate | Auto = Field("auto", description="Peak rate; `auto` is 0.001.")
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
         "auto", description="Share of the steps in which the rate rises from nothing; `auto` is 0.1."
     )
@@ -44,7 +44,7 @@ class EncoderParameters(Message):
     dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
         "auto", description="Within the layers; `auto` is 0.2."
     )
-    max_seconds: Annotated[float, Field(ge=1)] | Auto = Field(
+    max_seconds: Annotated[float, Field(ge=1, le=1e8)] | Auto = Field(
         "auto", description="Seconds of training that the steps are cut to, once the first ones are measured."
     )
     checkpoint_every: Count | Auto = Field(

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from shared.contracts.base import JobContract, Message
 from shared.contracts.heads import HeadChoice, HeadKind, HeadParameters, check_choice
 from shared.contracts.models import NAME
-from shared.contracts.training import Auto, BaseRef, Count, DataRef, Positive
+from shared.contracts.training import Auto, BaseRef, Count, DataRef, Positive, Rate
 from shared.errors import InvalidInput
 
 TASK_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"
@@ -33,7 +33,7 @@ class MultiTaskParameters(Message):
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = Field(
         "auto", description="Rows of a step, all of one task; `auto` is 32, fewer for small files."
     )
-    learning_rate: Positive | Auto = Field(
+    learning_rate: Rate | Auto = Field(
         "auto",
         description="Peak rate of the trunk; `auto` by method and width. Last layers learn ten times as fast.",
     )
@@ -51,7 +51,7 @@ class MultiTaskParameters(Message):
         description="Tokens of a text at most, longer ones are cut; `auto` is what the model takes, to 512.",
     )
     max_steps: Count | Auto = Field("auto", description="Steps at most, whatever the epochs come to.")
-    max_seconds: Annotated[float, Field(ge=1)] | Auto = Field(
+    max_seconds: Annotated[float, Field(ge=1, le=1e8)] | Auto = Field(
         "auto", description="Seconds of training that the steps are cut to, once the first ones are measured."
     )
     checkpoint_every: Count | Auto = Field(

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 Auto = Literal["auto"]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+# As far as the trainers go: what a job would fail of is refused before a worker is taken.
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Positive = Annotated[float, Field(ge=1e-4, le=10_000)]
+Rate = Annotated[float, Field(ge=1e-9, le=10)]
 
 N_EPOCHS: Any = Field(
     "auto",

@@ -18,6 +18,7 @@ from shared.contracts.parameters import (
     Auto,
     Count,
     Positive,
+    Rate,
 )
 from shared.contracts.training import BaseRef, DataRef
 from shared.errors import InvalidInput
@@ -58,7 +59,7 @@ class PreferenceParameters(Message):
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = Field(
         "auto", description="Pairs of a step; auto by their length."
     )
-    learning_rate: Positive | Auto = Field(
+    learning_rate: Rate | Auto = Field(
         "auto",
         description="Peak rate of AdamW; auto is 2e-5 (lora) or 1e-6 (full) at a width of 4096, more for narrower "
         "models.",
@@ -84,7 +85,7 @@ class PreferenceParameters(Message):
         "context, at most 4,096.",
     )
     max_steps: Count | Auto = MAX_STEPS
-    max_seconds: Annotated[float, Field(ge=1)] | Auto = MAX_SECONDS
+    max_seconds: Annotated[float, Field(ge=1, le=1e8)] | Auto = MAX_SECONDS
     checkpoint_every: Count | Auto = CHECKPOINT_EVERY
     log_every: Count | Auto = LOG_EVERY
 

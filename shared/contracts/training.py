@@ -18,6 +18,7 @@ from shared.contracts.parameters import (
     Auto,
     Count,
     Positive,
+    Rate,
 )
 from shared.contracts.tuning import FineTuneParameters
 from shared.errors import InvalidInput
@@ -33,6 +34,7 @@ __all__ = [
     "Positive",
     "Pretrain",
     "PretrainParameters",
+    "Rate",
 ]
 
 # Jobs that train nothing: they plan, wait for others, or grade. They never wait behind a long training.
@@ -89,13 +91,13 @@ class PretrainParameters(Message):
     n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = N_EPOCHS
     max_steps: Count | Auto = MAX_STEPS
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = BATCH_SIZE
-    learning_rate: Positive | Auto = Field(
+    learning_rate: Rate | Auto = Field(
         "auto",
         description="Peak rate of the matrices (Muon); auto is 0.008 at a width of 128, less for wider. Of a model "
         "that is trained on, of AdamW: 1e-4 (an adapter 2e-4) at a width of 4096, more for narrower.",
     )
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = WARMUP_RATIO
-    max_seconds: Annotated[float, Field(ge=1)] | Auto = MAX_SECONDS
+    max_seconds: Annotated[float, Field(ge=1, le=1e8)] | Auto = MAX_SECONDS
     checkpoint_every: Count | Auto = CHECKPOINT_EVERY
     log_every: Count | Auto = LOG_EVERY
 

@@ -20,6 +20,7 @@ from shared.contracts.parameters import (
     Auto,
     Count,
     Positive,
+    Rate,
 )
 from shared.errors import InvalidInput
 
@@ -79,7 +80,7 @@ class FineTuneParameters(LoraParameters):
     )
     n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = N_EPOCHS
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = BATCH_SIZE
-    learning_rate: Positive | Auto = Field(
+    learning_rate: Rate | Auto = Field(
         "auto",
         description="Peak rate of AdamW; auto is 2e-4 (lora) or 2e-5 (full) at a width of 4096, more for narrower "
         "models.",
@@ -94,7 +95,7 @@ class FineTuneParameters(LoraParameters):
         "at most 4,096.",
     )
     max_steps: Count | Auto = MAX_STEPS
-    max_seconds: Annotated[float, Field(ge=1)] | Auto = MAX_SECONDS
+    max_seconds: Annotated[float, Field(ge=1, le=1e8)] | Auto = MAX_SECONDS
     checkpoint_every: Count | Auto = CHECKPOINT_EVERY
     log_every: Count | Auto = LOG_EVERY
     packing: bool | Auto = Field(

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from services.training.hyperparameters import (
+    DpoHyperparameters,
+    EncoderHyperparameters,
     EvaluateHyperparameters,
+    HeadHyperparameters,
+    MultiTaskHyperparameters,
     PretrainHyperparameters,
     SftHyperparameters,
     parse,
 )
+from shared.contracts.encoders import EncoderParameters
+from shared.contracts.heads import HeadParameters
+from shared.contracts.multi_task import MultiTaskParameters
+from shared.contracts.preferences import PreferenceParameters
+from shared.contracts.training import FineTuneParameters, PretrainParameters
 from shared.errors import InvalidInput
 
 
@@ -50,3 +61,25 @@ def test_target_modules_are_auto_or_names() -> None:
 def test_heads_must_divide_the_hidden_size() -> None:
     with pytest.raises(InvalidInput, match="hidden_size"):
         parse(PretrainHyperparameters, {"hidden_size": 100, "heads": 3})
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [
+        (PretrainParameters, PretrainHyperparameters),
+        (FineTuneParameters, SftHyperparameters),
+        (PreferenceParameters, DpoHyperparameters),
+        (HeadParameters, HeadHyperparameters),
+        (MultiTaskParameters, MultiTaskHyperparameters),
+        (EncoderParameters, EncoderHyperparameters),
+    ],
+)
+def test_the_trainer_takes_the_rates_steps_and_seconds_that_the_api_takes(
+    asked: type[BaseModel], taken: type[Any]
+) -> None:
+    for name in ("learning_rate", "max_steps", "max_seconds", "batch_size", "checkpoint_every", "log_every"):
+        [numbers] = [
+            one for one in asked.model_json_schema()["properties"][name]["anyOf"] if "minimum" in one
+        ]
+        for value in (numbers["minimum"], numbers["maximum"]):
+            parse(taken, {name: value})
