@@ -90,8 +90,13 @@ class HeadTrainer(Loop):
             group["lr"] = pace.learning_rate * group["factor"] * pace.schedule.factor(self.step)
         self._model.train()
         loss = part.loss_of(chosen)
-        (loss * part.weight).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._trainable.values(), 1.0)
+        if part.weight != 1:
+            # Behind the clipping, which would level the weights of tasks out again.
+            for parameter in self._trainable.values():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(part.weight)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.step += 1
