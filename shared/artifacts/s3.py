@@ -3,21 +3,22 @@
 A folder's store lets writers share a lock that a removal has alone; a bucket has no lock. In its place stands a mark,
 and what S3 gives: a read that follows a write sees it (AWS since 2020, MinIO, Ceph), and an object is replaced whole.
 
-- Who removes: (m) write `doomed/<hash>` where there is none, (g) look at the object's age, (d) delete it unless it is
-  young, (u) take the mark away. From m to d may pass `REMOVAL_S` at most, else nothing is deleted.
-- Who puts: (w) write the object, or make the one that is there new; then (h) look for a mark, and then (o) for the
-  object. With a mark at h it waits for its end, and with the object gone at o it does not wait: both begin anew at w.
+- Who removes: (m) writes a mark of its own under `doomed/<hash>/`, (g) looks at the object's age, (d) deletes it unless
+  it is young, (u) takes its mark away. Past `REMOVAL_S` from m on it deletes nothing, and leaves its mark to grow old.
+- Who puts: (w) writes the object, or makes the one that is there new; then (h) looks for marks, and then (o) at the
+  object. It returns when no mark counts at h and the object is there at o; else it begins anew at w.
 
-A put that returns found no mark at h and its object at o > h > w. A removal whose mark came after h looked at g > w,
-saw a young object and left it. One whose mark came before h had taken it away before h, so its delete came before o:
-it would have been seen there. So nothing that was put is lost, whatever happens at once. A mark that a killed
-remover left counts for nothing after `MARK_S`; a remover that sleeps from g on for longer than that (a stopped
-machine) finds by its own clock that its time is over. Only a request to delete that stays in the network for minutes
-could still do harm, and there the age that objects must have to go (an hour or more) is what is left of safety.
+A removal whose mark came after h looked at g > h > w, saw a young object and left it. One whose mark came before h was
+seen there, unless it had ended; then its delete came before h < o, and would have been seen at o. So nothing that was
+put is lost, whoever else puts or removes it at once. A mark counts for `MARK_S`, by the server's clock alone (the
+object's own time is the other hand): longer than any removal may take, so that one of a killed process holds nobody up
+for ever. A request to delete that stays in the network for all of that could still do harm; there, the age that an
+object must have to go (an hour or more, and no row names it) is what is left of safety.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from shared.errors import NotFound, Unavailable
 
 REMOVAL_S = 30.0
 MARK_S = 600.0
-LOOK_S = 0.1
+LOOK_S = 0.2
 
 
 class S3ArtifactStore(Artifacts):
@@ -83,47 +84,32 @@ class S3ArtifactStore(Artifacts):
 
     def _store(self, artifact: str, path: Path) -> None:
         """Put the object there for certain: see the module's words."""
-        key, mark = _key(artifact), _mark(artifact)
+        key, marks = _key(artifact), _marks(artifact)
         while True:
             if not self._bucket.renew(key):
                 self._bucket.put_file(key, path)
-            if self._marked(mark):
-                self._wait_for_end(mark)
-                continue
+            seen = list(self._bucket.list(marks))
             try:
-                self._bucket.head(key)
+                written_at = self._bucket.head(key).written_at
             except NotFound:
                 continue
-            return
-
-    def _marked(self, mark: str) -> bool:
-        try:
-            return self._bucket.head(mark).written_at > time.time() - MARK_S
-        except NotFound:
-            return False
-
-    def _wait_for_end(self, mark: str) -> None:
-        while self._marked(mark):
+            if all(mark.written_at < written_at - MARK_S for mark in seen):
+                return
             time.sleep(LOOK_S)
 
     def remove(self, artifact: str, written_before: float) -> bool:
-        key, mark = _key(artifact), _mark(artifact)
+        key, mark = _key(artifact), _marks(artifact) + secrets.token_hex(8)
         began = time.monotonic()
-        if not self._bucket.put_bytes(mark, b"", if_absent=True):
-            if self._marked(mark):
-                # Another collection has it in hand.
-                return False
-            self._bucket.put_bytes(mark, b"")
+        self._bucket.put_bytes(mark, b"")
         try:
-            if self._bucket.head(key).written_at >= written_before:
-                return False
-            if time.monotonic() - began > REMOVAL_S:
+            if self._bucket.head(key).written_at >= written_before or time.monotonic() - began > REMOVAL_S:
                 return False
             self._bucket.delete(key)
         except NotFound:
             return False
         finally:
-            self._bucket.delete(mark)
+            if time.monotonic() - began <= REMOVAL_S:
+                self._bucket.delete(mark)
         self._cache.forget(hex_of(artifact))
         return True
 
@@ -151,7 +137,11 @@ class S3ArtifactStore(Artifacts):
             yield Stored(f"sha256:{name}", one.bytes, one.written_at)
 
     def tidy(self, begun_before: float) -> int:
-        return self._bucket.abort_uploads("objects/", begun_before) + self._cache.tidy(begun_before)
+        old = [mark.key for mark in self._bucket.list("doomed/") if mark.written_at < begun_before]
+        for mark in old:
+            self._bucket.delete(mark)
+        uploads = self._bucket.abort_uploads("objects/", begun_before)
+        return len(old) + uploads + self._cache.tidy(begun_before)
 
     def _used(self, folder: Path) -> bool:
         return self._cache.used(folder)
@@ -161,15 +151,17 @@ class S3ArtifactStore(Artifacts):
 
     def _fetch(self, artifact: str, target: Path) -> None:
         """The object as a file of the right hash. Raises NotFound, and Unavailable for other bytes."""
+        digest = hashlib.sha256()
         try:
             with target.open("xb") as handle:
                 for chunk in self._bucket.get(_key(artifact)):
+                    digest.update(chunk)
                     handle.write(chunk)
         except NotFound as exc:
             raise self._missing(artifact) from exc
-        if (found := id_of(target)) != artifact:
+        if digest.hexdigest() != hex_of(artifact):
             raise Unavailable(
-                f"{self.place} sent {found} for {artifact}; it is asked again", code="storage_unavailable"
+                f"{self.place} sent sha256:{digest.hexdigest()} for {artifact}", code="storage_unavailable"
             )
 
 
@@ -178,5 +170,5 @@ def _key(artifact: str) -> str:
     return f"objects/{name[:2]}/{name[2:]}"
 
 
-def _mark(artifact: str) -> str:
-    return f"doomed/{hex_of(artifact)}"
+def _marks(artifact: str) -> str:
+    return f"doomed/{hex_of(artifact)}/"

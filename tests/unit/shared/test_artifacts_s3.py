@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -120,7 +121,7 @@ def test_what_is_there_already_is_made_new_and_not_sent_again(s3: S3Server, stor
     before = len(s3.requests)
     store.put(io.BytesIO(content))
     # One PUT that copies it onto itself, and no upload in parts (which begins with a POST).
-    assert [method for method, _ in s3.requests[before:]] == ["HEAD", "PUT", "HEAD", "HEAD"]
+    assert [method for method, _ in s3.requests[before:]] == ["HEAD", "PUT", "GET", "HEAD"]
 
 
 def test_bytes_that_come_while_they_are_removed_are_there_in_the_end(
@@ -129,19 +130,22 @@ def test_bytes_that_come_while_they_are_removed_are_there_in_the_end(
     """The remover has looked at the old object and is about to delete it when the same bytes are put again."""
     artifact, _ = store.put(io.BytesIO(b"again"))
     other = s3.store(tmp_path / "other", prefix=f"{tmp_path.name}/")
-    waits = threading.Event()
+    waits, looks = threading.Event(), list[str]()
     writer = threading.Thread(target=lambda: other.put(io.BytesIO(b"again")), daemon=True)
 
     def put_now() -> None:
         writer.start()
-        # It has written, and found the mark of the removal: from here on it waits.
+        # It has written, seen the mark of the removal, and looked at the object: from here on it waits.
         assert waits.wait(30)
 
     removing = once(put_now, method="DELETE", within="/objects/")
 
     def before(method: str, path: str) -> int | None:
-        if method == "HEAD" and "/doomed/" in path:
-            waits.set()
+        # The writer looks at the object, having looked for marks.
+        if method == "HEAD" and writer.is_alive():
+            looks.append(path)
+            if len(looks) == 2:
+                waits.set()
         return removing(method, path)
 
     s3.before = before
@@ -173,48 +177,91 @@ def test_a_removal_of_the_moment_between_write_and_look_is_noticed(
     def remove() -> None:
         removed.append(remover.remove(artifact, time.time() + LATER))
 
-    s3.before = once(remove, method="HEAD", within="/doomed/")
+    # The look for marks is a listing of the bucket.
+    s3.before = once(remove, method="GET", within=BUCKET)
     store.put(io.BytesIO(b"hit"))
     assert removed == [True]
     fresh = s3.store(tmp_path / "fresh", prefix=f"{tmp_path.name}/")
     assert fresh.open(artifact).read() == b"hit"
 
 
-def test_two_collections_do_not_take_the_same_object(
+@pytest.mark.long
+def test_writers_and_collections_at_once_lose_nothing(
+    s3: S3Server, store: S3ArtifactStore, tmp_path: Path
+) -> None:
+    """For twenty seconds; the server tells times in whole seconds, so what is three seconds old may go."""
+    ended = time.monotonic() + 20
+    lost: list[str] = []
+    removed: list[bool] = []
+
+    def write(number: int) -> None:
+        own = s3.store(tmp_path / f"w{number}", prefix=f"{tmp_path.name}/")
+        dice = random.Random(number)
+        while time.monotonic() < ended:
+            artifact, _ = own.put(io.BytesIO(f"object {dice.randrange(3)}".encode()))
+            try:
+                store.begins(artifact, 8)
+            except NotFound:
+                lost.append(artifact)
+            # Long enough for some to grow old.
+            time.sleep(dice.choice((0.0, 0.5, 4.0)))
+
+    def collect(number: int) -> None:
+        own = s3.store(tmp_path / f"c{number}", prefix=f"{tmp_path.name}/")
+        while time.monotonic() < ended:
+            removed.extend(own.remove(one.artifact, time.time() - 3) for one in own.stored())
+
+    threads = [threading.Thread(target=work, args=(n,)) for work in (write, collect) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lost == []
+    assert any(removed)
+    assert s3.keys(f"{tmp_path.name}/doomed/") == []
+
+
+def test_a_remover_takes_no_mark_but_its_own_away(
     s3: S3Server, store: S3ArtifactStore, tmp_path: Path
 ) -> None:
     artifact, _ = store.put(io.BytesIO(b"one of two"))
     second = s3.store(tmp_path / "second", prefix=f"{tmp_path.name}/")
-    told: list[bool] = []
+    marks: list[list[str]] = []
 
     def remove() -> None:
-        told.append(second.remove(artifact, time.time() + LATER))
+        second.remove(artifact, time.time() + LATER)
+        marks.append(s3.keys(f"{tmp_path.name}/doomed/"))
 
     s3.before = once(remove, method="DELETE", within="/objects/")
     assert store.remove(artifact, time.time() + LATER) is True
-    assert told == [False]
+    # While the second had come and gone, the mark of the first still stood.
+    assert [len(found) for found in marks] == [1]
+    assert s3.keys(f"{tmp_path.name}/") == []
 
 
 def test_the_mark_of_a_killed_remover_keeps_nobody_for_ever(
     s3: S3Server, store: S3ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact, _ = store.put(io.BytesIO(b"left"))
-    mark = f"{tmp_path.name}/doomed/{artifact.removeprefix('sha256:')}"
+    mark = f"{tmp_path.name}/doomed/{artifact.removeprefix('sha256:')}/left"
     s3.client.put_object(Bucket=BUCKET, Key=mark, Body=b"")
-    assert store.remove(artifact, time.time() + LATER) is False
+    # As if it had been written so long before the object.
     monkeypatch.setattr(s3_module, "MARK_S", -LATER)
     store.put(io.BytesIO(b"left"))
-    assert store.remove(artifact, time.time() + LATER) is True
+    assert s3.keys(mark) == [mark]
+    assert store.tidy(time.time() + LATER) == 1
     assert s3.keys(mark) == []
 
 
 def test_a_remover_that_slept_too_long_deletes_nothing(
-    store: S3ArtifactStore, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, store: S3ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact, _ = store.put(io.BytesIO(b"slept"))
     monkeypatch.setattr(s3_module, "REMOVAL_S", -1.0)
     assert store.remove(artifact, time.time() + LATER) is False
     assert store.begins(artifact, 5) == b"slept"
+    # Its mark grows old by itself, and is tidied away.
+    assert len(s3.keys(f"{tmp_path.name}/doomed/")) == 1
 
 
 def opened(s3: S3Server, home: Path, **changes: str) -> S3ArtifactStore:
