@@ -7,10 +7,12 @@ import io
 import json
 import os
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ import httpx
 import openai
 import pytest
 from click.testing import Result
+from rich.console import Console, RenderableType
 from typer.testing import CliRunner
 
+from services.cli import curves
 from services.cli.main import app
+from services.cli.plots import Look, picture
 from services.training.tasks.tracking import Tracking
 from shared import job_store
 from shared.contracts.registry import parse_job
@@ -30,6 +35,7 @@ from shared.job_context import JobContext
 from shared.job_ends import JobEnds
 from shared.jobs import Job, NewJob, Status, new_id
 from tests import servers
+from tests.harness import wait_for
 from tests.integration.gateway_app import RunningGateway, running_gateway
 
 REF = "sha256:" + "a" * 64
@@ -311,3 +317,36 @@ def test_a_tracker_that_the_operator_asked_for_is_told_and_its_failure_is_one_wa
     warnings = [event["message"] for event in events if event["level"] == "warn"]
     assert warnings == ["the tracker mlflow: OSError: no route to the server; the run goes on without it"]
     assert gateway.http().get(f"/v1/jobs/{held.id}").json()["progress"]["trackers"] == {"mlflow": "r1"}
+
+
+def test_a_terminal_shows_the_curves_grow_until_the_run_ends(
+    gateway: RunningGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = hold(gateway, tmp_path)
+    held.tell(1, train_loss=3.0)
+    held.ctx.progress(step=1, total_steps=2, estimated_finish=int(time.time()) + 500)
+    terminal = partial(Console, highlight=False, force_terminal=True, width=90, height=60)
+    monkeypatch.setattr(curves, "Console", lambda **_: terminal())
+    monkeypatch.setattr(curves, "POLL_S", 0.05)
+    drawn: list[Look] = []
+
+    def seen(look: Look, width: int, *, color: bool) -> RenderableType:
+        drawn.append(look)
+        return picture(look, width, color=color)
+
+    monkeypatch.setattr(curves, "picture", seen)
+    ran: list[Result] = []
+    watching = threading.Thread(
+        target=lambda: ran.append(command(gateway, "watch", held.id, monkeypatch=monkeypatch))
+    )
+    watching.start()
+    wait_for(lambda: len(drawn) > 1, 60, "the second picture")
+    held.tell(2, train_loss=2.0)
+    held.end(Status.SUCCEEDED, result={})
+    watching.join(60)
+    assert not watching.is_alive()
+    assert ran[0].exit_code == 0, ran[0].output
+    assert [len(drawn[0].curves["train_loss"]), len(drawn[-1].curves["train_loss"])] == [1, 2]
+    assert drawn[-1].job["status"] == "succeeded"
+    assert "step 1/2 (50%)  about 8 min" in ran[0].stdout
+    assert "\x1b[" in ran[0].stdout
