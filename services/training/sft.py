@@ -32,6 +32,7 @@ from services.training.tuning.arguments import arguments
 from services.training.tuning.choices import choose
 from services.training.tuning.machine import shape_of, this_machine
 from services.training.tuning.planning import batch_size_for, dataset, make_plan
+from services.training.tuning.probe import fits, fitted
 from services.training.tuning.saving import save, whole
 from services.training.tuning.shards import compile_layers, shard_on_cpu
 from shared.errors import InvalidInput
@@ -80,6 +81,9 @@ def run(spec: Spec, run: Run) -> Result:
     batch_size = batch_size_for(wanted, lengths, machine.processes, small=small)
     chosen = choose(wanted, shape_of(model), machine, lengths, batch_size, why_unpacked)
     chosen = chosen.kept(state.get("kept", {}))
+    if device.type == "cuda" and chosen.processes == 1 and not resumed:
+        longest = max(lengths)
+        chosen = fitted(run, chosen, longest, lambda tried: fits(model, tried, longest, trainable))
     plan, packs = make_plan(run, wanted, lengths, batch_size, chosen, spec.seed, small=small)
     plan.whole = len(held_out) < VALIDATION_SEQUENCES
     if world.rank() == 0:

@@ -102,6 +102,15 @@ class Choices:
             "processes": self.processes,
         }
 
+    def smaller(self, longest: int) -> Choices | None:
+        """The same step in more parts, or with activations computed twice; None where there is no less."""
+        if self.packing and self.capacity >= 2 * longest:
+            return replace(self, parts=2 * self.parts, capacity=-(-self.capacity // 2))
+        if not self.packing and self.rows > 1:
+            rows = max(size for size in range(1, self.rows) if self.rows % size == 0)
+            return replace(self, parts=self.parts * (self.rows // rows), rows=rows)
+        return None if self.checkpointing else replace(self, checkpointing=True)
+
     def kept(self, state: dict[str, Any]) -> Choices:
         """These choices with the `state` of the checkpoint that a run is resumed from, where it has one.
 

@@ -111,6 +111,25 @@ def test_two_processes_stop_together_and_go_on(
     assert list(curve.values()) == pytest.approx(list(expected.values()), rel=1e-3)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_a_killed_trainer_leaves_no_process_behind(
+    tmp_path: Path, tiny_base: Path, tiny_data: dict[str, list[str]]
+) -> None:
+    endless = {"max_steps": 100_000, "checkpoint_every": 100_000}
+    child = Child("services.training.child")
+    left: list[psutil.Process] = []
+    try:
+        for frame in _frames(child, _asked(tmp_path, tiny_data, tiny_base, "lora", processes=2, **endless)):
+            if frame["type"] == "metrics":
+                left = psutil.Process(child.pid).children(recursive=True)
+                child.kill()
+    finally:
+        child.close()
+    assert len(left) >= 3
+    assert psutil.wait_procs(left, timeout=60)[1] == []
+
+
 def test_processes_that_cannot_be_are_refused(
     tmp_path: Path, tiny_base: Path, tiny_data: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
