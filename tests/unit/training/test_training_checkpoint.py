@@ -83,7 +83,8 @@ def test_a_failed_write_publishes_nothing_and_is_swept_later(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_kill_at_any_moment_leaves_only_whole_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [10, pytest.param(50, marks=pytest.mark.long)])
+def test_a_kill_at_any_moment_leaves_only_whole_ones(tmp_path: Path, times: int) -> None:
     """A writer in a loop, killed with SIGKILL again and again; each time every visible folder verifies."""
     script = textwrap.dedent("""
         import sys
@@ -97,7 +98,7 @@ def test_a_kill_at_any_moment_leaves_only_whole_ones(tmp_path: Path) -> None:
             store.write(step, fill, {})
             print(step, flush=True)
     """)
-    for kills, start in enumerate(range(0, 1000, 100)):
+    for kills, start in enumerate(range(0, 100 * times, 100)):
         with subprocess.Popen(
             [sys.executable, "-c", script, str(tmp_path), str(start)], stdout=subprocess.PIPE
         ) as writer:
