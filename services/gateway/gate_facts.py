@@ -26,6 +26,8 @@ class Facts:
     leaked_questions: int | None = None
     erased: bool = False
     champion: str | None = None
+    # What it learned from, where the items of its eval are rows of that.
+    tested_on: str | None = None
 
     def dump(self) -> dict[str, Any]:
         return {**asdict(self), "data_gate_reasons": list(self.data_gate_reasons)}
@@ -76,6 +78,8 @@ def _data_gate(rules: GateRules, facts: Facts) -> Check:
 def _leakage(rules: GateRules, facts: Facts) -> Check:
     if rules.leakage == "off":
         return check("leakage", "not_applicable", "not asked for")
+    if facts.tested_on is not None:
+        return check("leakage", "failed", f"its eval asks rows of {facts.tested_on}, which it learned from")
     if facts.leaked_questions is None:
         return check("leakage", "not_applicable", "its data has no report")
     leaked = facts.leaked_questions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -38,6 +38,13 @@ class _Run:
     id: str
     model: str
     items: list[Item]
+    # The file or dataset version that the items are of, where they did not come with the run, and their split.
+    items_of: str | None
+    split: str | None
+
+    def is_of(self, learned: str | None) -> bool:
+        """Whether the items are rows of what a model learned from: a file, or other than a version's held-out rows."""
+        return learned is not None and self.items_of == learned and self.split != "validation"
 
     def told(self) -> dict[str, Any]:
         return {"id": self.id, "model": self.model, "items": len(self.items), "hash": items_hash(self.items)}
@@ -194,6 +201,8 @@ def _gather(connection: Connection, caller: Caller, name: str, number: int, aske
             run = _run(connection, tenant, rules.eval_id, run_id, names, role)
             if run is not None:
                 runs[role] = run
+        if "candidate" in runs and runs["candidate"].is_of(model["dataset_version"]):
+            facts = replace(facts, tested_on=model["dataset_version"])
     waivers = [
         waiver
         for waiver in repository.waivers(connection, found["id"], number)
@@ -226,7 +235,9 @@ def _run(
             raise Conflict(said, param=f"{role}_run")
     else:
         row = repository.run_of(connection, tenant, eval_id, models=list(names))
-    return _Run(row["id"], row["model"], items_of(connection, row["id"])) if row is not None else None
+    if row is None:
+        return None
+    return _Run(row["id"], row["model"], items_of(connection, row["id"]), row["items_of"], row["split"])
 
 
 def items_of(connection: Connection, run_id: str) -> list[Item]:

@@ -13,7 +13,8 @@ from shared.db import Connection, Row
 
 # The newest run of an eval that was of one of these names of a model. Its items cannot change.
 RUN = """
-SELECT r.id, r.name, r.model, r.created_at FROM training.eval_run r JOIN core.job j ON j.id = r.id
+SELECT r.id, r.name, r.model, r.created_at, j.payload #>> '{items,id}' AS items_of,
+    r.data_source #>> '{source,split}' AS split FROM training.eval_run r JOIN core.job j ON j.id = r.id
 WHERE r.tenant_id = %(tenant)s AND r.eval_id = %(eval)s AND r.deleted_at IS NULL AND j.state = 'succeeded'
 AND (%(run)s::text IS NULL OR r.id = %(run)s) AND (%(models)s::text[] IS NULL OR r.model = ANY(%(models)s))
 ORDER BY r.created_at DESC, r.id DESC LIMIT 1"""

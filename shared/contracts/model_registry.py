@@ -97,7 +97,8 @@ class GateRules(BaseModel):
     )
     leakage: Literal["none", "off"] = Field(
         default="none",
-        description="whether no question of the held-out split may stand in the training split",
+        description="whether neither a question of the held-out split may stand in the training split, nor the eval "
+        "ask rows that the model learned from",
     )
     valid_hours: int = Field(default=168, ge=1, le=8760, description="how long a decision may be acted on")
 

@@ -104,20 +104,25 @@ def add_eval(gateway: RunningGateway, eval_id: str) -> str:
 
 
 def add_run(
-    gateway: RunningGateway, eval_id: str, model: str, scores: Sequence[float], *, part: str = "all"
+    gateway: RunningGateway,
+    eval_id: str,
+    model: str,
+    scores: Sequence[float],
+    *,
+    items_of: tuple[str, str] | None = None,
 ) -> str:
     """A run as an evaluation leaves it: items in two languages."""
     run, tenant = new_id("evalrun_"), gateway.tenants["acme"]
     with gateway.as_tenant() as c:
         c.execute(
             "INSERT INTO core.job (id, tenant_id, kind, queue, state, payload, max_attempts, max_crashes, finished_at) "
-            "VALUES (%s, %s, 'eval.run', 'training.light', 'succeeded', '{}', 1, 1, now())",
-            (run, tenant),
+            "VALUES (%s, %s, 'eval.run', 'training.light', 'succeeded', %s, 1, 1, now())",
+            (run, tenant, Jsonb({"items": {"id": items_of[0]}} if items_of else {})),
         )
         c.execute(
             "INSERT INTO training.eval_run (id, tenant_id, eval_id, name, model, data_source) "
-            "VALUES (%s, %s, %s, 'run', %s, '{}')",
-            (run, tenant, eval_id, model),
+            "VALUES (%s, %s, %s, 'run', %s, %s)",
+            (run, tenant, eval_id, model, Jsonb({"source": {"split": items_of[1]}} if items_of else {})),
         )
         for number, score in enumerate(scores):
             c.execute(
@@ -127,8 +132,8 @@ def add_run(
                     run,
                     number,
                     tenant,
-                    f"{part}-{number}",
-                    f"{part}-{number}",
+                    f"item-{number}",
+                    f"item-{number}",
                     score > 0.5,
                     score,
                     Jsonb({"language": "zh" if number % 2 else "en"}),
@@ -398,6 +403,24 @@ def test_parity_and_the_data_gate_are_asked_of_what_was_trained_here(
     }
     for number, status in ((1, 409), (2, 409), (3, 200), (4, 409), (5, 409)):
         assert promote(http, "trained", number).status_code == status
+
+
+def test_a_model_is_not_tested_on_what_it_learned_from(gateway: RunningGateway, http: httpx.Client) -> None:
+    gateway.add_version("dsv-own")
+    gateway.add_model("learned")
+    info = {"parity": {"passed": True}}
+    with gateway.as_tenant() as c:
+        c.execute(
+            "UPDATE training.model SET dataset_version = 'dsv-own', info = %s WHERE id = 'learned'",
+            (Jsonb(info),),
+        )
+    rules = {"eval_id": add_eval(gateway, "eval_own"), "min_items": 20}
+    make(http, "learner", "learned", gates=rules)
+    for split, outcome in (("train", "failed"), ("all", "failed"), ("validation", "not_applicable")):
+        add_run(gateway, "eval_own", "learned", [1.0] * 30, items_of=("dsv-own", split))
+        told = ok(http.post("/v1/registry/learner/versions/1/gate", json={}))
+        assert checks(told)["leakage"] == outcome
+    ok(promote(http, "learner", 1))
 
 
 def test_a_stage_is_changed_by_no_statement_of_a_tenant(gateway: RunningGateway, http: httpx.Client) -> None:

@@ -156,7 +156,8 @@ def test_items_of_one_conversation_count_as_one() -> None:
         ),
         ({"leaked_questions": 3}, {}, "leakage", "failed"),
         ({"leaked_questions": 0}, {}, "leakage", "passed"),
-        ({"leaked_questions": 3}, {"leakage": "off"}, "leakage", "not_applicable"),
+        ({"leaked_questions": 0, "tested_on": "dsv-1"}, {}, "leakage", "failed"),
+        ({"leaked_questions": 3, "tested_on": "dsv-1"}, {"leakage": "off"}, "leakage", "not_applicable"),
         ({"erased": True}, {"data_gate": "off"}, "erasure", "failed"),
     ],
 )
