@@ -34,6 +34,7 @@ def gateway(
         running.add_model("encoder", kind="encoder")
         running.add_model("taken.intent", kind="classifier")
         running.add_version("dsv-good")
+        running.add_version("dsv-other")
         yield running
     servers.drop_database(postgres.url, name)
 
@@ -213,6 +214,42 @@ def test_a_file_that_no_head_can_learn_from_is_refused_before_a_worker_is_taken(
         gateway, several(name="never", tasks=[several()["tasks"][0], {"name": "b", "head": head, **files}])
     )
     assert (status, answer["error"]["param"]) == (400, f"tasks[1].{param}"), answer
+
+
+@pytest.mark.parametrize(
+    ("head", "report", "said", "param"),
+    [
+        ("single_label", {"labels": {"counts": {"a": 9}}}, "one label only, 'a'", "training_file"),
+        ("single_label", {"labels": {"counts": {}}}, "has no label", "training_file"),
+        ("multi_label", {"labels": {"counts": {"a, a": 9}}}, "one label only, 'a'", "training_file"),
+        ("regression", {"splits": {"train": 0, "validation": 2}}, "training split is empty", "training_file"),
+        (
+            "regression",
+            {"splits": {"train": 2, "validation": 0}},
+            "nothing could be measured",
+            "validation_file",
+        ),
+        ("rank_pairwise", {}, "give a JSONL file", "training_file"),
+    ],
+)
+def test_a_version_that_no_head_can_learn_from_is_refused_by_its_report(
+    gateway: RunningGateway, head: str, report: dict[str, Any], said: str, param: str
+) -> None:
+    with gateway.as_tenant() as connection:
+        connection.execute(
+            "UPDATE data_governance.version SET report = %s WHERE id = 'dsv-other'", (json.dumps(report),)
+        )
+    body = {"type": "head", "name": "never", "head": head, "method": "lstm", "training_file": "dsv-other"}
+    status, answer = post(gateway, body)
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (
+        400,
+        "invalid_training_file",
+        param,
+    )
+    assert said in answer["error"]["message"]
+    validated = {**body, "validation_file": "dsv-good"}
+    if param == "validation_file":
+        assert post(gateway, validated)[0] == 200
 
 
 def test_the_command_line_asks_for_both(

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from services.gateway import repository_models, resolve
 from services.gateway.methods.base import TrainingBody
+from services.gateway.methods.versions import check_version
 from shared.contracts.heads import HeadChoice, HeadKind, HeadParameters, Method, TrainHead, check_choice
 from shared.contracts.models import NAME
 from shared.db import Connection
@@ -51,12 +52,15 @@ class HeadBody(TrainingBody):
         base = None
         if self.model is not None:
             base = resolve.trunk_ref(resolve.model_row(connection, tenant, self.model))
+        training = self.training(connection, tenant)
+        validation = self.validation(connection, tenant)
+        check_version(connection, tenant, self.head, training, validation)
         return TrainHead(
             name=self.name,
             choice=self.choice,
             base=base,
-            training=self.training(connection, tenant),
-            validation=self.validation(connection, tenant),
+            training=training,
+            validation=validation,
             seed=self.seed,
             hyperparameters=self.hyperparameters,
         )

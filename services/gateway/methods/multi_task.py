@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from services.gateway import repository_models, resolve
 from services.gateway.bodies import Body
 from services.gateway.methods.base import MethodBody
+from services.gateway.methods.versions import check_version
 from shared.contracts.models import NAME
 from shared.contracts.multi_task import (
     MOST_TASKS,
@@ -82,8 +83,10 @@ class MultiTaskBody(MethodBody):
             validation = resolve.data_ref(
                 connection, tenant, task.validation_file, param=f"{at}.validation_file"
             )
+        training = resolve.data_ref(connection, tenant, task.training_file, param=f"{at}.training_file")
+        check_version(connection, tenant, task.head, training, validation, f"{at}.")
         return TaskPart(
             **{name: getattr(task, name) for name in TaskChoice.model_fields},
-            training=resolve.data_ref(connection, tenant, task.training_file, param=f"{at}.training_file"),
+            training=training,
             validation=validation,
         )
