@@ -34,7 +34,7 @@ JOBS_WITH = """
 SELECT id, kind FROM core.job WHERE tenant_id = %(tenant)s AND state IN ('queued', 'leased', 'paused') AND (
     payload #>> '{base,model}' = %(name)s OR payload #>> '{base,base}' = %(name)s
     OR payload #>> '{model,model}' = %(name)s
-    OR payload #>> '{call,model,name}' = %(name)s
+    OR payload #>> '{call,model,name}' = %(name)s OR payload #>> '{job,base,model}' = %(name)s
     OR (payload -> 'models' ? %(name)s AND NOT (kind = 'inference.batch' AND progress ? 'phase')))
 ORDER BY created_at LIMIT %(limit)s"""
 

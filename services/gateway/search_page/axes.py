@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MARKS = 5
+MARKS = 6
+FAR = 4.0
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,17 @@ class Axis:
 
 
 def around(values: Sequence[float], start: float, end: float, *, sign: int = 0) -> Axis:
-    """An axis over the values with a little room. With a `sign` (1: larger is better) the worst tenth is at the border:
-    one run that went astray does not flatten all others."""
+    """An axis over the values with a little room.
+
+    With a `sign` (1: larger is better) it ends where a value is FAR times as far from the best as the median is: one
+    run that went astray does not flatten all others.
+    """
     ordered = sorted(values) or [0.0, 1.0]
-    low, high = ordered[0], ordered[-1]
-    if sign and len(ordered) >= 5:
-        tenth = len(ordered) // 10 + 1
-        low, high = (ordered[tenth - 1], high) if sign > 0 else (low, ordered[-tenth])
+    low, high, median = ordered[0], ordered[-1], ordered[len(ordered) // 2]
+    if sign < 0 < median - low:
+        high = min(high, low + FAR * (median - low))
+    elif sign > 0 and median < high:
+        low = max(low, high - FAR * (high - median))
     room = (high - low) * 0.06 or abs(high) * 0.06 or 1.0
     return Axis(low - room, high + room, start, end)
 

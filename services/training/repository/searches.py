@@ -40,6 +40,10 @@ WHERE search_id = %s AND number = %s AND state = 'open' RETURNING number"""
 
 TOLD = "UPDATE training.search_trial SET told = true WHERE search_id = %s AND number = ANY(%s)"
 
+FORGET_CHECKPOINTS = """
+DELETE FROM training.checkpoint WHERE job_id = (
+    SELECT job_id FROM training.search_trial WHERE search_id = %s AND number = %s)"""
+
 FORGET_MODELS = "UPDATE training.search_trial SET models = NULL WHERE search_id = %s AND models IS NOT NULL"
 
 HEARING = """
@@ -90,9 +94,13 @@ def settle(
     error: Mapping[str, Any] | None = None,
     models: Sequence[Mapping[str, Any]] | None = None,
 ) -> bool:
-    """Say what became of an open trial; False for one of which that was said before."""
+    """Say what became of an open trial; False for one of which that was said before. It goes on from nowhere again,
+    so its checkpoints are let go."""
     stored = [Jsonb(one) if one is not None else None for one in (error, models)]
-    return connection.execute(SETTLE, (state, value, *stored, search_id, number)).fetchone() is not None
+    settled = connection.execute(SETTLE, (state, value, *stored, search_id, number)).fetchone() is not None
+    if settled:
+        connection.execute(FORGET_CHECKPOINTS, (search_id, number))
+    return settled
 
 
 def mark_told(connection: Connection, search_id: str, numbers: Sequence[int]) -> None:

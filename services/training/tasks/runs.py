@@ -317,10 +317,10 @@ class TrainingRun:
         ]
 
         def write(connection: Connection) -> None:
-            self._tracking.write(connection, kept)
             if trial is not None and value is not None:
                 trial.keep(connection, value, models)
                 return
+            self._tracking.write(connection, kept)
             for model in models:
                 repository.add_model(connection, ctx.job.tenant_id, **model)
 
@@ -329,10 +329,12 @@ class TrainingRun:
             if len(made) == 1
             else {"artifacts": {one.name: tree for one, tree in zip(made, trees, strict=True)}}
         )
+        steps = kept.told
         if trial is not None and value is not None:
-            told = trial.told_of(value)
+            # A hundred trials would leave a hundred files.
+            told, steps = trial.told_of(value), {"tensorboard": kept.tensorboard}
         return Outcome(
-            result={**told, **stored, "trained_tokens": trained["trained_tokens"], **info, **kept.told},
+            result={**told, **stored, "trained_tokens": trained["trained_tokens"], **info, **steps},
             write=write,
         )
 

@@ -29,3 +29,5 @@ ALTER TABLE training.search_trial FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON training.search_trial TO heliu_app USING (tenant_id = core.current_tenant())
     WITH CHECK (tenant_id = core.current_tenant());
 GRANT SELECT, INSERT, UPDATE ON training.search_trial TO heliu_app;
+-- A trial that is settled never goes on: its checkpoints would only fill the store.
+GRANT DELETE ON training.checkpoint TO heliu_app;
