@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from services.gateway import repository_evals as repository
-from services.gateway import repository_models, resolve
+from services.gateway import repository_models, resolve, task_store
 from shared.contracts.answers import CHAT
 from shared.contracts.classifications import CLASSIFICATIONS
 from shared.contracts.embeddings import EMBEDDINGS
@@ -18,6 +18,8 @@ from shared.contracts.evals import (
     FileId,
     ItemsRef,
     Jsonl,
+    Metric,
+    PerplexityMetric,
     Ranking,
     Responses,
 )
@@ -25,6 +27,7 @@ from shared.contracts.graders import Criterion, LabelModel, ScoreModel, TextSimi
 from shared.contracts.inference import ModelRef
 from shared.contracts.rerank import RERANK
 from shared.contracts.task import TaskRoute
+from shared.contracts.training import BaseRef
 from shared.db import Connection, Row
 from shared.errors import HeliuError, InvalidInput, NotFound
 from shared.task.bind import task_name
@@ -114,7 +117,10 @@ def asked(
     place = "data_source.model"
     if isinstance(source, Jsonl):
         return "", {}, {}
-    named = task_name(source.model)
+    try:
+        named = task_name(source.model)
+    except InvalidInput as exc:
+        raise InvalidInput(exc.message, param=place) from exc
     if named is None:
         endpoint = CHAT
         if isinstance(source, Classifications):
@@ -125,15 +131,24 @@ def asked(
         return ref.name, {ref.name: ref}, {}
     if not isinstance(source, Completions | Responses):
         raise InvalidInput(f"{place} is a task, which answers chats alone; name a model", param=place)
+    name, number = named
+    found = task_store.task(connection, tenant, name, param=place, code="model_not_found")
+    if number is not None:
+        task_store.version(connection, found, number, param=place, code="model_not_found")
     routes = resolve.batch_tasks(connection, tenant)
-    if named[0] not in routes:
-        raise NotFound(
-            f"there is no task {named[0]!r}; GET /v1/tasks lists those that there are",
-            code="model_not_found",
-            param=place,
-        )
     # Which of them a version asks for is known where its rows are read.
-    return source.model, resolve.batch_models(connection, tenant), {named[0]: routes[named[0]]}
+    return source.model, resolve.batch_models(connection, tenant), {name: routes[name]}
+
+
+def likelihood_base(
+    connection: Connection, tenant: UUID, source: Source, metrics: Sequence[Metric]
+) -> BaseRef | None:
+    """The weights that a perplexity is of; None where none is asked for, or the model's are not here."""
+    wanted = any(isinstance(metric, PerplexityMetric) for metric in metrics)
+    if not wanted or not isinstance(source, Completions | Responses) or task_name(source.model) is not None:
+        return None
+    row = resolve.model_row(connection, tenant, source.model, "data_source.model")
+    return resolve.base_ref(row) if row["kind"] in ("base", "adapter") else None
 
 
 def items(connection: Connection, tenant: UUID, source: Source) -> ItemsRef | None:

@@ -31,6 +31,7 @@ _RUNNERS = {
     "sft": "services.training.ranks.launch",
     "dpo": "services.training.dpo.run",
     "evaluate": "services.training.evaluate",
+    "likelihood": "services.training.likelihood",
     "head": "services.training.heads.run",
     "encoder": "services.training.encoders.run",
     "multi_task": "services.training.multitask.run",

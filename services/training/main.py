@@ -14,6 +14,7 @@ from services.training.tasks import (
     evaluations,
     grading,
     heads,
+    likelihoods,
     multi_task,
     preferences,
     pretrain,
@@ -28,6 +29,7 @@ from shared.contracts.encoders import TrainEncoder
 from shared.contracts.evals import RunEval
 from shared.contracts.grading import GradeSample
 from shared.contracts.heads import TrainHead
+from shared.contracts.likelihood import MeasureLikelihood
 from shared.contracts.multi_task import TrainMultiTask
 from shared.contracts.preferences import TunePreferences
 from shared.contracts.searches import RunSearch
@@ -65,6 +67,7 @@ def main() -> int:
     handlers = {contract: ends_as_trial(handler) for contract, handler in handlers.items()}
     handlers[RunSearch] = partial(searches.search, platform)
     handlers[RunEval] = partial(evals.run_eval, platform)
+    handlers[MeasureLikelihood] = partial(likelihoods.measure_likelihood, platform)
     queues = {Pretrain.queue_for(settings.pool): settings.slots or SLOTS, LIGHT_QUEUE: LIGHT_SLOTS}
     spec = WorkerSpec("training", queues, live_queue=GradeSample.queue_for(), live_slots=LIVE_SLOTS)
     live: dict[type[LiveCall], LiveHandler] = {GradeSample: partial(grading.grade_sample, platform)}

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shared.contracts.heads import HeadChoice
 from shared.errors import InvalidInput
 
-Kind = Literal["pretrain", "sft", "dpo", "evaluate", "head", "encoder", "multi_task"]
+Kind = Literal["pretrain", "sft", "dpo", "evaluate", "head", "encoder", "multi_task", "likelihood"]
 
 
 class DataPaths(BaseModel):
@@ -57,10 +57,12 @@ class Spec(BaseModel):
     def _has_what_its_kind_needs(self) -> Spec:
         if (self.kind == "multi_task") != bool(self.parts and self.method):
             raise ValueError("parts and method are what a multi_task run is of, and no other")
-        if self.kind not in ("evaluate", "multi_task") and not self.data.train:
+        if self.kind not in ("evaluate", "multi_task", "likelihood") and not self.data.train:
             raise ValueError(f"data.train is empty; a {self.kind} run needs at least one file")
-        if self.kind == "evaluate" and not self.data.validation:
-            raise ValueError("data.validation is empty; an evaluate run needs at least one file")
+        if self.kind in ("evaluate", "likelihood") and not self.data.validation:
+            raise ValueError(
+                f"data.validation is empty; a run of the kind {self.kind} needs at least one file"
+            )
         if (self.kind == "head") != (self.choice is not None):
             raise ValueError("choice is what a head run is of, and no other")
         scratch = self.kind in ("pretrain", "encoder") or (

@@ -15,7 +15,7 @@ from shared.contracts.graders import Criterion, ModelName, Name, Part, TemplateM
 from shared.contracts.inference import ModelRef
 from shared.contracts.model_registry import RegisteredRoute
 from shared.contracts.task import TaskRoute
-from shared.contracts.training import LIGHT_QUEUE
+from shared.contracts.training import LIGHT_QUEUE, BaseRef
 
 MAX_ITEMS = 50_000
 MAX_METRICS = 32
@@ -62,7 +62,17 @@ class RankingMetric(Part):
     k: int = Field(10, ge=1, le=1000)
 
 
-Metric = Annotated[ClassificationMetric | TextMetric | RankingMetric, Field(discriminator="type")]
+class PerplexityMetric(Part):
+    """How likely a base or adapter of ours finds the references, in the place of its own answers."""
+
+    type: Literal["perplexity"]
+    name: Name = "perplexity"
+    reference: TemplateText
+
+
+Metric = Annotated[
+    ClassificationMetric | TextMetric | RankingMetric | PerplexityMetric, Field(discriminator="type")
+]
 
 
 class ContentItem(Part):
@@ -251,4 +261,6 @@ class RunEval(JobContract):
     # What a task's model may be called by.
     registered: dict[str, RegisteredRoute] = Field(default_factory=dict)
     encoder: ModelRef | None = None
+    # What a perplexity is of; None where no metric asks for it, or the weights are not here.
+    base: BaseRef | None = None
     pool: str = "default"

@@ -36,6 +36,7 @@ from shared.contracts.labelling import (
     LabelAgreement,
     PickItems,
 )
+from shared.contracts.likelihood import MeasureLikelihood
 from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.models import ImportModel
 from shared.contracts.multi_task import TrainMultiTask
@@ -65,6 +66,7 @@ JOBS: Mapping[str, type[JobContract]] = {
         RunSearch,
         Evaluate,
         RunEval,
+        MeasureLikelihood,
         Batch,
         BatchShard,
         ChatJob,

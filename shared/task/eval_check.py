@@ -16,6 +16,7 @@ from shared.contracts.evals import (
     ItemMessages,
     Jsonl,
     Metric,
+    PerplexityMetric,
     Ranking,
     RankingMetric,
     Responses,
@@ -116,6 +117,8 @@ def _check_metrics(metrics: Sequence[Metric], known: Fields) -> None:
                 known.template(metric.reference, f"{where}.reference")
             case RankingMetric():
                 known.reference(metric.relevance, f"{where}.relevance")
+            case PerplexityMetric():
+                known.template(metric.reference, f"{where}.reference")
         if metric_name(metric) in names:
             raise InvalidInput(
                 f"{where} is called {metric_name(metric)!r} as an earlier one is; give it a name of its own",

@@ -6,6 +6,9 @@ The model that answers and judges is a server of the test's own that says again 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +30,10 @@ from tests.harness import Harness, platform, wait_for
 from tests.local_upstream import MODEL, LocalUpstream, local_upstream
 from tests.unit.inference.tiny_encoders import save_encoder
 from tests.unit.inference.tiny_heads import save_head
+from tests.unit.inference.tiny_models import save_model
 
+SCRIPT = Path(__file__).with_name("evals_client.py")
+CLIENTS = Path(sys.prefix) / "clients"
 KEY = "sk-of-the-far-server"
 LABELS = ("退款", "delivery", "card")
 ADD_MODEL = "INSERT INTO training.model (tenant_id, id, kind, artifact) VALUES (%s, %s, %s, %s)"
@@ -75,6 +81,7 @@ class Stage:
             ("encoder", save_encoder(folder / "encoder")),
             ("classifier", save_head(folder / "classifier", labels=LABELS)),
             ("ranker", save_head(folder / "ranker")),
+            ("base", save_model(folder / "base")),
         ):
             with harness.db.transaction(harness.tenant) as c:
                 c.execute(ADD_MODEL, (harness.tenant, kind, kind, self.store.put_tree(saved)))
@@ -568,7 +575,8 @@ def test_a_wrong_run_is_refused_before_a_worker_is_taken(stage: Stage) -> None:
         ),
         (completions(good, model="nope"), "data_source.model", "does not exist"),
         (completions(good, model="encoder"), "data_source.model", "encoder"),
-        (completions(good, model="task:nope"), "data_source.model", "no task"),
+        (completions(good, model="task:nope"), "data_source.model", "does not exist"),
+        (completions(good, model="task:say it"), "data_source.model", "is no task"),
         (
             completions(good, input_messages=template),
             "data_source.input_messages.template[0].content",
@@ -717,3 +725,100 @@ def test_the_command_line_makes_runs_shows_and_compares(heliu: Callable[..., str
     assert json.loads(heliu("evals", "delete", made["id"], "--json"))["deleted"] is True
     with pytest.raises(HeliuError, match="give --prompt or --messages"):
         heliu("evals", "run", made["id"], "--data", str(items), "--model", "far")
+
+
+@pytest.mark.parametrize("major", ["1", "2", "3"])
+def test_older_majors_of_the_client_go_the_whole_way(stage: Stage, major: str) -> None:
+    folder = CLIENTS / f"openai-{major}"
+    # The newest is installed, the older ones stand beside it: `make setup` puts them there.
+    assert major == "3" or folder.is_dir(), f"{folder} is missing; make setup makes it"
+    environ = {**os.environ, "PYTHONPATH": str(folder)} if folder.is_dir() else dict(os.environ)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), f"{stage.url}/v1", stage.harness.key()],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen.pop("version").startswith(f"{major}.")
+    assert seen == {
+        "status": "completed",
+        "counts": {"total": 3, "passed": 1, "failed": 2, "errored": 0},
+        "items": ["pass", "fail", "fail"],
+        "one": "exact",
+        "renamed": "renamed",
+        "cancelled": "conflict",
+        "reward": 1.0,
+        "runs": [True],
+        "listed": True,
+        "run_deleted": True,
+        "deleted": True,
+    }
+
+
+def test_a_task_and_a_registered_name_are_evaluated_as_a_model_is(stage: Stage) -> None:
+    spec = {
+        "model": "far",
+        "prompt": "{{ text }} {{ times }}",
+        "variables": {"text": {}, "times": {"type": "integer"}},
+    }
+    assert stage.operator.post("/v1/tasks", json={"name": "say", "spec": spec}).status_code == 200
+    made = stage.operator.post(
+        "/v1/evals", json={"data_source_config": config({"type": "object"}), "testing_criteria": [EXACT]}
+    ).json()
+    items = [
+        {"question": "red", "answer": "red 2", "times": 2},
+        {"question": "red", "answer": "red", "times": "x"},
+    ]
+    source = {
+        "type": "completions",
+        "model": "task:say",
+        "source": given(items[0]),
+        "variables": {"text": "{{item.question}}", "times": "{{item.times}}"},
+    }
+    run = stage.operator.post(f"/v1/evals/{made['id']}/runs", json={"data_source": source}).json()
+    stage.harness.wait_job(run["id"])
+    told = stage.operator.get(f"/v1/evals/{made['id']}/runs/{run['id']}").json()
+    assert (told["status"], told["model"], told["result_counts"]["passed"]) == ("completed", "task:say", 1)
+    refused = stage.operator.post(
+        f"/v1/evals/{made['id']}/runs", json={"data_source": {**source, "model": "task:say@9"}}
+    )
+    assert (refused.status_code, refused.json()["error"]["param"]) == (404, "data_source.model")
+    pinned = {**source, "model": "task:say@1", "source": given(*items)}
+    wrong = stage.operator.post(f"/v1/evals/{made['id']}/runs", json={"data_source": pinned}).json()
+    stage.harness.wait_job(wrong["id"])
+    told = stage.operator.get(f"/v1/evals/{made['id']}/runs/{wrong['id']}").json()
+    assert [told["status"], told["result_counts"]["passed"], told["result_counts"]["errored"]] == [
+        "completed",
+        1,
+        1,
+    ]
+
+
+def test_a_models_perplexity_is_that_of_the_references(stage: Stage) -> None:
+    client = stage.client
+    metric = {"type": "perplexity", "reference": "{{item.answer}}"}
+    made = client.evals.create(
+        data_source_config=config(),
+        testing_criteria=[EXACT],  # type: ignore[list-item]
+        extra_body={"metrics": [metric]},
+    )
+    items = [{"question": f"q {n}", "answer": f"the answer is {n}"} for n in range(6)] + [
+        {"question": "q", "answer": ""}
+    ]
+    asked = completions(given(*items), sampling_params={"max_completion_tokens": 4, "temperature": 0})
+    runs = [
+        client.evals.runs.create(made.id, data_source={**asked, "model": model}) for model in ("base", "far")
+    ]
+    own, far = (stage.ended(made.id, run.id) for run in runs)
+    assert (own.status, far.status) == ("completed", "completed")
+    (told,) = own.model_extra["metrics"]
+    figure = told["figures"]["perplexity"]
+    # Random weights are less sure of a token than a die with a face for most of the vocabulary's 320.
+    assert 100 < figure["low"] <= figure["value"] <= figure["high"]
+    assert (told["n"], told["skipped"]) == (6, {"no_likelihood": 1})
+    # An upstream's weights are not here.
+    assert far.model_extra["metrics"][0]["skipped"] == {"no_likelihood": 7}

@@ -101,9 +101,9 @@ def create(
         repository.add_run(
             connection, tenant, run_id, eval_id, name=body.name or run_id, model=model, source=shown
         )
-        return whole.model_copy(
-            update={"criteria": criteria, "models": {**models, **judges}, "encoder": encoder}
-        )
+        base = names.likelihood_base(connection, tenant, source, whole.metrics)
+        found = {"criteria": criteria, "models": {**models, **judges}, "encoder": encoder, "base": base}
+        return whole.model_copy(update=found)
 
     job = submit(gateway, request, RunEval, make, metadata=body.metadata, job_id=run_id)
     return _shown(gateway, http, request.caller.tenant, eval_id, job.id)

@@ -13,13 +13,21 @@ import numpy as np
 from services.training.evals import classes, corpus
 from services.training.evals.items import Item
 from services.training.evals.sampling import Sample
-from shared.contracts.evals import ClassificationMetric, Metric, RankingMetric, TextMetric
+from shared.contracts.evals import (
+    ClassificationMetric,
+    Metric,
+    PerplexityMetric,
+    RankingMetric,
+    TextMetric,
+)
 from shared.errors import HeliuError, InvalidInput
-from shared.statistics import Interval, interval
+from shared.statistics import Interval, interval, interval_of
 from shared.task.eval_check import metric_name
 from shared.task.item_template import look_up, render_item
 
 MOST_VALUES = 50
+# Where a sample holds {metric: {"loss", "tokens"}} of the references of its item.
+LIKELIHOODS = "likelihoods"
 # Under so many items a figure of a slice is told without its metrics.
 FEWEST_OF_SLICE = 5
 
@@ -76,6 +84,11 @@ def _seen(metric: Metric, item: Item, sample: Sample) -> tuple[Any, ...]:
             )
         case RankingMetric():
             return _ranked(metric, item, sample)
+        case PerplexityMetric():
+            found = (sample.values.get(LIKELIHOODS) or {}).get(metric.name)
+            if found is None:
+                raise InvalidInput("the model's likelihoods are not known", code="no_likelihood")
+            return found["loss"], found["tokens"]
 
 
 def _label(metric: ClassificationMetric, text: str) -> str:
@@ -183,6 +196,8 @@ def _figures(one: Gathered, rows: Sequence[Row], places: Sequence[int]) -> dict[
         texts, references = [row[0] for row in seen], [row[1] for row in seen]
         told = corpus.measure(one.metric.type, texts, references, clusters)
         return {**head, "figures": _told({one.metric.type: told})}
+    if isinstance(one.metric, PerplexityMetric):
+        return {**head, "figures": _told({"perplexity": _perplexity(seen, clusters)})}
     k = one.metric.k
     names = (f"ndcg@{k}", f"recall@{k}", "mrr")
     columns = zip(*seen, strict=True)
@@ -195,6 +210,14 @@ def _figures(one: Gathered, rows: Sequence[Row], places: Sequence[int]) -> dict[
             }
         ),
     }
+
+
+def _perplexity(seen: Sequence[tuple[float, int]], clusters: Sequence[str]) -> Interval | None:
+    """exp of the mean cross-entropy of a token, over the tokens of all references."""
+    loss, tokens = np.array(seen, dtype=float).T
+    return interval_of(
+        lambda at: float(np.exp(loss[at].sum() / tokens[at].sum())), len(seen), clusters=clusters
+    )
 
 
 def _told(figures: Mapping[str, Interval | None]) -> dict[str, Any]:

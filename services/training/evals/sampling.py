@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from shared.errors import HeliuError, InvalidInput
 from shared.task.item_template import look_up, render_item
 
 Asking = Completions | Responses | Classifications | Ranking
+Check = Callable[[dict[str, Any]], None]
 CHAT_ENDPOINT: Endpoint = "/v1/chat/completions"
 _SOURCE: TypeAdapter[Jsonl | Asking] = TypeAdapter(DataSource)
 
@@ -52,8 +53,9 @@ def endpoint(source: Asking) -> Endpoint:
     return "/v1/rerank" if isinstance(source, Ranking) else CHAT_ENDPOINT
 
 
-def request(source: Asking, item: Item) -> dict[str, Any]:
-    """The body that is asked for an item, checked. Raises InvalidInput where the item makes none."""
+def request(source: Asking, item: Item, check: Check) -> dict[str, Any]:
+    """The body that is asked for an item, checked; `check` does it for a task. Raises InvalidInput where the item
+    makes none: one wrong line would be the end of its whole batch."""
     values = {"item": item.item}
     match source:
         case Classifications():
@@ -70,7 +72,9 @@ def request(source: Asking, item: Item) -> dict[str, Any]:
             parse_rerank(body)
         case _:
             body = _chat(source, item.item, values)
-            if not source.model.startswith(PREFIX):
+            if source.model.startswith(PREFIX):
+                check(body)
+            else:
                 parse_chat(body)
     return body
 
@@ -134,12 +138,12 @@ def _response_format(form: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {k: v for k, v in form.items() if k != "type"}}
 
 
-def asked_of(source: Jsonl | Asking, item: Item) -> list[dict[str, str]]:
+def asked_of(source: Jsonl | Asking, item: Item, check: Check) -> list[dict[str, str]]:
     """The messages that were sent, as an output item shows them; empty where there were none or the item made none."""
     if isinstance(source, Jsonl):
         return []
     try:
-        body = request(source, item)
+        body = request(source, item, check)
     except HeliuError:
         return []
     if "messages" not in body:
@@ -152,14 +156,14 @@ def _plain(content: Any) -> str:
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
-def sample_of(source: Jsonl | Asking, item: Item, row: Mapping[str, Any] | None) -> Sample:
+def sample_of(source: Jsonl | Asking, item: Item, row: Mapping[str, Any] | None, check: Check) -> Sample:
     """The sample of an item: what came with it, or what its row of the batch (a line of its output) says."""
     if isinstance(source, Jsonl):
         return Sample(with_json(item.sample or {}), [])
-    asked = asked_of(source, item)
+    asked = asked_of(source, item, check)
     if row is None:
         try:
-            request(source, item)
+            request(source, item, check)
         except HeliuError as exc:
             return Sample({}, asked, {"code": exc.code, "message": exc.message})
         return Sample({}, asked, {"code": "no_answer", "message": "the batch has no answer to this item"})

@@ -15,6 +15,8 @@ PARTS = "SELECT id, state, result, error FROM core.job WHERE parent_id = %s AND 
 
 ASKED_TEXTS = "SELECT (payload ->> 'count')::int AS count FROM core.job WHERE id = %s"
 
+TASK_SPEC = "SELECT spec FROM gateway.task_version WHERE task_id = %s AND version = %s"
+
 FILES = "SELECT id, artifact FROM gateway.file WHERE id = ANY(%s)"
 
 # What a run's batches leave is the run's; in the tenant's list of files it would only be in the way.
@@ -65,6 +67,14 @@ class EvalItem:
 def parts(connection: Connection, run_id: str, ids: Sequence[str]) -> list[Row]:
     """(id, state, result, error) of jobs that a run has handed out."""
     return connection.execute(PARTS, (run_id, list(ids))).fetchall()
+
+
+def task_spec(connection: Connection, task_id: str, version: int) -> dict[str, Any]:
+    """A version of a task, which never changes."""
+    row = connection.execute(TASK_SPEC, (task_id, version)).fetchone()
+    assert row is not None, f"the task {task_id} has no version {version}"
+    spec: dict[str, Any] = row["spec"]
+    return spec
 
 
 def asked_texts(connection: Connection, job_id: str) -> int:

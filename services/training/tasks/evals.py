@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,18 @@ from services.training.evals.figures import Row, gather, summary
 from services.training.evals.items import Item, Raw, items_of, of_lines, of_version
 from services.training.evals.sampling import Asking, Sample, sample_of
 from services.training.repository import evals as repository
+from services.training.tasks import eval_likelihoods as likelihoods
 from services.training.tasks import eval_parts
 from services.training.tasks.eval_grading import Grading, is_cosine, result_counts
 from services.training.tasks.eval_parts import Rows
 from shared.contracts.evals import DatasetVersion, Jsonl, RunEval
 from shared.contracts.graders import LabelModel, ScoreModel
+from shared.contracts.task import TaskSpec
 from shared.errors import HeliuError, InvalidInput
 from shared.job_context import JobContext, Outcome, Waiting
+from shared.task.bind import TaskVersion, bind, task_name
+from shared.task.citations import Sources
+from shared.task.guards import Refused
 from shared.worker import Platform
 
 
@@ -116,7 +122,7 @@ class _Run:
         def requests() -> Iterator[tuple[str, dict[str, Any]]]:
             for item in self._items():
                 try:
-                    yield str(item.number), sampling.request(source, item)
+                    yield str(item.number), sampling.request(source, item, self._check_task)
                 except HeliuError:
                     # Told with the item when it is graded.
                     continue
@@ -141,23 +147,50 @@ class _Run:
         embedded = eval_parts.Asked([], 0)
         if any(is_cosine(one) for one in self._job.criteria):
             embedded = eval_parts.embeddings(self._platform, self._ctx, self._job, grading.texts())
+        measured = likelihoods.hand_out(self._platform, self._ctx, self._job, self._sampled)
+        jobs = [*asked.jobs, *embedded.jobs, *measured]
         ids, vectors = [one.id for one in asked.jobs], [one.id for one in embedded.jobs]
-        if not ids and not vectors:
+        if not jobs:
             self._ctx.progress(judged=[], embedded=[])
             return None
         self._ctx.event(
             "message",
             f"judging: {asked.requests} questions to {', '.join(judges) or 'no model'}, "
-            f"{embedded.requests} texts to embed",
+            f"{embedded.requests} texts to embed{', likelihoods of references' if measured else ''}",
             {"batches": ids, "embeddings": vectors},
         )
-        return Waiting(
-            [*asked.jobs, *embedded.jobs], {"phase": "judging", "judged": ids, "embedded": vectors}
-        )
+        told = {"judged": ids, "embedded": vectors, "measured": [one.id for one in measured]}
+        return Waiting(jobs, {"phase": "judging", **told})
+
+    def _check_task(self, body: dict[str, Any]) -> None:
+        """Raise what a version of the task that may get this body has against it."""
+        for version in self._versions:
+            found = version.spec.retrieval
+            try:
+                bind(version, body, Sources(found.vector_store, ()) if found is not None else None)
+            except Refused:
+                # What its guards refuse is an answer of the row's own.
+                continue
+
+    @cached_property
+    def _versions(self) -> list[TaskVersion]:
+        """Those that a row may get: the one that is named, or all that the split leads to."""
+        named = None if isinstance(self._source, Jsonl) else task_name(self._source.model)
+        if named is None:
+            return []
+        name, pinned = named
+        route = self._job.tasks[name]
+        numbers = [pinned] if pinned is not None else [number for number, weight in route.weights if weight]
+        with self._ctx.transaction() as connection:
+            specs = [repository.task_spec(connection, route.id, number) for number in numbers]
+        return [
+            TaskVersion(route.id, name, number, TaskSpec.model_validate(spec))
+            for number, spec in zip(numbers, specs, strict=True)
+        ]
 
     def _sampled(self) -> Iterator[tuple[Item, Sample]]:
         for item in self._items():
-            yield item, sample_of(self._source, item, self._samples.get(str(item.number)))
+            yield item, sample_of(self._source, item, self._samples.get(str(item.number)), self._check_task)
 
     def _end(self, judges: Rows, files: Iterable[str]) -> Outcome:
         """The figures over all items, as the job's result."""
@@ -167,7 +200,8 @@ class _Run:
             criteria = repository.by_criterion(connection, ctx.job.id)
             rows = [Row(**row) for row in repository.measured(connection, ctx.job.id)]
         ctx.touch()
-        gathered = gather(self._job.metrics, self._sampled()) if self._job.metrics else []
+        samples = likelihoods.added(self._platform, ctx, self._job, self._sampled)
+        gathered = gather(self._job.metrics, samples) if self._job.metrics else []
         ctx.touch()
         with self._platform.tracing.span("eval.figures", parent=ctx.span.traceparent) as span:
             span.set(items=len(rows))

@@ -247,7 +247,9 @@ def test_a_request_has_messages_settings_and_variables_of_their_own_kind() -> No
         }
     )
     talk = [{"role": "user", "content": "hi", "type": "message"}]
-    body = request(source, item(n=3, talk=talk))  # type: ignore[arg-type]
+    seen: list[dict[str, Any]] = []
+    body = request(source, item(n=3, talk=talk), seen.append)  # type: ignore[arg-type]
+    assert seen == [body]
     assert body == {
         "model": "task:say",
         "messages": [{"role": "user", "content": "hi"}],
@@ -255,6 +257,6 @@ def test_a_request_has_messages_settings_and_variables_of_their_own_kind() -> No
         "temperature": 0.0,
         "response_format": {"type": "json_object"},
     }
-    told = sample_of(source, item(n=3), None)
+    told = sample_of(source, item(n=3), None, seen.append)
     assert told.error is not None
     assert "the item has no item.talk" in told.error["message"]
