@@ -41,7 +41,7 @@ class Promotion(Body):
 
 
 class Canary(Promotion):
-    share: float = Field(description="of the callers, between 0 and 1")
+    share: float = Field(gt=0, lt=1, description="of the callers, in steps of 0.0001")
 
 
 class RollBack(Body):
