@@ -8,7 +8,7 @@ from typing import Any
 
 from services.training.repository import searches as repository
 from services.training.search.study import judge
-from services.training.search.trial import Point, Trial
+from services.training.search.trial import Point, Trial, progress_of
 from shared import semconv
 from shared.contracts.searches import RunSearch, final_value
 from shared.db import Connection, Row, retrying
@@ -67,6 +67,7 @@ class SearchTrial:
         self._deadline: float | None = row["progress"].get("deadline")
         self._pruned: str | None = None
         self._last: float | None = None
+        self._part = 0
         ctx.span.set_all({semconv.SEARCH: self._search_id, semconv.TRIAL: self.number})
 
     @property
@@ -90,6 +91,11 @@ class SearchTrial:
         if value is None or total is None or self._pruned:
             return
         self._last = float(value)
+        part = progress_of(Point(step, self._last, int(total)))
+        # A hundred points tell a search enough; the job's own curve has all of them.
+        if part == self._part and step < total:
+            return
+        self._part = part
 
         def store() -> list[Row]:
             with self._ctx.transaction() as connection:
@@ -101,9 +107,11 @@ class SearchTrial:
                     value=float(value),
                     total=int(total),
                 )
-                return repository.trials(connection, self._search_id)
+                return [] if self._search.pruner == "none" else repository.trials(connection, self._search_id)
 
         rows = retrying(store, attempts=8, patience=0.2)
+        if not rows:
+            return
         verdict = judge(self._search, [trial_from(row) for row in rows], self.number)
         if verdict.notes != rows[self.number]["notes"]:
             with self._ctx.transaction() as connection:
