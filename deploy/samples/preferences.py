@@ -2,7 +2,7 @@
 
 `python -m deploy.samples.preferences --output deploy/samples` writes `preferences.jsonl` and
 `preferences_held_out.jsonl`, a pair a line as OpenAI has them. The better answer is the right one; the worse one
-belongs to another question, pushes a product, or is curt where the better one greets and offers more help.
+belongs to another question, pushes a product, or is curt where the better one greets.
 """
 
 from __future__ import annotations
@@ -21,18 +21,7 @@ from deploy.samples.material import LANGUAGES
 # Questions a language.
 TRAINING, HELD_OUT = 240, 60
 KINDS = ("other_question", "pushy", "curt")
-_GREETINGS = {
-    "zh": ("您好！", "您好，感谢您的来信。", "您好，很高兴为您服务。"),
-    "en": ("Hello! ", "Thanks for writing to us. ", "Hello, and thank you for asking. "),
-}
-_OFFERS = {
-    "zh": ("如有其他问题，请随时告诉我们。", "还有什么可以帮您的吗？", "祝您生活愉快！"),
-    "en": (
-        " Let us know if there is anything else.",
-        " Can we help with anything else?",
-        " Have a good day!",
-    ),
-}
+_GREETINGS = {"zh": ("您好！", "您好，"), "en": ("Hello! ", "Hello, ")}
 _PUSHES = {
     "zh": (
         "另外，现在办理金卡可享八折，请马上申请。",
@@ -69,7 +58,7 @@ def _pair(code: str, kind: str, one: Dialogue, others: Sequence[Dialogue], dice:
     if kind == "other_question":
         worse = dice.pick([other.messages[1][1] for other in others if other.intent != one.intent])
     elif kind == "curt":
-        better, worse = dice.pick(_GREETINGS[code]) + right + dice.pick(_OFFERS[code]), right
+        better, worse = dice.pick(_GREETINGS[code]) + right, right
     return {
         "input": {"messages": [{"role": "user", "content": one.question}]},
         "preferred_output": [{"role": "assistant", "content": better}],
