@@ -80,7 +80,8 @@ def ways(sequences: Sequence[Encoded]) -> dict[str, tuple[bool, list[list[int]],
 
 def lap(folder: Path, sequences: Sequence[Encoded], way: tuple[bool, list[list[int]], int, float]) -> float:
     packed, packs, rows, _ = way
-    device = prepare_torch(2, 0)
+    # One thread: others would wait by turning, which a processor second cannot tell from work.
+    device = prepare_torch(1, 0)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     wanted = SftHyperparameters()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.__main__ import BENCHMARKS
 from tests.bench.figures import KEYS, Figure, quantile
 from tests.harness import ROOT
 
@@ -48,20 +49,33 @@ NAMES = {
     "memory_inference",
     "memory_postgres",
     "memory_valkey",
-    "training_packed_vs_padded",
-    "training_platform_vs_script",
-    "training_platform_vs_trainer",
+}
+# By benchmark: what loads a trainer's libraries several times over.
+HEAVY = {
+    "packing": {"training_packed_vs_padded"},
+    "training": {"training_platform_vs_script", "training_platform_vs_trainer"},
 }
 
 
 @pytest.mark.timeout(600)
-def test_the_quick_form_writes_every_figure_beside_its_peer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("parts", "names"),
+    [
+        ([name for name in BENCHMARKS if name not in HEAVY], NAMES),
+        pytest.param(list(HEAVY), set().union(*HEAVY.values()), marks=pytest.mark.long),
+    ],
+    ids=["most", "heavy"],
+)
+def test_the_quick_form_writes_every_figure_beside_its_peer(
+    tmp_path: Path, parts: list[str], names: set[str]
+) -> None:
     target = tmp_path / "figures.json"
     command = [sys.executable, "-m", "tests.bench", "--quick", "--json", str(target)]
+    command += [word for part in parts for word in ("--only", part)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     rows = json.loads(target.read_text())
-    assert {row["name"] for row in rows} == NAMES
+    assert {row["name"] for row in rows} == names
     for row in rows:
         assert tuple(row) == KEYS
         assert row["unit"]

@@ -23,6 +23,10 @@ _RUNNERS = {"sft": "services.training.sft"}
 
 def run(spec: Spec, run: Run) -> Result:
     """What the runner of `spec.kind` raises and returns; HeliuError `process_died` where one of several died."""
+    if SPEC not in os.environ:
+        # Whatever started the worker may have set what torchrun sets, and would not be the launcher of this run.
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
     processes = 1 if world.size() > 1 else _processes(spec)
     if processes == 1:
         result: Result = importlib.import_module(_RUNNERS[spec.kind]).run(spec, run)

@@ -72,6 +72,15 @@ def test_a_step_in_parts_is_the_step(asked: Any) -> None:
     assert list(curves[0].values()) == pytest.approx(list(curves[1].values()), rel=1e-4)
 
 
+@pytest.mark.long
+def test_compiled_it_has_the_same_losses(asked: Any) -> None:
+    curves = [
+        tiny_runs.losses(tiny_runs.run_here(asked(str(compiled), compile=compiled, packing=False))[1])
+        for compiled in (False, True)
+    ]
+    assert list(curves[0].values()) == pytest.approx(list(curves[1].values()), rel=1e-3)
+
+
 def test_an_adapter_scaled_by_the_root_is_served_as_trained(
     asked: Any, tiny_base: Path, tmp_path: Path
 ) -> None:
