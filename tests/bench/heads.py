@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -55,12 +54,15 @@ def main() -> None:
     parser.add_argument("--shots", type=int, help="this many training rows of each label, and no more")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["linear", "lstm", "frozen", "full"])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="hyperparameters of heads")
+    parser.add_argument(
+        "--encoder-set", nargs="*", default=[], metavar="NAME=VALUE", help="hyperparameters of the encoder"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     if (asked.file is None) == (asked.samples is None):
         parser.error("give a FILE or --samples")
-    set_ = {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in asked.set)}
+    set_, encoder = _parsed(asked.set), _parsed(asked.encoder_set)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         training, held_out = _rows(asked, folder)
@@ -71,7 +73,8 @@ def main() -> None:
             if method == "linear":
                 told = linear(training, held_out, asked.seed)
             else:
-                told = _head(method, data, folder, set_, asked.threads, asked.seed)
+                base = _trained_encoder(folder, encoder, asked) if method.startswith("encoder") else None
+                told = _head(method, data, folder, base, set_, asked)
             told = {"method": method, "seconds": round(time.perf_counter() - began), **told}
             print(json.dumps(told), flush=True)
 
@@ -135,13 +138,14 @@ def _linear(training: Sequence[Example], held_out: Sequence[Example], strength: 
 
 
 def _head(
-    method: str, data: dict[str, Path], folder: Path, set_: dict[str, Any], threads: int, seed: int
+    method: str,
+    data: dict[str, Path],
+    folder: Path,
+    encoder: Path | None,
+    set_: dict[str, Any],
+    asked: argparse.Namespace,
 ) -> dict[str, Any]:
-    base = None
-    if method.startswith("encoder"):
-        base = str(_trained_encoder(folder, threads, seed))
-    elif method != "lstm":
-        base = str(minilm())
+    base = None if method == "lstm" else str(encoder or minilm())
     way = {"encoder_frozen": "frozen", "encoder": "full", "contrastive": "full"}.get(method, method)
     choice = {"head": "single_label", "method": way}
     if method == "contrastive":
@@ -149,12 +153,12 @@ def _head(
     result = _run(
         {
             "kind": "head",
-            "seed": seed,
+            "seed": asked.seed,
             "choice": choice,
             "data": {name: [path] for name, path in data.items()},
             "base_dir": base,
             "hyperparameters": set_,
-            "threads": threads,
+            "threads": asked.threads,
         },
         folder / method,
     )
@@ -167,22 +171,28 @@ def _head(
     }
 
 
-@cache
-def _trained_encoder(folder: Path, threads: int, seed: int) -> Path:
-    """From the shipped paraphrases, whose topics and wordings are others than those of the intents."""
+def _trained_encoder(folder: Path, set_: dict[str, Any], asked: argparse.Namespace) -> Path:
+    """From the shipped paraphrases, whose topics and wordings are others than those of the intents; made once."""
+    target = folder / "trained_encoder"
+    if target.exists():
+        return target / "out"
     material = paraphrases.load()
     data = {}
     for name, rows in (
-        ("train", paraphrases.training_rows(material, seed)),
-        ("validation", paraphrases.validation_rows(material, seed)),
+        ("train", paraphrases.training_rows(material, asked.seed)),
+        ("validation", paraphrases.validation_rows(material, asked.seed)),
     ):
         data[name] = [folder / f"paraphrases_{name}.jsonl"]
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         data[name][0].write_text("".join(lines), encoding="utf-8")
-    target = folder / "trained_encoder"
-    told = _run({"kind": "encoder", "seed": seed, "data": data, "threads": threads}, target)
-    print(f"# the encoder: {told['held_out']}", flush=True)
+    spec = {"kind": "encoder", "seed": asked.seed, "data": data, "threads": asked.threads}
+    told = _run(spec | {"hyperparameters": set_}, target)
+    print(f"# the encoder: {told['held_out']}, untrained: {told['baseline']}", flush=True)
     return target / "out"
+
+
+def _parsed(pairs: Sequence[str]) -> dict[str, Any]:
+    return {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
 def _run(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
