@@ -145,9 +145,13 @@ class Bench(Asked):
         return found
 
     def dpo(self) -> list[Row]:
-        sizes = {"training": self.place.size(260, 40), "held_out": self.place.size(100, 20)}
-        parts = head_rows.rows("rank_pairwise", "zh", SEED, **sizes)
-        files = self.split(tuple([_preference(one) for one in part[:: head_rows.WRONG]] for part in parts))  # type: ignore[arg-type]
+        files = {}
+        for name, file, quick in (
+            ("training_file", "preferences.jsonl", 40),
+            ("validation_file", "preferences_held_out.jsonl", 20),
+        ):
+            lines = (SAMPLES.parent / file).read_bytes().splitlines(keepends=True)
+            files[name] = self.upload(b"".join(lines[: self.place.size(len(lines), quick)]))
         model = self.tuned[0]["fine_tuned_model"]
         return [row("dpo", *self.train("dpo", model=model, **files, hyperparameters=self._short(60)))]
 
@@ -245,15 +249,6 @@ def row(method: str, told: dict[str, Any], seconds: float) -> Row:
     return Row(
         method, metric, baseline["name"], baseline[metric], held_out[metric], f"{count:,} {unit}", seconds
     )
-
-
-def _preference(pair: dict[str, Any]) -> dict[str, Any]:
-    """As OpenAI's preference files have it."""
-    return {
-        "input": {"messages": [{"role": "user", "content": pair["query"]}]},
-        "preferred_output": [{"role": "assistant", "content": pair["positive"]}],
-        "non_preferred_output": [{"role": "assistant", "content": pair["negative"]}],
-    }
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
