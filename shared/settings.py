@@ -15,7 +15,7 @@ from shared.errors import ConfigurationError
 
 PREFIX = "HELIU_"
 TRACKERS = ("mlflow", "wandb")
-_PREEMPT = re.compile(r"training\.[A-Za-z0-9_-]+:inference\.[A-Za-z0-9_-]+")
+_PREEMPT = re.compile(r"training\.(?!light:)[A-Za-z0-9_-]+:inference\.[A-Za-z0-9_-]+")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*\.?")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from shared.contracts.training import LIGHT_QUEUE
 from shared.db import Connection
 from shared.jobs import Job
 
@@ -13,7 +14,8 @@ TURN = "SELECT pg_try_advisory_xact_lock(hashtextextended('heliu.preempt ' || %s
 
 QUEUES = """
 SELECT DISTINCT j.queue FROM core.preemptible p JOIN core.job j ON j.id = p.job_id
-WHERE j.state = 'leased' OR (p.held_since IS NOT NULL AND j.state IN ('queued', 'paused'))"""
+WHERE j.queue <> %s
+AND (j.state = 'leased' OR (p.held_since IS NOT NULL AND j.state IN ('queued', 'paused')))"""
 
 LIVE_QUEUES = """
 SELECT DISTINCT queue FROM core.worker, unnest(queues) AS queue
@@ -63,8 +65,8 @@ def take_turn(connection: Connection, queue: str) -> bool:
 
 
 def queues(connection: Connection) -> list[str]:
-    """Queues with preemptible jobs that run or are held."""
-    return [row["queue"] for row in connection.execute(QUEUES).fetchall()]
+    """Queues with preemptible jobs that run or are held; none of those that only plan, and are over in a moment."""
+    return [row["queue"] for row in connection.execute(QUEUES, (LIGHT_QUEUE,)).fetchall()]
 
 
 def live_queues(connection: Connection, prefix: str) -> list[str]:

@@ -16,6 +16,7 @@ from services.dispatcher.repository_preemption import is_under_way
 from shared import job_requests, job_store, preemption
 from shared.bootstrap import create_tenant
 from shared.contracts.core import Noop
+from shared.contracts.training import LIGHT_QUEUE
 from shared.db import Database
 from shared.errors import Unavailable
 from shared.job_context import JobContext, Outcome
@@ -376,8 +377,18 @@ def test_one_that_waits_makes_one_give_way_whatever_becomes_of_the_place(bench: 
     assert not bench.asked(low)
 
 
+def test_jobs_that_only_plan_are_left_alone(bench: Bench) -> None:
+    planner = bench.submit(queue=LIGHT_QUEUE)
+    with bench.db.core() as c:
+        job_store.claim(c, LIGHT_QUEUE, "w", LEASE)
+    bench.submit(queue=LIGHT_QUEUE, priority=10, preemptible=False)
+    dispatcher = bench.dispatcher()
+    assert [dispatcher.look(), dispatcher.look()] == [[], []]
+    assert bench.job(planner).state is Status.LEASED
+
+
 def test_parts_of_what_may_be_preempted_may_be_too(bench: Bench) -> None:
-    parents = [bench.submit(queue="training.light"), bench.submit(queue="training.light", preemptible=False)]
+    parents = [bench.submit(queue=LIGHT_QUEUE), bench.submit(queue=LIGHT_QUEUE, preemptible=False)]
     parts = [bench.submit(preemptible=False, parent_id=parent.id) for parent in parents]
     with bench.db.core() as c:
         rows = c.execute("SELECT job_id FROM core.preemptible").fetchall()

@@ -65,6 +65,7 @@ def test_rules_name_a_queue_of_training_and_a_pool_of_inference() -> None:
         {"HELIU_PREEMPT": "training.default"},
         {"HELIU_PREEMPT": "inference.default:training.default"},
         {"HELIU_PREEMPT": "training.a:inference.b:c"},
+        {"HELIU_PREEMPT": "training.light:inference.default"},
         {"HELIU_PREEMPT_WAITING": "0"},
         {"HELIU_PREEMPT_SECONDS": "-1"},
     ],
