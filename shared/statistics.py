@@ -104,8 +104,11 @@ def intervals_of(
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {name: [] for name in whole}
     for _ in range(resamples):
-        picked = rng.integers(0, len(members), len(members))
-        places = picked if clusters is None else np.concatenate([members[one] for one in picked])
+        if members is None:
+            places = rng.integers(0, n, n)
+        else:
+            picked = rng.integers(0, len(members), len(members))
+            places = np.concatenate([members[one] for one in picked])
         for name, value in statistic(places).items():
             if value is not None:
                 drawn[name].append(value)
@@ -182,25 +185,28 @@ def _numbers(values: Sequence[float], name: str) -> Numbers:
     return numbers
 
 
-def _members(n: int, clusters: Sequence[Hashable] | None) -> list[Places]:
-    """The places of each cluster, clusters in order of their first place; without any, each place is its own."""
+def _members(n: int, clusters: Sequence[Hashable] | None) -> list[Places] | None:
+    """The places of each cluster, clusters in order of their first place; None where each place is its own."""
     if clusters is None:
-        return [np.array([place]) for place in range(n)]
+        return None
     if len(clusters) != n:
         raise InvalidInput(f"clusters has {len(clusters)} names for {n} values", param="clusters")
     found: dict[Hashable, list[int]] = {}
     for place, name in enumerate(clusters):
         found.setdefault(name, []).append(place)
-    return [np.array(places) for places in found.values()]
+    return None if len(found) == n else [np.array(places) for places in found.values()]
 
 
-def _resampled_means(numbers: Numbers, members: list[Places], seed: int, resamples: int) -> Numbers:
-    sums = np.array([numbers[places].sum() for places in members])
-    counts = np.array([len(places) for places in members], dtype=np.float64)
-    parts = [
-        sums[picked].sum(1) / counts[picked].sum(1)
-        for picked in _draws(np.random.default_rng(seed), len(members), resamples)
-    ]
+def _resampled_means(numbers: Numbers, members: list[Places] | None, seed: int, resamples: int) -> Numbers:
+    rng = np.random.default_rng(seed)
+    if members is None:
+        parts = [numbers[picked].mean(1) for picked in _draws(rng, len(numbers), resamples)]
+    else:
+        sums = np.array([numbers[places].sum() for places in members])
+        counts = np.array([len(places) for places in members], dtype=np.float64)
+        parts = [
+            sums[picked].sum(1) / counts[picked].sum(1) for picked in _draws(rng, len(members), resamples)
+        ]
     means: Numbers = np.concatenate(parts)
     return means
 

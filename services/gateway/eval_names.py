@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -34,6 +35,8 @@ from shared.task.bind import task_name
 
 Source = Jsonl | Completions | Responses | Classifications | Ranking
 PURPOSE = "evals"
+# Characters of the items of a request that a run shows; a list has a hundred runs.
+MOST_SHOWN = 32 * 1024
 
 
 def eval_row(connection: Connection, tenant: UUID, eval_id: str, *, lock: bool = False) -> Row:
@@ -161,6 +164,20 @@ def items(connection: Connection, tenant: UUID, source: Source) -> ItemsRef | No
             ref = resolve.version_ref(connection, tenant, version, param="data_source.source.id")
             return ItemsRef(kind="version", id=ref.id, artifact=ref.artifact)
     return None
+
+
+def as_shown(source: Source) -> dict[str, Any]:
+    """The source as its run shows it; of many items that came along the first are enough to know it again."""
+    told = source.model_dump(mode="json", exclude_none=True)
+    if told["source"]["type"] == "file_content":
+        size, kept = 0, list[Any]()
+        for one in told["source"]["content"]:
+            size += len(json.dumps(one, ensure_ascii=False))
+            if kept and size > MOST_SHOWN:
+                break
+            kept.append(one)
+        told["source"]["content"] = kept
+    return told
 
 
 def as_stored(source: Source, name: str) -> dict[str, Any]:

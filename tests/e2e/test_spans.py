@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,26 @@ import pytest
 from shared import semconv
 from tests.e2e.stage import SAMPLES, Stage
 from tests.e2e.topology import FLOWS, SERVICES, disconnected, missing_edges
+from tests.unit.training.head_samples import dialogues
 
 pytestmark = pytest.mark.timeout(900)
+
+
+def small_search(stage: Stage) -> dict[str, Any]:
+    """Two trials of a small classifier, one of which cannot learn anything."""
+    rows = [{"text": one["question"], "label": one["intent"]} for one in dialogues(each=8)]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    job = {
+        "type": "head",
+        "name": "searched",
+        "head": "single_label",
+        "method": "lstm",
+        "training_file": stage.upload("intents.jsonl", lines.encode(), "fine-tune"),
+        "hyperparameters": {"embedding_size": 16, "hidden_size": 16, "vocab_size": 400, "n_epochs": 8},
+    }
+    rates = {"type": "categorical", "choices": [1e-7, 0.02]}
+    space = {"hyperparameters.learning_rate": rates}
+    return {"job": job, "space": space, "sampler": "grid", "objective": {"metric": "valid_accuracy"}}
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +57,38 @@ def traces(stage: Stage) -> dict[str, str]:
     evaluation = stage.post(
         "/v1/evaluations", {"model": stage.tuned, "dataset_version": stage.version, "limit": 4}
     )
+    exact = {"type": "string_check", "name": "a", "input": "{{item.q}}", "reference": "hi", "operation": "eq"}
+    made = client.evals.create(
+        data_source_config={
+            "type": "custom",
+            "item_schema": {"type": "object"},
+            "include_sample_schema": True,
+        },
+        testing_criteria=[exact],  # type: ignore[list-item]
+    )
+    prompt = {"type": "template", "template": [{"role": "user", "content": "{{item.q}}"}]}
+    graded = client.evals.runs.create(
+        made.id,
+        data_source={
+            "type": "completions",
+            "model": stage.base,
+            "source": {"type": "file_content", "content": [{"item": {"q": "hi"}}]},
+            "input_messages": prompt,  # type: ignore[typeddict-item]
+            "sampling_params": {"max_completion_tokens": 2},
+        },
+    )
+    tried = client.fine_tuning.alpha.graders.with_raw_response.run(
+        grader=exact,  # type: ignore[arg-type]
+        model_sample="hi",
+        item={"q": "hi"},
+    )
     orders = {"kind": "files", "path": str(SAMPLES)}
     stage.post("/v1/sources", {"name": "traced", "connection": orders, "test": False})
     sync = stage.post("/v1/sources/traced/syncs")
     lines = stage.upload("orders.jsonl", b'{"id": 1}\n{"id": 2}\n', "user_data")
     keys = {"keys": [{"input": "orders", "columns": ["id"]}]}
     check = stage.post("/v1/checks", {"inputs": [{"name": "orders", "file_id": lines}], "checks": keys})
+    search = stage.post("/v1/training/searches", small_search(stage))
     store = stage.post("/v1/vector_stores", {"embedding_model": stage.base})["id"]
     text = stage.upload("refunds.txt", "退款三天到账。".encode(), "user_data")
     with stage.http() as http:
@@ -53,7 +98,16 @@ def traces(stage: Stage) -> dict[str, str]:
     with stage.http() as http:
         preview = http.get(f"/v1/datasets/service/versions/{stage.version}/rows", params={"limit": 3})
     assert len(preview.json()["data"]) == 3
-    for job in (sync["id"], check["id"], batch.id, noop["id"], evaluation["id"], later["id"]):
+    for job in (
+        search["id"],
+        graded.id,
+        sync["id"],
+        check["id"],
+        batch.id,
+        noop["id"],
+        evaluation["id"],
+        later["id"],
+    ):
         stage.succeeded(job)
     return {
         **stage.traces,
@@ -63,6 +117,9 @@ def traces(stage: Stage) -> dict[str, str]:
         "batch": str(batch.model_dump()["trace_id"]),
         "noop": noop["trace_id"],
         "evaluation": evaluation["trace_id"],
+        "eval": str(graded.model_dump()["trace_id"]),
+        "grade": tried.headers["x-trace-id"],
+        "search": search["trace_id"],
         "sync": sync["trace_id"],
         "check": check["trace_id"],
         "index": added.headers["x-trace-id"],
@@ -115,3 +172,23 @@ def test_a_chat_tells_when_its_first_token_came(stage: Stage, traces: dict[str, 
 def test_no_span_holds_what_was_said(stage: Stage, traces: dict[str, str]) -> None:
     for flow in ("chat", "batch"):
         assert "你好" not in str(whole(stage, traces, flow))
+
+
+def test_a_search_has_its_trials_in_its_trace_and_the_best_one_is_served(
+    stage: Stage, traces: dict[str, str]
+) -> None:
+    found = next(
+        one for one in stage.get("/v1/training/searches")["data"] if one["trace_id"] == traces["search"]
+    )
+    shown = stage.get(f"/v1/training/searches/{found['id']}")
+    assert [(one["state"], one["error"]) for one in shown["trials"]] == [("complete", None)] * 2
+    assert shown["model"] == "searched"
+    assert found["best"]["params"] == {"hyperparameters.learning_rate": 0.02}
+    spans = whole(stage, traces, "search")
+    trials = {span["attributes"].get(semconv.TRIAL) for span in spans} - {None}
+    assert {int(number) for number in trials} == {0, 1}
+    with stage.openai() as client:
+        answer: Any = client.post(
+            "/classifications", body={"model": "searched", "input": ["退款"]}, cast_to=object
+        )
+    assert len(answer["data"]) == 1

@@ -105,6 +105,9 @@ ASKED = Node(
     "chat *",
     (semconv.GEN_AI_REQUEST_MODEL, semconv.GEN_AI_OUTPUT_TOKENS, semconv.SERVER_ADDRESS),
 )
+TRIAL = Node(
+    "training", "consumer", "process training.*", (semconv.SEARCH, semconv.TRIAL, semconv.QUEUE_WAIT)
+)
 FILES_ROUTE = "/v1/vector_stores/{vector_store_id}/files"
 LIVE_QUEUE, BATCH_QUEUE = "inference.*.live", "inference.*.batch"
 
@@ -155,6 +158,15 @@ EDGES: tuple[Edge, ...] = (
         "eval",
         "save",
     ),
+    # A run of an eval waits for the batches that it hands out, and grades what comes back.
+    *durable("eval", "/v1/evals/{eval_id}/runs", "training.light", "training", "eval.figures"),
+    Edge("eval", process("training", "training.light"), process("inference", BATCH_QUEUE)),
+    *live("grade", server("/v1/fine_tuning/alpha/graders/run"), "training.live", "training"),
+    Edge("grade", process("training", "training.live"), inside("training", "eval.grade")),
+    # A search waits for its trials, which run where every training does.
+    *durable("search", "/v1/training/searches", "training.light", "training"),
+    Edge("search", process("training", "training.light"), TRIAL),
+    *(Edge("search", TRIAL, inside("training", part)) for part in ("load", "epoch", "eval", "save")),
     *durable("batch", "/v1/batches", BATCH_QUEUE, "inference", "batch.plan"),
     *durable("noop", "/v1/jobs", "monitoring", "monitoring"),
     # The shards of a small batch stay in its trace.

@@ -64,6 +64,7 @@ MEMORIES = frozenset(
         ("core", "audit"),
         ("core", "webhook_delivery"),
         ("inference", "batch_row"),
+        ("training", "eval_item"),
         ("monitoring", "span"),
         ("monitoring", "rollup"),
         ("monitoring", "alert"),

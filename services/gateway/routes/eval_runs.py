@@ -96,7 +96,7 @@ def create(
             }
         )
         criteria, judges, encoder = names.judges(connection, tenant, whole.criteria)
-        shown = source.model_dump(mode="json", exclude_none=True)
+        shown = names.as_shown(source)
         model = str(shown.get("model", ""))
         repository.add_run(
             connection, tenant, run_id, eval_id, name=body.name or run_id, model=model, source=shown

@@ -142,3 +142,14 @@ def test_what_cannot_be_measured_is_refused_with_its_place() -> None:
         interval([1.0, 2.0], clusters=["one"])
     with pytest.raises(InvalidInput, match="same items"):
         mcnemar([True], [])
+
+
+def test_clusters_of_one_value_each_change_nothing() -> None:
+    values = np.random.default_rng(9).random(50)
+    names = [f"item {n}" for n in range(50)]
+    assert interval(values.tolist(), clusters=names) == interval(values.tolist())
+
+    def mean(places: np.ndarray) -> float:
+        return float(values[places].mean())
+
+    assert interval_of(mean, 50, clusters=names) == interval_of(mean, 50)
