@@ -91,6 +91,11 @@ def test_a_weight_of_zero_is_not_trained_and_developer_is_system(tmp_path: Path)
         (b"[" * 100_000, "not valid JSON"),
         (b'{"text": "' + b"x" * MAX_LINE_BYTES + b'"}', "longer than"),
         (b"{}", "neither"),
+        (b'{"prompt": "a", "chosen": "b", "rejected": "c"}', "the row is a preference pair"),
+        (
+            b'{"input": {}, "preferred_output": [], "non_preferred_output": []}',
+            "the row is a preference pair, for preference tuning",
+        ),
         (b'{"text": "a", "label": 3}', "label"),
         (b'{"messages": []}', "messages"),
         (b'{"messages": "a"}', "messages"),
