@@ -163,6 +163,40 @@ def test_an_answer_leaves_one_usage_row_with_its_endpoint(served: Served) -> Non
     assert (row["endpoint"], row["prompt_tokens"]) == ("/v1/rerank", answer["usage"]["prompt_tokens"])
 
 
+def test_models_of_each_kind_answer_by_a_registered_name_and_say_which_version(served: Served) -> None:
+    asked = {
+        "classifier": ("/classifications", {"input": ["您好"]}),
+        "ranker": ("/rerank", {"query": "x", "documents": DOCUMENTS}),
+        "encoder": ("/embeddings", {"input": "您好", "user": "ann"}),
+    }
+    for kind, (path, body) in asked.items():
+        name = f"/registry/my-{kind}"
+        served.post("/registry", name=f"my-{kind}", gates={"data_gate": "off"})
+        served.post(f"{name}/versions", model=kind)
+        served.post(f"{name}/versions/1/stage")
+        served.post(f"{name}/versions/1/promote")
+        answer = served.post(path, model=f"registry:my-{kind}", **body)
+        plainly = served.post(path, model=kind, **body)
+        assert answer["model"] == f"registry:my-{kind}@1"
+        same = ("data", "results")
+        assert [answer.get(part) for part in same] == [plainly.get(part) for part in same]
+    wrong = {"model": "registry:my-encoder", "input": "x"}
+    with pytest.raises(openai.BadRequestError, match="'encoder' is of the kind 'encoder'"):
+        served.post("/classifications", **wrong)
+
+    def usage() -> list[dict[str, Any]]:
+        with served.harness.db.transaction(served.harness.tenant) as connection:
+            return connection.execute(
+                "SELECT model, metadata FROM gateway.usage WHERE metadata ? 'registry' AND job_id IS NULL "
+                "AND status = 'ok' ORDER BY id"
+            ).fetchall()
+
+    wait_for(lambda: len(usage()) == 3, 20, "the usage rows")
+    assert usage() == [
+        {"model": kind, "metadata": {"registry": f"my-{kind}", "registry_version": 1}} for kind in asked
+    ]
+
+
 def test_the_command_line_classifies_and_ranks(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HELIU_GATEWAY_URL", served.url)
     monkeypatch.setenv("HELIU_API_KEY", served.harness.key())
