@@ -109,7 +109,8 @@ class Preemptor:
         for rule in self._rules:
             peak = self._peaks.setdefault(rule, Peak(self._thresholds, now))
             with self._db.core() as connection:
-                lines = {f"{rule.to}.live", *repository.live_queues(connection, f"{rule.to}.")}
+                # Where nobody hears a line, no machine is freed for it.
+                lines = repository.live_queues(connection, f"{rule.to}.")
             try:
                 waiting = sum(self._line.backlog(queue) for queue in lines)
             except Unavailable as exc:

@@ -12,10 +12,14 @@ from shared.jobs import Job
 # One dispatcher at a time looks at a queue: two that saw the same would ask two jobs for one place.
 TURN = "SELECT pg_try_advisory_xact_lock(hashtextextended('heliu.preempt ' || %s, 0)) AS mine"
 
+# By what runs and by what is held, which are few: most preemptible jobs have ended long ago.
 QUEUES = """
-SELECT DISTINCT j.queue FROM core.preemptible p JOIN core.job j ON j.id = p.job_id
-WHERE j.queue <> %s
-AND (j.state = 'leased' OR (p.held_since IS NOT NULL AND j.state IN ('queued', 'paused')))"""
+SELECT queue FROM (
+    SELECT j.queue FROM core.job j JOIN core.preemptible p ON p.job_id = j.id WHERE j.state = 'leased'
+    UNION
+    SELECT j.queue FROM core.preemptible p JOIN core.job j ON j.id = p.job_id
+    WHERE p.held_since IS NOT NULL AND j.state IN ('queued', 'paused')
+) found WHERE queue <> %s"""
 
 LIVE_QUEUES = """
 SELECT DISTINCT queue FROM core.worker, unnest(queues) AS queue

@@ -58,6 +58,17 @@ class Bench:
         self.line = Line()
         with self.db.core() as c:
             self.tenants = {name: create_tenant(c, name) for name in ("acme", "rival")}
+        self.hear("{inference.default.live,inference.default.qwen.live,inference.default.batch,data.live}")
+
+    def hear(self, queues: str) -> None:
+        """A worker of inference that lives hears these queues, and none other."""
+        with self.db.core() as c:
+            c.execute("DELETE FROM core.worker")
+            c.execute(
+                "INSERT INTO core.worker (id, name, service, pool, queues, host, pid, slots) "
+                "VALUES ('i', 'i', 'inference', 'default', %s, 'h', 1, 1)",
+                (queues,),
+            )
 
     def submit(self, *, preemptible: bool = True, tenant: str = "acme", **values: Any) -> Job:
         new = NewJob(
@@ -288,14 +299,13 @@ def test_a_redis_that_is_away_is_neither_peak_nor_calm(bench: Bench) -> None:
     assert bench.job(job).blocked_by == 1
 
 
-def test_lines_of_named_bases_count_while_a_worker_hears_them(bench: Bench) -> None:
-    with bench.db.core() as c:
-        c.execute(
-            "INSERT INTO core.worker (id, name, service, pool, queues, host, pid, slots) VALUES ('i', 'i', 'inference',"
-            " 'default', '{inference.default.qwen.live,inference.default.rows.batch,data.live}', 'h', 1, 1)"
-        )
+def test_only_live_lines_that_somebody_hears_count(bench: Bench) -> None:
     bench.dispatcher(RULE).look()
     assert bench.line.asked == {"inference.default.live", "inference.default.qwen.live"}
+    bench.hear("{inference.other.live,inference.default.batch}")
+    bench.line.waiting = 99
+    bench.running()
+    assert bench.dispatcher(RULE).look() == []
 
 
 @pytest.mark.parametrize("verb", [job_requests.request_pause, job_requests.request_cancel])

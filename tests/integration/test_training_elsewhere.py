@@ -146,7 +146,13 @@ class Site:
         return self.harness.wait_job(job.id, PATIENCE_S, until=lambda now: now.state is state)
 
     def begin_peak(self) -> None:
-        """Live requests that nobody takes, as no inference worker runs here."""
+        """Live requests that nobody takes, on a line that an inference worker is said to hear."""
+        with self.harness.db.core() as c:
+            c.execute(
+                "INSERT INTO core.worker (id, name, service, pool, queues, host, pid, slots, heartbeat_at) VALUES "
+                "('i', 'i', 'inference', 'default', '{inference.default.live}', 'h', 1, 1, now() + interval '1 hour')"
+                " ON CONFLICT DO NOTHING"
+            )
         self.redis.rpush(LIVE, *["{}"] * 5)
 
     def end_peak(self) -> None:
