@@ -4,6 +4,8 @@ twice, whoever is killed."""
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -293,3 +295,25 @@ def test_a_search_is_made_watched_and_looked_at_from_the_command_line(
     )
     accepted = json.loads(heliu(searched, "create", str(whole), "--trials", "1", "--no-wait", "--json"))
     assert searched.ended(accepted["id"])["model"] == "again"
+
+
+@pytest.mark.long
+def test_a_search_outlives_ten_kills_at_random_moments(searched: Searched) -> None:
+    dice = random.Random(7)
+    search = searched.create("hunted", trials=30, pruner="median", seed=9)
+    for _ in range(10):
+        time.sleep(dice.uniform(0.2, 2.0))
+        index = dice.randrange(2)
+        searched.workers[index].kill()
+        searched.workers[index] = searched.worker(index)
+    found = searched.ended(search)
+    counts = found["counts"]
+    assert (found["status"], counts["total"]) == ("succeeded", 30)
+    assert counts["complete"] + counts["pruned"] + counts["failed"] == 30
+    # Only one that was killed three times may have failed.
+    assert {one["error"]["code"] for one in found["trials"] if one["state"] == "failed"} <= {"crashed"}
+    jobs = [searched.harness.job(one["job_id"]) for one in found["trials"]]
+    assert len({job.id for job in jobs}) == 30
+    assert sum(job.crashes for job in jobs) <= 10
+    told = [e["data"]["trial"] for e in searched.harness.events(search) if e["type"] == "trial_ended"]
+    assert sorted(told) == list(range(30))
