@@ -21,7 +21,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from shared.artifacts.bucket import Bucket
@@ -33,6 +34,8 @@ from shared.errors import NotFound, Unavailable
 REMOVAL_S = 30.0
 MARK_S = 600.0
 LOOK_S = 0.2
+# Objects of a tree that are fetched at once.
+AT_ONCE = 8
 
 
 class S3ArtifactStore(Artifacts):
@@ -142,6 +145,11 @@ class S3ArtifactStore(Artifacts):
             self._bucket.delete(mark)
         uploads = self._bucket.abort_uploads("objects/", begun_before)
         return len(old) + uploads + self._cache.tidy(begun_before)
+
+    def _fetch_ahead(self, artifacts: Sequence[str]) -> None:
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="artifacts") as pool:
+            for _ in pool.map(self.path, dict.fromkeys(artifacts)):
+                continue
 
     def _used(self, folder: Path) -> bool:
         return self._cache.used(folder)

@@ -139,7 +139,9 @@ class Artifacts(ABC):
         temporary = cache / f".{folder.name}-{secrets.token_hex(8)}"
         temporary.mkdir(parents=True)
         try:
-            for name, entry in self._entries(tree):
+            entries = list(self._entries(tree))
+            self._fetch_ahead([entry for _, entry in entries])
+            for name, entry in entries:
                 target = temporary / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 link_or_copy(self.path(entry), target)
@@ -171,6 +173,9 @@ class Artifacts(ABC):
         except (ValueError, KeyError, TypeError):
             # An upload that only begins like one.
             return []
+
+    def _fetch_ahead(self, artifacts: Sequence[str]) -> None:  # noqa: B027 - a folder has nothing to fetch
+        """These are about to be read, one after the other."""
 
     def _used(self, folder: Path) -> bool:
         """Whether this folder of a tree is there; a store that clears its cache takes note of the use."""
