@@ -186,7 +186,8 @@ class TrainingRun:
             return trained
         adapter = (folder / "adapter_config.json").exists()
         base = Path(frame["base_dir"]) if adapter else None
-        found = check_engine(self._ctx, folder, base, samples, threads=frame.get("threads", 2))
+        grace, threads = self._platform.settings.drain_seconds * 0.8, frame.get("threads", 2)
+        found = check_engine(self._ctx, folder, base, samples, threads=threads, grace_s=grace)
         parity = found["parity"]
         self._ctx.event(
             "message",
