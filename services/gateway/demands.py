@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from services.gateway.training_data import TrainingData
@@ -105,6 +105,9 @@ def _tune(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan 
         return None
     wanted, lora = job.hyperparameters, job.hyperparameters.method == "lora"
     pairs = 2 if isinstance(job, TunePreferences) else 1
+    if data is not None and pairs > 1:
+        # A row holds question and both answers, about as long as each other; a sequence is the question with one.
+        data = replace(data, mean=data.mean * 4 / 3, most=math.ceil(data.most * 2 / 3))
     small = base.parameters < SMALL_MODEL
     longest = _longest(data, base, _or(wanted.max_length, 4096))
     rows, tokens = _size(data, base, longest)

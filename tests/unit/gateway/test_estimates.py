@@ -14,6 +14,7 @@ from services.gateway.training_places import Place
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.estimates import llama_shape, memory_of
 from shared.contracts.heads import TrainHead
+from shared.contracts.preferences import TunePreferences
 from shared.contracts.training import FineTune, Pretrain
 
 REF = "sha256:" + "a" * 64
@@ -190,3 +191,17 @@ def test_a_quantized_base_takes_less() -> None:
     assert small is not None
     weights = [memory_of(p.demand, "cuda", 1, recompute=False).weights for p in (plain, small)]
     assert weights[1] < weights[0] / 3
+
+
+def test_a_pair_is_two_sequences_that_share_their_question() -> None:
+    job = TunePreferences.model_validate(
+        {"base": BASE, "training": DATA, "hyperparameters": {"batch_size": 4}}
+    )
+    pairs, single = plan_of(job, SHAPE, ROWS), plan_of(tune(batch_size=4), SHAPE, ROWS)
+    assert pairs is not None
+    assert single is not None
+    assert (pairs.demand.rows, pairs.demand.least_rows) == (8, 2)
+    assert pairs.demand.length == pytest.approx(single.demand.length * 2 / 3, abs=1)
+    assert pairs.tokens is not None
+    assert single.tokens is not None
+    assert pairs.tokens / pairs.steps == pytest.approx(single.tokens / single.steps * 4 / 3, rel=0.01)  # type: ignore[operator]
