@@ -66,7 +66,6 @@ class _Spent:
 
 def check(gateway: Gateway, grader: Grader) -> None:
     """Raise InvalidInput with the place for a grader that could not be run."""
-    check_grader(grader, ANY, "grader")
     for place, one in _parts(grader):
         if isinstance(one, PythonGrader) and not gateway.settings.eval_python:
             raise InvalidInput(
@@ -75,6 +74,7 @@ def check(gateway: Gateway, grader: Grader) -> None:
                 code="python_not_allowed",
                 param=f"{place}.type",
             )
+    check_grader(grader, ANY, "grader")
     if isinstance(grader, MultiGrader):
         check_formula(grader.calculate_output, list(grader.named), "grader.calculate_output")
 

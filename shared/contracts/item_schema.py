@@ -14,6 +14,8 @@ from typing import Any
 from shared.errors import InvalidInput
 
 MAX_DEPTH = 16
+# What a value of an item may be held against: schemas, and the values of their enums.
+MAX_SCHEMAS, MAX_ENUM = 500, 10_000
 TYPES: Mapping[str, Callable[[Any], bool]] = {
     "object": lambda v: isinstance(v, dict),
     "array": lambda v: isinstance(v, list),
@@ -83,6 +85,23 @@ def check_schema(schema: Any, place: str, depth: int = 0) -> None:
     _check_shapes(schema, place)
     for where, part in _parts(schema):
         check_schema(part, f"{place}.{where}", depth + 1)
+    if depth == 0:
+        _check_size(schema, place)
+
+
+def _check_size(schema: Mapping[str, Any], place: str) -> None:
+    schemas, values, left = 0, 0, [schema]
+    while left:
+        one = left.pop()
+        schemas += 1
+        if isinstance(one, dict):
+            values += len(one.get("enum", ()))
+            left.extend(part for _, part in _parts(one))
+    if schemas > MAX_SCHEMAS or values > MAX_ENUM:
+        raise InvalidInput(
+            f"{place} has {schemas} schemas and {values} values in enums; it has {MAX_SCHEMAS} and {MAX_ENUM} at most",
+            param=place,
+        )
 
 
 def _check_shapes(schema: Mapping[str, Any], place: str) -> None:
@@ -138,7 +157,10 @@ def _misfits(schema: Any, value: Any, place: str) -> Iterator[str]:
     if kinds is not None and not any(TYPES[kind](value) for kind in named):
         yield f"{place} must be of the type {' or '.join(named)}, got {_short(value)}"
         return
-    if "enum" in schema and not any(_same(value, one) for one in schema["enum"]):
+    if "enum" in schema and not (
+        # The first look is quick, and takes True for 1.
+        value in schema["enum"] and any(_same(value, one) for one in schema["enum"] if value == one)
+    ):
         yield f"{place} must be one of {_short(schema['enum'])}, got {_short(value)}"
     if "const" in schema and not _same(value, schema["const"]):
         yield f"{place} must be {_short(schema['const'])}, got {_short(value)}"

@@ -102,8 +102,8 @@ def create(
             code="unsupported_parameter",
             param="data_source_config.type",
         )
-    check_eval(config, body.testing_criteria, body.metrics or [], body.slices or [], body.cluster)
     check_python(gateway, body.testing_criteria)
+    check_eval(config, body.testing_criteria, body.metrics or [], body.slices or [], body.cluster)
     eval_id = new_id("eval_")
     values = {
         "name": body.name or eval_id,

@@ -20,6 +20,8 @@ CHILD = Path(__file__).with_name("python_child.py")
 START_S, ITEM_S = 20.0, 5.0
 MEMORY_MB = 512
 LONGEST_REPLY = 64 * 1024
+# A grader that hung so often is not asked again: thousands of items would hold up a worker for days.
+MOST_HANGS = 10
 FAILED = "python_grader_failed"
 
 
@@ -31,6 +33,7 @@ class PythonGrading:
         self._source = source
         self._item_s = item_s
         self._memory_mb = memory_mb
+        self._hung = 0
         self._child: subprocess.Popen[bytes] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="grader-")
 
@@ -43,6 +46,8 @@ class PythonGrading:
 
     def grade(self, sample: Mapping[str, Any], item: Mapping[str, Any]) -> float:
         """What `grade(sample, item)` returns. Raises InvalidInput with what went wrong in it."""
+        if self._hung >= MOST_HANGS:
+            raise InvalidInput(f"the grader hung on {MOST_HANGS} items and is not asked again", code=FAILED)
         if self._child is None:
             self._start()
         told = self._ask({"sample": sample, "item": item}, self._item_s)
@@ -86,6 +91,7 @@ class PythonGrading:
             text += part
             if not part or len(text) > LONGEST_REPLY:
                 self._kill()
+                self._hung += not ready
                 why = "ended without an answer; it may have used too much memory" if ready else ""
                 raise InvalidInput(
                     f"the grader's process {why or f'took longer than {seconds:g} s'}", code=FAILED

@@ -90,6 +90,11 @@ def test_a_schema_cannot_run_away() -> None:
         deep = {"items": deep}
     with pytest.raises(InvalidInput, match="deeper than 16"):
         check_schema(deep, "schema")
+    with pytest.raises(InvalidInput, match="has 601 schemas and 0 values"):
+        check_schema({"anyOf": [{}] * 600}, "schema")
+    with pytest.raises(InvalidInput, match="10001 values in enums"):
+        check_schema({"enum": list(range(10_001))}, "schema")
+    check_schema({"enum": list(range(10_000))}, "schema")
 
 
 def test_fields_are_closed_unless_the_schema_says_otherwise() -> None:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from services.training.evals.grade import Answers, Graded, Graders
 from services.training.evals.items import Item, items_of, of_lines
-from services.training.evals.python_grader import PythonGrading
+from services.training.evals.python_grader import MOST_HANGS, PythonGrading
 from services.training.evals.sampling import Sample, request, sample_of, source_of, with_json
 from shared.contracts.evals import CustomConfig
 from shared.contracts.graders import Criterion, LabelModel, ScoreModel
@@ -187,6 +187,17 @@ def test_a_python_grader_has_no_environment_and_goes_on_after_one_that_hung(
         with pytest.raises(InvalidInput, match="took longer"):
             one.grade({}, {"hang": True})
         assert one.grade({}, {"hang": False}) == 0.0
+
+
+def test_a_python_grader_that_keeps_hanging_is_not_asked_again() -> None:
+    with PythonGrading("def grade(s, i):\n    while True: pass", item_s=0.05) as one:
+        said = []
+        for _ in range(MOST_HANGS + 2):
+            with pytest.raises(InvalidInput) as told:
+                one.grade({}, {})
+            said.append(told.value.message)
+    assert all("took longer" in text for text in said[:MOST_HANGS])
+    assert all("is not asked again" in text for text in said[MOST_HANGS:])
 
 
 def read(*lines: str, schema: dict[str, Any] | None = None, **how: Any) -> list[Item]:
