@@ -277,6 +277,20 @@ def test_a_cancel_reaches_the_shards_of_the_batch_that_was_handed_out(desk: Desk
     assert batch.blocked_by == 0
 
 
+def test_a_pause_holds_what_was_handed_out_and_a_resume_lets_it_go_on(desk: Desk) -> None:
+    job = desk.submit()
+    desk.step(Distill.queue)
+    with desk.platform.db.core() as c:
+        job_requests.request_pause(c, job.id)
+    assert desk.job(job.id).state is Status.PAUSED
+    assert desk.runner.claim(Batch.queue_for()) is None
+    with desk.platform.db.core() as c:
+        job_requests.resume(c, job.id)
+    desk.step(Batch.queue_for())
+    desk.step(Distill.queue)
+    assert desk.job(job.id).progress["phase"] == "training"
+
+
 def test_a_batch_that_failed_fails_the_distillation_with_its_reason(desk: Desk) -> None:
     desk.broken = HeliuError("line 3: too long", code="context_length_exceeded", param="messages")
     desk.submit()
