@@ -72,7 +72,7 @@ def main() -> None:
     asked = parser.parse_args()
     if (asked.file is None) == (asked.samples is None):
         parser.error("give a FILE or --samples")
-    set_, encoder = _parsed(asked.set), _parsed(asked.encoder_set)
+    set_, encoder = parsed(asked.set), parsed(asked.encoder_set)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         training, held_out = _rows(asked, folder)
@@ -83,7 +83,7 @@ def main() -> None:
             if method == "linear":
                 told = linear(training, held_out, asked.seed)
             else:
-                base = _trained_encoder(folder, encoder, asked) if method.startswith("encoder") else None
+                base = trained_encoder(folder, encoder, asked) if method.startswith("encoder") else None
                 told = _head(method, data, folder, base, set_, asked)
             told = {"method": method, "seconds": round(time.perf_counter() - began), **told}
             print(json.dumps(told), flush=True)
@@ -160,7 +160,7 @@ def _head(
     choice = {"head": "single_label", "method": way}
     if method.endswith("contrastive"):
         choice["loss"] = "contrastive"
-    result = _run(
+    result = run_child(
         {
             "kind": "head",
             "seed": asked.seed,
@@ -181,7 +181,7 @@ def _head(
     }
 
 
-def _trained_encoder(folder: Path, set_: dict[str, Any], asked: argparse.Namespace) -> Path:
+def trained_encoder(folder: Path, set_: dict[str, Any], asked: argparse.Namespace) -> Path:
     """From the shipped paraphrases, whose topics and wordings are others than those of the intents; made once."""
     target = folder / "trained_encoder"
     if target.exists():
@@ -196,16 +196,16 @@ def _trained_encoder(folder: Path, set_: dict[str, Any], asked: argparse.Namespa
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         data[name][0].write_text("".join(lines), encoding="utf-8")
     spec = {"kind": "encoder", "seed": asked.seed, "data": data, "threads": asked.threads}
-    told = _run(spec | {"hyperparameters": set_}, target)
+    told = run_child(spec | {"hyperparameters": set_}, target)
     print(f"# the encoder: {told['held_out']}, untrained: {told['baseline']}", flush=True)
     return target / "out"
 
 
-def _parsed(pairs: Sequence[str]) -> dict[str, Any]:
+def parsed(pairs: Sequence[str]) -> dict[str, Any]:
     return {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
-def _run(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
+def run_child(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     parsed = parse_spec(spec | {"workdir": folder / "work", "output_dir": folder / "out"})
     with subprocess.Popen(
         [sys.executable, "-m", "services.training.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
