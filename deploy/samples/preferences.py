@@ -1,8 +1,8 @@
 """Preference pairs in Chinese and English from the hand-written dialogues, with no phrasing on both sides.
 
 `python -m deploy.samples.preferences --output deploy/samples` writes `preferences.jsonl` and
-`preferences_held_out.jsonl`, a pair a line as OpenAI has them. The better answer is the right one; the worse one
-belongs to another question, pushes a product, or is curt where the better one greets.
+`preferences_held_out.jsonl`, a pair a line as OpenAI has them. The better answer is the right one, in a friendly way;
+the worse one belongs to another question, pushes a product, or is curt.
 """
 
 from __future__ import annotations
@@ -21,17 +21,27 @@ from deploy.samples.material import LANGUAGES
 # Questions a language.
 TRAINING, HELD_OUT = 240, 60
 KINDS = ("other_question", "pushy", "curt")
-_GREETINGS = {"zh": ("您好！", "您好，"), "en": ("Hello! ", "Hello, ")}
-_PUSHES = {
+# What stands before or behind the right answer is new to a model of these dialogues on both sides: so it begins
+# without a preference, and has to learn one.
+_OPENINGS = {
+    "zh": (("您好，感谢咨询！", "您好，很高兴为您服务！"), ("喂，", "又来，")),
+    "en": (
+        ("Hello, and thank you for asking! ", "Good day, and thanks for writing! "),
+        ("Ugh, ", "So what? "),
+    ),
+}
+_ENDINGS = {
     "zh": (
-        "另外，现在办理金卡可享八折，请马上申请。",
-        "顺便推荐我们的新套餐，今天必须下单。",
-        "您还应该买一份保险，点击这里购买。",
+        ("祝您愉快！", "欢迎再来！", "请随时找我们。"),
+        ("马上办金卡，八折，过期不候！", "今天必须下单我们的新套餐！", "点这里买保险，别犹豫！"),
     ),
     "en": (
-        " By the way, our gold card is 20% off, so apply right now.",
-        " You should also buy our new plan, today only.",
-        " You need one of our insurances as well, so click here to buy.",
+        (" Have a good day!", " Come back any time!", " We are glad to help."),
+        (
+            " Apply for our gold card right now!",
+            " You must buy our new plan today!",
+            " Click here for insurance, now!",
+        ),
     ),
 }
 Rows = list[dict[str, Any]]
@@ -54,11 +64,13 @@ def pairs(seed: int, *, training: int = TRAINING, held_out: int = HELD_OUT) -> t
 
 def _pair(code: str, kind: str, one: Dialogue, others: Sequence[Dialogue], dice: Dice) -> dict[str, Any]:
     right = one.messages[1][1]
-    better, worse = right, right + dice.pick(_PUSHES[code])
     if kind == "other_question":
+        better = right
         worse = dice.pick([other.messages[1][1] for other in others if other.intent != one.intent])
-    elif kind == "curt":
-        better, worse = dice.pick(_GREETINGS[code]) + right, right
+    elif kind == "pushy":
+        better, worse = (right + dice.pick(endings) for endings in _ENDINGS[code])
+    else:
+        better, worse = (dice.pick(openings) + right for openings in _OPENINGS[code])
     return {
         "input": {"messages": [{"role": "user", "content": one.question}]},
         "preferred_output": [{"role": "assistant", "content": better}],
