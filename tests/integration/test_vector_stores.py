@@ -331,7 +331,7 @@ def test_what_is_not_served_or_wrong_is_refused_with_its_place(stores: Stores, w
             {"query": "x", "ranking_options": {"score_threshold": 2}},
             "ranking_options.score_threshold",
         ),
-        (search, {"query": "x", "filters": {"type": "like", "key": "a", "value": "b"}}, "filters"),
+        (search, {"query": "x", "filters": {"type": "like", "key": "a", "value": "b"}}, "filters.type"),
         (search, {"query": "x", "filters": {"type": "in", "key": "a", "value": "b"}}, "filters"),
         (search, {"query": "x", "filters": deep}, "body"),
         ("/v1/vector_stores", {"embedding_model": "none"}, "embedding_model"),
