@@ -35,11 +35,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    """`train` and `held_out` have no prompt in common. `found` are the different ones of the training rows."""
+    """`train` and `held_out` have no prompt in common. `found` are the different ones of the training rows; `answered`
+    says whether all held-out rows have an answer of their own, which the student's training could watch."""
 
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
     found: int
+    answered: bool
 
 
 def choose(data: DataPaths, most: int, held_out: int, seed: int) -> Prompts:
@@ -67,6 +69,7 @@ def choose(data: DataPaths, most: int, held_out: int, seed: int) -> Prompts:
         tuple(training[place] for place in _drawn(len(training), most, seed)),
         tuple(watched[place] for place in _drawn(len(watched), held_out, seed)),
         len(training),
+        all(prompt.reference is not None for prompt in watched),
     )
 
 

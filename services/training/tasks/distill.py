@@ -91,7 +91,7 @@ def _train(platform: Platform, ctx: JobContext, job: Distill, prompts: Prompts) 
         FineTune(
             base=job.base,
             training=data,
-            validation=_validation(job),
+            validation=_validation(job) if prompts.answered else None,
             suffix=job.suffix or "distilled",
             seed=job.seed,
             hyperparameters=job.hyperparameters,
