@@ -81,10 +81,15 @@ def _epochs(wanted: SftHyperparameters, lengths: Sequence[int], batch_size: int,
 
 def dataset(sequences: Sequence[Encoded], packs: Sequence[Sequence[int]], *, packed: bool) -> Dataset:
     """Rows as TRL's collator takes them; `seq_lengths` are the borders inside a pack."""
+    if not packed:
+        whole = Dataset.from_dict(
+            {"input_ids": [e.ids for e in sequences], "labels": [e.labels for e in sequences]}
+        )
+        # By reference: an epoch more is a list of numbers more.
+        return whole.select([row for (row,) in packs])
     columns: dict[str, list[Any]] = {
         "input_ids": [[i for row in pack for i in sequences[row].ids] for pack in packs],
         "labels": [[i for row in pack for i in sequences[row].labels] for pack in packs],
+        "seq_lengths": [[len(sequences[row].ids) for row in pack] for pack in packs],
     }
-    if packed:
-        columns["seq_lengths"] = [[len(sequences[row].ids) for row in pack] for pack in packs]
     return Dataset.from_dict(columns)
