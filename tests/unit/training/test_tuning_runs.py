@@ -73,6 +73,7 @@ def test_a_step_in_parts_is_the_step(asked: Any) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_compiled_it_has_the_same_losses(asked: Any) -> None:
     curves = [
         tiny_runs.losses(tiny_runs.run_here(asked(str(compiled), compile=compiled, packing=False))[1])
