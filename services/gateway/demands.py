@@ -79,22 +79,23 @@ def _pretrain(job: Any, base: ModelShape | None, data: TrainingData | None) -> P
         base = llama_shape(_or(wanted.hidden_size, 128), _or(wanted.layers, 4), _or(wanted.vocab_size, 2048))
     if base is None:
         return None
-    longest = _longest(data, base, _or(wanted.context_length, 512 if fresh else 1024))
+    length, longest = _lengths(data, base, _or(wanted.context_length, 512 if fresh else 1024))
     rows, tokens = _size(data, base, longest)
     batch = _or(wanted.batch_size, _by_tokens(PRETRAIN[0], rows, tokens))
     epochs = _epochs(wanted, rows, batch, lambda: _looks(PRETRAIN, tokens))
     adapter = not fresh and job.base.adapter_artifact is not None
     trainable = with_adapter(base, 16) if adapter else base.parameters
-    at_once = max(1, min(batch, MICRO_TOKENS // longest))
+    at_once = max(1, min(batch, MICRO_TOKENS // length))
     demand = Demand(
         base,
         trainable,
         at_once,
-        longest,
+        length,
         at_once,
         state=1.0 if fresh else 2.0,
-        logits=at_once * longest,
+        logits=at_once * length,
         held=HELD_BY_ADAPTERS if adapter else HELD,
+        longest=longest,
     )
     return _plan(demand, wanted, batch, epochs, rows, tokens)
 
@@ -107,9 +108,10 @@ def _tune(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan 
     pairs = 2 if isinstance(job, TunePreferences) else 1
     if data is not None and pairs > 1:
         # A row holds question and both answers, about as long as each other; a sequence is the question with one.
-        data = replace(data, mean=data.mean * 4 / 3, most=math.ceil(data.most * 2 / 3))
+        most, high = math.ceil(data.most * 2 / 3), math.ceil(data.high * 2 / 3)
+        data = replace(data, mean=data.mean * 4 / 3, most=most, high=high)
     small = base.parameters < SMALL_MODEL
-    longest = _longest(data, base, _or(wanted.max_length, 4096))
+    length, longest = _lengths(data, base, _or(wanted.max_length, 4096))
     rows, tokens = _size(data, base, longest)
     rule, large = (PAIRS, LARGE_PAIRS) if pairs > 1 else (TUNE, LARGE)
     batch = _or(wanted.batch_size, min(_by_tokens(rule[0], rows, tokens) if small else large[0], rows or 8))
@@ -121,11 +123,12 @@ def _tune(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan 
         base,
         with_adapter(base, _or(wanted.lora_r, 32 if small else 16)) if lora else base.parameters,
         at_once,
-        longest,
+        length,
         pairs if parts == "auto" else at_once,
         recompute=None if recompute == "auto" else bool(recompute),
-        logits=1024 if isinstance(job, FineTune) else at_once * longest,
+        logits=1024 if isinstance(job, FineTune) else at_once * length,
         held=HELD_BY_ADAPTERS if lora else HELD,
+        longest=longest,
         weight_bytes=QUANTIZED.get(getattr(wanted, "quantization", "none")),
         libraries=TRL_BYTES,
     )
@@ -138,7 +141,7 @@ def _head(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan 
         base = _lstm(wanted)
     if base is None:
         return None
-    longest = _longest(data, base, _or(wanted.max_length, 256 if method == "lstm" else 512))
+    length, longest = _lengths(data, base, _or(wanted.max_length, 256 if method == "lstm" else 512))
     rows, tokens = _size(data, base, longest)
     batch = _or(wanted.batch_size, min(32, max(4, (rows or 256) // 8)))
     target, fewest, most = HEAD_EPOCHS[method]
@@ -150,10 +153,11 @@ def _head(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan 
         base,
         trained.get(method, base.parameters),
         texts,
-        longest,
+        length,
         texts,
         float32=True,
         held=HELD_BY_ADAPTERS if lora else HELD,
+        longest=longest,
     )
     if method == "frozen":
         # What the trunk makes of the texts is made once, and nothing is kept for a way back.
@@ -166,16 +170,17 @@ def _multi_task(job: Any, base: ModelShape | None, data: TrainingData | None) ->
     if base is None:
         return None
     wanted, lora = job.hyperparameters, job.method == "lora"
-    longest = _longest(data, base, _or(wanted.max_length, 512))
+    length, longest = _lengths(data, base, _or(wanted.max_length, 512))
     batch = _or(wanted.batch_size, 32)
     demand = Demand(
         base,
         with_adapter(base, _or(wanted.lora_r, 16)) if lora else base.parameters,
         batch,
-        longest,
+        length,
         batch,
         float32=True,
         held=HELD_BY_ADAPTERS if lora else HELD,
+        longest=longest,
     )
     return _plan(demand, wanted, batch, None, None, None)
 
@@ -246,8 +251,12 @@ def _size(data: TrainingData | None, shape: ModelShape, longest: int) -> tuple[i
     return data.rows, round(data.rows * min(longest, data.tokens_a_row(shape.vocabulary)))
 
 
-def _longest(data: TrainingData | None, shape: ModelShape, most: int) -> int:
-    return min(most, data.longest(shape.vocabulary)) if data is not None else most
+def _lengths(data: TrainingData | None, shape: ModelShape, most: int) -> tuple[int, int]:
+    """Tokens of (a text of a batch of long ones, the longest text), at most `most` and what the model takes."""
+    most = min(most, shape.positions)
+    if data is None:
+        return most, most
+    return min(most, data.usual(shape.vocabulary)), min(most, data.longest(shape.vocabulary))
 
 
 def _lstm(wanted: Any) -> ModelShape:

@@ -46,7 +46,10 @@ class Known:
         """The least step of a run there; of texts whose length is not known, none."""
         sure = _SURE if self.data is not None else 0.0
         demand = replace(
-            plan.demand, length=round(plan.demand.length * sure), logits=round(plan.demand.logits * sure)
+            plan.demand,
+            length=round(plan.demand.length * sure),
+            longest=round(plan.demand.longest * sure),
+            logits=round(plan.demand.logits * sure),
         )
         return fitting(demand, place.device, 0)
 
@@ -209,7 +212,7 @@ def _changes(contract: JobContract, plan: Plan) -> Iterator[list[dict[str, Any]]
     yield [{"batch_size": size} for size in sizes]
     for name in ("max_length", "context_length"):
         if name in fields:
-            yield [{name: size} for size in _halves(plan.demand.length, _SHORTEST)]
+            yield [{name: size} for size in _halves(max(plan.demand.length, plan.demand.longest), _SHORTEST)]
     if getattr(wanted, "method", None) == "full":
         yield [{"method": "lora"}, *({"method": "lora", "batch_size": size} for size in sizes)]
 

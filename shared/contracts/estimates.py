@@ -32,6 +32,8 @@ class ModelShape:
     intermediate: int
     vocabulary: int
     stored_bytes: int = 4
+    # Most tokens that the model sees at once, where its configuration says.
+    positions: int = 10**9
 
     @property
     def matrices(self) -> int:
@@ -41,7 +43,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Demand:
-    """A run: `rows` texts of up to `length` tokens a step, of which `trainable` parameters learn.
+    """A run: `rows` texts of about `length` tokens a step, one of `longest`, by which `trainable` parameters learn.
 
     `least_rows` may be computed at once where all do not fit. `recompute` is whether activations are computed twice;
     None leaves it to the run. `state` is how many numbers the optimizer keeps of each trained one, `logits` for how
@@ -62,6 +64,7 @@ class Demand:
     # Bytes of a weight that is kept smaller than it is stored, and of libraries that not every trainer has.
     weight_bytes: float | None = None
     libraries: int = 0
+    longest: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,9 @@ def memory_of(demand: Demand, device: str, rows: int, *, recompute: bool) -> Mem
     width = 4 if device == "cpu" or demand.float32 else shape.stored_bytes
     layer = 9 * shape.hidden + 4 * shape.intermediate
     per_token = shape.layers * shape.hidden + layer if recompute else shape.layers * layer
-    activations = rows * demand.length * per_token * width
-    logits = min(demand.logits, rows * demand.length) * shape.vocabulary * _LOGIT_BYTES
+    tokens = max(rows * demand.length, demand.longest) if rows else 0
+    activations = tokens * per_token * width
+    logits = min(demand.logits, tokens) * shape.vocabulary * _LOGIT_BYTES
     return Memory(
         weights=round(shape.parameters * (demand.weight_bytes or width)),
         gradients=demand.trainable * 4,
@@ -163,6 +167,7 @@ def shape_of_config(config: Mapping[str, Any], weight_bytes: int) -> ModelShape 
         intermediate=_whole(config, "intermediate_size", "n_inner", "hidden_dim") or 4 * hidden,
         vocabulary=_whole(config, "vocab_size") or 0,
         stored_bytes=stored,
+        positions=_whole(config, "max_position_embeddings", "n_positions", "n_ctx") or 10**9,
     )
 
 
