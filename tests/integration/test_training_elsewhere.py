@@ -145,6 +145,18 @@ class Site:
     def wait_for_state(self, job: Job, state: Status) -> Job:
         return self.harness.wait_job(job.id, PATIENCE_S, until=lambda now: now.state is state)
 
+    @contextmanager
+    def asked_to_stop(self, job: Job, worker: Process, why: str) -> Iterator[None]:
+        """However fast this machine trains: the run stands still while the block asks, until its worker has heard."""
+        trainer = trainer_of(worker)
+        trainer.suspend()
+        yield
+        told = f"asked to stop at its next step: {why}"
+        wait_for(
+            lambda: any(event["message"] == told for event in self.told(job, "message")), PATIENCE_S, told
+        )
+        trainer.resume()
+
     def begin_peak(self) -> None:
         """Live requests that nobody takes, on a line that an inference worker is said to hear."""
         with self.harness.db.core() as c:
@@ -208,7 +220,8 @@ def test_a_worker_that_is_killed_and_one_that_is_paused_are_followed_by_others_w
         trainer.wait(PATIENCE_S)
         second = here.worker()
         paused_after = here.wait_for_checkpoint(job, killed_after)
-        here.ask(job_requests.request_pause, job)
+        with here.asked_to_stop(job, second, "pause"):
+            here.ask(job_requests.request_pause, job)
         paused = here.wait_for_state(job, Status.PAUSED)
         assert (paused.worker_id, paused.attempt) == (None, 0)
         wait_for(lambda: here.busy(second) == 0, PATIENCE_S, "the worker to be free")
@@ -274,7 +287,8 @@ def test_kills_at_random_steps_and_a_peak_leave_the_losses_of_pretraining_as_the
             )
         step = here.last_step(job) + dice.randint(5, 20)
         wait_for(lambda: here.last_step(job) >= step, PATIENCE_S, f"step {step}, seed {seed}")
-        here.begin_peak()
+        with here.asked_to_stop(job, worker, "preempt"):
+            here.begin_peak()
         here.harness.wait_job(job.id, PATIENCE_S, until=lambda now: bool(now.blocked_by))
         here.end_peak()
         done = here.ended(job)
