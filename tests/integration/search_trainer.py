@@ -1,7 +1,7 @@
 """A trainer without a model: its loss falls to what the learning rate deserves, at the pace that a file sets.
 
-`hyperparameters.batch_size` 13 dies of its data, and 17 diverges. While the file `hold` in the platform's home names a
-step, none after it is done, so that a test may look, pause and kill.
+`hyperparameters.batch_size` 13 dies of its data, and 17 diverges; a rate of 1 comes to no end by itself. While the file
+`hold` in the platform's home names a step, none after it is done, so that a test may look, pause and kill.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from shared.frames import Frame, claim_stdout, read_frames
 
 STEPS = 10
 SAVED_AT = 3
+ENDLESS_AT = 7
 asked: list[str] = []
 
 
@@ -36,9 +37,10 @@ def main() -> None:
     done = 0
     if spec["resume_from"]:
         done = json.loads((Path(spec["resume_from"]) / "state.json").read_bytes())["step"]
+    endless = wanted["learning_rate"] == 1.0
     distance = abs(math.log10(wanted["learning_rate"]) + 2)
     for step in range(done + 1, STEPS + 1):
-        while is_held(hold, step) and not asked:
+        while (is_held(hold, step) or (endless and step > ENDLESS_AT)) and not asked:
             time.sleep(0.01)
         if asked:
             if asked[0] != "cancel":

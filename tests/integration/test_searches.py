@@ -111,7 +111,9 @@ class Searched:
 @pytest.fixture(scope="module")
 def searched(postgres: servers.RunningServer, valkey: servers.RunningServer) -> Iterator[Searched]:
     url = servers.new_database(postgres.url, "test_searches", template="heliu_template")
-    with platform(url, valkey.url) as harness:
+    # A worker that is slow on a busy machine is not taken for dead; one that is started again says so itself.
+    patient = {"HELIU_LEASE_SECONDS": "60", "HELIU_HEARTBEAT_SECONDS": "15"}
+    with platform(url, valkey.url, **patient) as harness:
         yield Searched(harness)
     servers.drop_database(postgres.url, "test_searches")
 
@@ -211,7 +213,7 @@ def test_a_trial_that_falls_behind_is_given_up_and_keeps_its_curve(searched: Sea
     assert found["status"] == "succeeded"
     [given_up] = [one for one in found["trials"] if one["state"] == "pruned"]
     assert given_up["params"] == {RATE: 1.0}
-    assert 3 <= len(given_up["intermediate_values"]) < 10
+    assert 3 <= len(given_up["intermediate_values"]) <= 7
     assert "median" in given_up["error"]["message"]
     job = searched.harness.job(given_up["job_id"])
     assert (job.state.value, job.error) == ("succeeded", None)
@@ -248,7 +250,7 @@ def test_a_cancelled_search_ends_its_trials_and_registers_nothing(searched: Sear
 
 
 def test_a_search_whose_time_is_over_gives_up_what_runs_and_keeps_the_best_so_far(searched: Searched) -> None:
-    search = searched.create("late", trials=1000, max_seconds=4, parallel=3)
+    search = searched.create("late", trials=1000, max_seconds=8, parallel=3)
     wait_for(lambda: searched.get(search)["counts"]["complete"] >= 1, 60, "a trial to end")
     searched.hold_after(2)
     found = searched.ended(search)
