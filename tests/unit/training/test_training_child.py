@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.gateway import demands
 from services.training import evaluate, losses, pretrain, sft
-from services.training.dpo import run as dpo
+from services.training.dpo import planning as dpo
 from services.training.encoders import run as encoder_run
 from services.training.encoders.model import new_tokenizer
 from services.training.heads import pace as head_pace
