@@ -73,6 +73,8 @@ class Searches(Bench):
             queue=RunSearch.queue,
             payload=contract.dump(),
             max_crashes=RunSearch.max_crashes,
+            priority=-3,
+            preemptible=True,
         )
         with self.db.transaction(self.tenant) as c:
             return job_store.submit(c, new)[0]
@@ -226,3 +228,14 @@ def test_a_trial_that_its_search_has_settled_settles_nothing_more(bench: Searche
         assert repository.settle(c, job.id, 0, "cancelled")
         assert not repository.settle(c, job.id, 0, "complete", value=1.0)
     assert bench.trials(job)[0]["state"] == "cancelled"
+
+
+def test_trials_have_the_priority_of_their_search_and_give_way_like_it(bench: Searches) -> None:
+    job = bench.begin()
+    bench.visit(bench.coordinator())
+    trials = bench.jobs(job)
+    assert {one.priority for one in trials} == {-3}
+    assert {one.metadata["search"] for one in trials} == {job.id}
+    with bench.db.core() as c:
+        rows = c.execute("SELECT job_id FROM core.preemptible").fetchall()
+    assert {row["job_id"] for row in rows} == {job.id, *(one.id for one in trials)}
