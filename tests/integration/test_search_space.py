@@ -62,7 +62,12 @@ BAD: list[tuple[dict[str, Any], str, int, str]] = [
     ({"space": {"name": choice("a", "b")}}, "space.name", 400, "cannot be searched"),
     ({"space": {"type": choice("head", "sft")}}, "space.type", 400, "cannot be searched"),
     ({"space": {RATE: {**LOG_RATE, "low": 0.0}}}, f"space.{RATE}", 400, "log scale"),
-    ({"space": {RATE: {"type": "float", "low": -1.0, "high": 1.0}}}, f"space.{RATE}", 400, "greater than or equal"),
+    (
+        {"space": {RATE: {"type": "float", "low": -1.0, "high": 1.0}}},
+        f"space.{RATE}",
+        400,
+        "greater than or equal",
+    ),
     ({"space": {RATE: {**LOG_RATE, "high": 1e-5}}}, f"space.{RATE}", 400, "low must be the smaller"),
     ({"space": {RATE: {**LOG_RATE, "step": 0.1}}}, f"space.{RATE}", 400, "do not go together"),
     ({"space": {RATE: {**LOG_RATE, "mode": 1}}}, f"space.{RATE}.mode", 400, "unknown"),
