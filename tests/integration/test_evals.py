@@ -27,6 +27,7 @@ from shared.errors import HeliuError
 from shared.webhooks import sign
 from tests import servers
 from tests.harness import Harness, platform, wait_for
+from tests.integration.eval_bodies import EXACT, completions, config, given
 from tests.local_upstream import MODEL, LocalUpstream, local_upstream
 from tests.unit.inference.tiny_encoders import save_encoder
 from tests.unit.inference.tiny_heads import save_head
@@ -40,22 +41,6 @@ ADD_MODEL = "INSERT INTO training.model (tenant_id, id, kind, artifact) VALUES (
 ADD_VERSION = """
 INSERT INTO data_governance.version (tenant_id, id, dataset_id, job_id, artifact, rows, train_rows, validation_rows,
     gate_passed, gate, report) VALUES (%s, %s, 'ds-evals', 'dsjob-1', %s, 3, 1, 2, true, '{}', '{}')"""
-ITEM = {
-    "type": "object",
-    "properties": {
-        "question": {"type": "string"},
-        "answer": {"type": "string"},
-        "topic": {"type": "string"},
-    },
-    "required": ["question", "answer"],
-}
-EXACT = {
-    "type": "string_check",
-    "name": "exact",
-    "input": "{{sample.output_text}}",
-    "reference": "{{item.answer}}",
-    "operation": "eq",
-}
 
 
 class Stage:
@@ -103,21 +88,6 @@ def stage(
     with local_upstream(key=KEY) as upstream, platform(database, valkey.url, **settings) as harness:
         yield Stage(harness, upstream, tmp_path_factory.mktemp("models"))
     servers.drop_database(postgres.url, "test_evals")
-
-
-def config(schema: dict[str, Any] = ITEM, sample: bool = True) -> Any:
-    return {"type": "custom", "item_schema": schema, "include_sample_schema": sample}
-
-
-def completions(source: Any, **more: Any) -> Any:
-    template = [{"role": "user", "content": "{{item.question}}"}]
-    return {
-        "type": "completions",
-        "model": "far",
-        "source": source,
-        "input_messages": {"type": "template", "template": template},
-        **more,
-    }
 
 
 def test_a_run_samples_grades_and_tells_each_item(stage: Stage, tmp_path: Path) -> None:
@@ -206,14 +176,6 @@ def test_a_run_samples_grades_and_tells_each_item(stage: Stage, tmp_path: Path) 
     assert [entry.id for entry in client.files.list()] == [file.id]
     assert list(client.batches.list()) == []
     assert httpx.get(run.report_url, headers={"authorization": f"Bearer {client.api_key}"}).status_code == 200
-
-
-def given(*items: dict[str, Any], samples: list[str] | None = None) -> Any:
-    """A source of items that come along, with their answers where there are any."""
-    content: list[dict[str, Any]] = [{"item": item} for item in items]
-    for one, text in zip(content, samples or [], strict=False):
-        one["sample"] = {"output_text": text}
-    return {"type": "file_content", "content": content}
 
 
 def test_evals_and_runs_are_listed_renamed_and_deleted(stage: Stage) -> None:
@@ -473,133 +435,6 @@ def test_a_worker_killed_while_it_grades_leaves_each_item_once(stage: Stage) -> 
     assert numbers == list(range(240))
     assert len(upstream.asked) - before == 240
     assert stage.harness.job(run.id).crashes == 1
-
-
-WRONG: list[tuple[dict[str, Any], str, str]] = [
-    ({"data_source_config": {"type": "logs"}}, "data_source_config.type", "is not served"),
-    (
-        {"data_source_config": config({"type": "list"})},
-        "data_source_config.item_schema.type",
-        "one of object",
-    ),
-    ({"data_source_config": config({"$ref": "#"})}, "data_source_config.item_schema", "not served"),
-    ({"testing_criteria": []}, "testing_criteria", "at least 1"),
-    ({"testing_criteria": [{**EXACT, "type": "vibes"}]}, "testing_criteria[0].type", "string_check"),
-    ({"testing_criteria": [EXACT, EXACT]}, "testing_criteria[1].name", "earlier one"),
-    (
-        {"testing_criteria": [{**EXACT, "reference": "{{item.anser}}"}]},
-        "testing_criteria[0].reference",
-        "item.answer",
-    ),
-    (
-        {"testing_criteria": [{**EXACT, "input": "{{ item.answer"}]},
-        "testing_criteria[0].input",
-        "no template",
-    ),
-    (
-        {"testing_criteria": [{**EXACT, "input": "{{item.answer.upper()}}"}]},
-        "testing_criteria[0].input",
-        "call",
-    ),
-    ({"testing_criteria": [{**EXACT, "operation": "equals"}]}, "testing_criteria[0].operation", "eq"),
-    ({"testing_criteria": [{**EXACT, "grace": 1}]}, "testing_criteria[0].grace", "unknown parameter"),
-    ({"data_source_config": config(sample=False)}, "testing_criteria[0].input", "include_sample_schema"),
-    (
-        {"testing_criteria": [{"type": "python", "name": "p", "source": "def grade(:"}]},
-        "testing_criteria[0].source",
-        "no Python",
-    ),
-    (
-        {
-            "testing_criteria": [
-                {
-                    "type": "label_model",
-                    "name": "j",
-                    "model": "farr",
-                    "labels": ["a"],
-                    "passing_labels": ["a"],
-                    "input": [{"role": "user", "content": "x"}],
-                }
-            ]
-        },
-        "testing_criteria[0].model",
-        "did you mean 'far'",
-    ),
-    (
-        {
-            "testing_criteria": [
-                {
-                    "type": "score_model",
-                    "name": "s",
-                    "model": "encoder",
-                    "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}],
-                }
-            ]
-        },
-        "testing_criteria[0].input[0].content",
-        "evals are of text",
-    ),
-    ({"metrics": [{"type": "bleu", "reference": "{{item.gold}}"}]}, "metrics[0].reference", "item.gold"),
-    ({"slices": ["colour"]}, "slices[0]", "item.colour"),
-    ({"cluster": "conversation"}, "cluster", "item.NAME"),
-    ({"metadata": {"a": 1}}, "metadata.a", "string"),
-]
-
-
-@pytest.mark.parametrize(("changes", "param", "words"), WRONG)
-def test_a_wrong_eval_is_refused_with_place_and_mend(
-    stage: Stage, changes: dict[str, Any], param: str, words: str
-) -> None:
-    body = {"data_source_config": config(), "testing_criteria": [EXACT], **changes}
-    answer = stage.operator.post("/v1/evals", json=body)
-    error = answer.json()["error"]
-    assert answer.status_code in (400, 404), error
-    assert (error["param"], words in error["message"]) == (param, True), error
-
-
-def test_a_wrong_run_is_refused_before_a_worker_is_taken(stage: Stage) -> None:
-    made = stage.client.evals.create(data_source_config=config(), testing_criteria=[EXACT])  # type: ignore[list-item]
-    good = given({"question": "a", "answer": "a"})
-    template = {"type": "template", "template": [{"role": "user", "content": "{{item.quest}}"}]}
-    wrong: list[tuple[dict[str, Any], str, str]] = [
-        ({"type": "jsonl", "source": {"type": "stored_completions"}}, "data_source.source", "not served"),
-        (
-            {"type": "jsonl", "source": {"type": "file_id", "id": "file-x"}},
-            "data_source.source.id",
-            "no file",
-        ),
-        (
-            {"type": "jsonl", "source": given({"question": 1, "answer": "a"})},
-            "data_source.source.content[0].item",
-            "item.question must be of the type string",
-        ),
-        (completions(good, model="nope"), "data_source.model", "does not exist"),
-        (completions(good, model="encoder"), "data_source.model", "encoder"),
-        (completions(good, model="task:nope"), "data_source.model", "does not exist"),
-        (completions(good, model="task:say it"), "data_source.model", "is no task"),
-        (
-            completions(good, input_messages=template),
-            "data_source.input_messages.template[0].content",
-            "item.question",
-        ),
-        (completions(good, input_messages=None), "data_source", "input_messages is missing"),
-        (
-            completions({"type": "dataset_version", "id": "dsv-nope"}),
-            "data_source.source.id",
-            "no dataset version",
-        ),
-        (
-            completions(good, sampling_params={"temperature": 9}),
-            "data_source.sampling_params.temperature",
-            "2",
-        ),
-    ]
-    for source, param, words in wrong:
-        answer = stage.operator.post(f"/v1/evals/{made.id}/runs", json={"data_source": source})
-        error = answer.json()["error"]
-        assert answer.status_code in (400, 404), (source, error)
-        assert (error["param"], words in error["message"]) == (param, True), error
-    assert list(stage.client.evals.runs.list(made.id)) == []
 
 
 def test_a_file_with_a_wrong_line_fails_its_run_with_the_line(stage: Stage, tmp_path: Path) -> None:
