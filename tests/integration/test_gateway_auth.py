@@ -55,6 +55,7 @@ OPERATORS = {
 }
 STORE = "/v1/vector_stores/{vector_store_id}"
 LABELLING = "/v1/labelling/projects/{project}"
+REGISTERED = "/v1/registry/{name}/versions/{number}"
 # What a route wants to read before it looks for what is named in its path.
 BODIES = {
     "/v1/sources/{name}": {"schedule": None},
@@ -65,6 +66,13 @@ BODIES = {
     "/v1/tasks/{name}/split": {"weights": {"1": 1}},
     "/v1/erasures/{erasure_id}/rebuild": {},
     "/v1/datasets/{name}/versions/{version_id}/export": {},
+    "/v1/registry/{name}": {"description": "x"},
+    "/v1/registry/{name}/versions": {"model": "m"},
+    "/v1/registry/{name}/rollback": {},
+    **{f"{REGISTERED}/{verb}": {} for verb in ("gate", "stage", "archive", "promote")},
+    f"{REGISTERED}/canary": {"share": 0.1},
+    f"{REGISTERED}/waivers": {"check": "parity", "reason": "x"},
+    **{f"/v1/registry/{{name}}/requests/{{request_id}}/{verb}": {} for verb in ("approve", "reject")},
     "/v1/evals/{eval_id}": {"name": "x"},
     "/v1/evals/{eval_id}/runs": {"data_source": JSONL},
     LABELLING: {"guidelines": "x"},
@@ -94,7 +102,15 @@ QUERIES = {
     "/v1/evals/{eval_id}/compare": "?run={run_id}&run={other_run_id}",
 }
 # A worker answers these, and there is none here; or they read files that this version does not have.
-BY_WORKERS = ("rows", "/agreement", "/diff", "/download", "/croissant", f"{STORE}/files/{{file_id}}/content")
+BY_WORKERS = (
+    "rows",
+    "/agreement",
+    "/diff",
+    "/download",
+    "/croissant",
+    "/tensorboard",
+    f"{STORE}/files/{{file_id}}/content",
+)
 ERASURE = """
 INSERT INTO data_governance.erasure (id, tenant_id, job_id, subject, found) VALUES ('erasure-1', %s, 'j', '{}', '{}')"""
 
@@ -241,6 +257,17 @@ def make_eval(gateway: RunningGateway, acme: httpx.Client) -> dict[str, str]:
     }
 
 
+def make_registered(acme: httpx.Client) -> dict[str, str]:
+    """A registered model of acme's with a version in staging, a decision of its gate, and nobody to approve it."""
+    assert acme.post("/v1/registry", json={"name": "service"}).status_code == 200
+    added = acme.post("/v1/registry/service/versions", json={"model": "m"})
+    assert added.status_code == 200, added.text
+    acme.post("/v1/registry/service/versions/1/stage", json={})
+    decision = acme.post("/v1/registry/service/versions/1/gate", json={})
+    assert decision.status_code == 200, decision.text
+    return {"number": "1", "decision_id": decision.json()["id"], "request_id": "regreq-none"}
+
+
 def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
     with gateway.http() as acme, gateway.http("rival") as rival:
         upload = {"file": ("a.jsonl", b"{}\n")}
@@ -286,7 +313,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             "version": "1",
         }
         assert acme.post("/v1/tasks", json={"name": "service", "spec": TASK}).status_code == 200
-        names |= make_eval(gateway, acme)
+        names |= make_eval(gateway, acme) | make_registered(acme)
         project = make_project(gateway, ["one"])
         labeller = Person(gateway, project, "li").id
         names |= {"project": project, "item_id": f"{project}-0", "labeller_id": labeller}
