@@ -41,7 +41,8 @@ def supervise(
 ) -> Frame:
     """Returns the child's result frame. Raises Stopped, ChildCrashed, or the child's typed error.
 
-    A cancel, pause, drain or preemption is passed on and given `grace_s` to reach a checkpoint; a lost lease kills at once.
+    A cancel, pause, drain or preemption is passed on and given `grace_s` to reach a checkpoint; a lost lease kills at
+    once.
     """
     child = Child(module)
     killed: Stop | None = None

@@ -13,7 +13,7 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from shared.contracts.estimates import ModelShape, memory_of, shape_of_config
 from shared.contracts.heads import TrainHead
 from shared.contracts.preferences import TunePreferences
 from shared.contracts.training import FineTune, Pretrain
-from shared.frames import Frame, read_frames, write_frame
+from shared.frames import read_frames, write_frame
 
 REF = {"id": "file-1", "kind": "file", "artifact": "sha256:" + "0" * 64}
 TINY = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "context_length": 96, "batch_size": 4}
@@ -38,21 +38,7 @@ MIDDLE = {
     "context_length": 512,
     "batch_size": 8,
 }
-WORDS = [
-    "refund",
-    "delivery",
-    "invoice",
-    "你好",
-    "退货",
-    "发票",
-    "please",
-    "order",
-    "card",
-    "today",
-    "quickly",
-    "address",
-    "tomorrow",
-]
+SAMPLES = Path(__file__).resolve().parents[2] / "deploy" / "samples" / "service_dialogues.jsonl"
 MIB = 2**20
 
 
@@ -115,24 +101,39 @@ def cases() -> list[Case]:
     return found
 
 
-def write_data(folder: Path) -> dict[str, Path]:
-    """Chats, pairs and labelled texts, short and long."""
-    dice = random.Random(7)
+def sentences_of(samples: bytes) -> Iterator[str]:
+    """What is said in the samples, those rows left out that are broken on purpose."""
+    for line in samples.splitlines():
+        try:
+            turns = json.loads(line).get("messages") or []
+            yield from (turn["content"] for turn in turns if turn["content"])
+        except (ValueError, TypeError, KeyError):
+            continue
 
-    def words(count: int) -> str:
-        return " ".join(dice.choice(WORDS) for _ in range(count))
+
+def write_data(folder: Path) -> dict[str, Path]:
+    """Chats, pairs and labelled texts of the shipped samples' sentences, short and long."""
+    dice = random.Random(7)
+    said = list(sentences_of(SAMPLES.read_bytes()))
+
+    def text(sentences: int) -> str:
+        return " ".join(dice.choice(said) for _ in range(sentences))
 
     made = {}
-    for size, rows, count in (("tiny", 60, 8), ("20m", 200, 120)):
+    for size, count, sentences in (("tiny", 60, 1), ("20m", 200, 8)):
         lines: dict[str, list[Any]] = {"chat": [], "pairs": [], "label": []}
-        for _ in range(rows):
-            question, answer = {"role": "user", "content": words(count)}, words(count)
-            lines["chat"].append({"messages": [question, {"role": "assistant", "content": answer}]})
-            pair = {"input": {"messages": [question]}}
-            for name in ("preferred_output", "non_preferred_output"):
-                pair[name] = [{"role": "assistant", "content": words(count)}]  # type: ignore[assignment]
-            lines["pairs"].append(pair)
-            lines["label"].append({"text": words(count), "label": dice.choice("ab")})
+        for _ in range(count):
+            question, answers = {"role": "user", "content": text(sentences)}, [text(sentences) for _ in "ab"]
+            told = [{"role": "assistant", "content": answer} for answer in answers]
+            lines["chat"].append({"messages": [question, told[0]]})
+            lines["pairs"].append(
+                {
+                    "input": {"messages": [question]},
+                    "preferred_output": told[:1],
+                    "non_preferred_output": told[1:],
+                }
+            )
+            lines["label"].append({"text": text(sentences), "label": dice.choice("ab")})
         for name, found in lines.items():
             path = made[f"{name}-{size}"] = folder / f"{name}-{size}.jsonl"
             path.write_text("\n".join(json.dumps(one, ensure_ascii=False) for one in found))
@@ -154,8 +155,8 @@ def plan(case: Case, data: Path, base: Path | None) -> Plan:
     return found
 
 
-def train(case: Case, folder: Path, data: Path, base: Path | None, steps: int) -> tuple[Frame, int, int]:
-    """(the frame that told of the plan, peak in bytes, seconds)."""
+def train(case: Case, folder: Path, data: Path, base: Path | None, steps: int) -> tuple[int, float]:
+    """(peak in bytes, tokens of a step)."""
     wanted = case.body.get("hyperparameters", {})
     spec = {
         "kind": case.kind,
@@ -168,7 +169,6 @@ def train(case: Case, folder: Path, data: Path, base: Path | None, steps: int) -
         "choice": case.body.get("choice"),
         "hyperparameters": {**wanted, "max_steps": steps},
     }
-    began = time.monotonic()
     child = subprocess.Popen(
         [sys.executable, "-m", "services.training.child"],
         stdin=subprocess.PIPE,
@@ -178,15 +178,11 @@ def train(case: Case, folder: Path, data: Path, base: Path | None, steps: int) -
     assert child.stdin is not None
     assert child.stdout is not None
     write_frame(child.stdin, spec)
-    told: Frame = {}
-    last: Frame = {}
-    for last in read_frames(child.stdout):
-        if "total_steps" in (last.get("data") or {}) and last["type"] == "event":
-            told = last["data"]
+    *_, last = read_frames(child.stdout)
     _, _, usage = os.wait4(child.pid, 0)
     if last.get("type") != "result":
         raise RuntimeError(f"{case.name}: {last}")
-    return told, usage.ru_maxrss * 1024, round(time.monotonic() - began)
+    return usage.ru_maxrss * 1024, last["trained_tokens"] / last["data"]["steps"]
 
 
 def main() -> int:
@@ -194,9 +190,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=3, help="steps of each run")
     parser.add_argument("--only", default="", help="cases whose name has this, and the bases of them all")
     options = parser.parse_args()
-    print(
-        f"{'run':<16} {'estimated':>10} {'least':>9} {'real peak':>10} {'error':>7}   parts of the estimate"
-    )
+    print(f"{'run':<16} {'estimated':>10} {'real peak':>10} {'error':>6} {'tokens of a step':>20}   parts")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         data = write_data(root)
@@ -206,11 +200,12 @@ def main() -> int:
             base = root / case.base / "out" if case.base else None
             found = plan(case, data[case.data], base)
             memory = memory_of(found.demand, "cpu", found.demand.rows, recompute=False)
-            _, peak, _ = train(case, root / case.name, data[case.data], base, options.steps)
+            peak, tokens = train(case, root / case.name, data[case.data], base, options.steps)
             parts = ", ".join(f"{k} {v / MIB:.0f}" for k, v in memory.told().items() if k != "total")
+            guess = f"{(found.tokens or 0) / (found.steps or 1):.0f} for {tokens:.0f}"
             print(
-                f"{case.name:<16} {memory.total / MIB:>6.0f} MiB {memory.least / MIB:>5.0f} MiB {peak / MIB:>6.0f} MiB "
-                f"{(memory.total - peak) / peak:>+7.0%}   {parts}",
+                f"{case.name:<16} {memory.total / MIB:>6.0f} MiB {peak / MIB:>6.0f} MiB "
+                f"{(memory.total - peak) / peak:>+6.0%} {guess:>20}   {parts}",
                 flush=True,
             )
     return 0

@@ -149,6 +149,6 @@ def test_texts_in_pieces_longer_than_the_model_reads_are_refused(
     with gateway.as_tenant() as connection:
         connection.execute("UPDATE training.model SET info = '{\"context_length\": 96}' WHERE id = 'tuned'")
     body = {"type": "pretrain", "name": "long", "model": "tuned", "training_file": _upload(client, CHAT)}
-    with pytest.raises(openai.BadRequestError, match="context_length is 97, but .* reads 96") as caught:
+    with pytest.raises(openai.BadRequestError, match=r"context_length is 97, but .* reads 96") as caught:
         client.post("/training/jobs", body=body | {"hyperparameters": {"context_length": 97}}, cast_to=object)
     assert caught.value.param == "hyperparameters.context_length"

@@ -76,7 +76,9 @@ def _build(platform: Platform, ctx: JobContext, job: BuildVersion, work: Path) -
         span.set(parts=len(plan.parts), stages=len(plan.stages))
         paths = [file.path for file in files]
         while todo := advance(layout, plan, told.stop_if_asked):
-            if len(plan.parts) == 1 or not (platform.artifacts.shares_folder or platform.settings.ray_address):
+            if len(plan.parts) == 1 or not (
+                platform.artifacts.shares_folder or platform.settings.ray_address
+            ):
                 run_in_turn(paths, told, layout, plan, *todo)
             elif platform.settings.ray_address:
                 OnRay(platform.settings.ray_address, paths, told.stop_if_asked)(layout, plan, *todo)

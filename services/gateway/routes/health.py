@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["platform"])
 
+
 @router.get("/healthz", summary="The process is alive")
 async def healthz() -> dict[str, str]:
     return {"status": "ok"}
