@@ -14,7 +14,7 @@ from services.training.distill.answers import Answers, figures, read_answers, tr
 from services.training.distill.prompts import HELD, TRAIN, Prompts, choose, custom_id, lines
 from services.training.repository import distill as repository
 from services.training.spec import DataPaths
-from services.training.tasks.runs import TrainingRun
+from services.training.tasks.inputs import Inputs
 from shared.contracts.answers import CHAT
 from shared.contracts.distillation import Distill, Generation
 from shared.contracts.inference import Batch, ModelRef
@@ -44,12 +44,12 @@ def distill(platform: Platform, ctx: JobContext, job: Distill) -> Outcome | Wait
 
 def _prompts(platform: Platform, ctx: JobContext, job: Distill) -> Prompts:
     """The same in every phase: rows and seed decide them."""
-    run = TrainingRun(platform, ctx, job.base.model)
+    inputs = Inputs(platform, ctx)
     try:
-        data = DataPaths.model_validate(run.paths(job.training, job.validation))
+        data = DataPaths.model_validate(inputs.paths(job.training, job.validation))
         return choose(data, job.max_prompts, job.held_out_rows, job.seed)
     finally:
-        run.clean()
+        inputs.clean()
 
 
 def _ask(platform: Platform, ctx: JobContext, job: Distill, prompts: Prompts) -> Waiting:

@@ -14,7 +14,7 @@ def train_encoder(platform: Platform, ctx: JobContext, job: TrainEncoder) -> Out
     spec = {
         "kind": "encoder",
         "seed": job.seed,
-        "data": run.data(job.training, job.validation),
+        "data": run.inputs.data(job.training, job.validation),
         "hyperparameters": job.hyperparameters.model_dump(exclude_defaults=True),
     }
     return run.finish(

@@ -14,11 +14,11 @@ def evaluate(platform: Platform, ctx: JobContext, job: Evaluate) -> Outcome:
     spec = {
         "kind": "evaluate",
         "seed": job.seed,
-        "data": {"train": [], "validation": run.data(job.data, None)["validation"]},
-        "base_dir": run.folder(job.model.base_artifact),
-        "adapter_dir": run.folder(job.model.adapter_artifact) if job.model.adapter_artifact else None,
+        "data": {"train": [], "validation": run.inputs.data(job.data, None)["validation"]},
+        "base_dir": run.inputs.folder(job.model.base_artifact),
+        "adapter_dir": run.inputs.folder(job.model.adapter_artifact) if job.model.adapter_artifact else None,
         "hyperparameters": {"limit": job.limit},
     }
     result = run.train(spec)
-    run.clean()
+    run.inputs.clean()
     return Outcome(result={"model": job.model.model, "dataset": job.data.id, **result["data"]})

@@ -16,9 +16,9 @@ def train_head(platform: Platform, ctx: JobContext, job: TrainHead) -> Outcome:
         "kind": "head",
         "seed": job.seed,
         "choice": job.choice.model_dump(mode="json"),
-        "data": run.data(job.training, job.validation),
-        "base_dir": run.folder(base.base_artifact) if base else None,
-        "adapter_dir": run.folder(base.adapter_artifact) if base and base.adapter_artifact else None,
+        "data": run.inputs.data(job.training, job.validation),
+        "base_dir": run.inputs.folder(base.base_artifact) if base else None,
+        "adapter_dir": run.inputs.folder(base.adapter_artifact) if base and base.adapter_artifact else None,
         "hyperparameters": job.hyperparameters.model_dump(exclude_defaults=True),
     }
     kind = "ranker" if job.choice.head in RANKS else "classifier"

@@ -20,13 +20,15 @@ def measure_likelihood(platform: Platform, ctx: JobContext, job: MeasureLikeliho
     found = run.train(
         {
             "kind": "likelihood",
-            "data": {"train": [], "validation": run.data(answers, answers)["validation"]},
-            "base_dir": run.folder(job.model.base_artifact),
-            "adapter_dir": run.folder(job.model.adapter_artifact) if job.model.adapter_artifact else None,
+            "data": {"train": [], "validation": run.inputs.data(answers, answers)["validation"]},
+            "base_dir": run.inputs.folder(job.model.base_artifact),
+            "adapter_dir": run.inputs.folder(job.model.adapter_artifact)
+            if job.model.adapter_artifact
+            else None,
             "hyperparameters": {"count": job.count},
         }
     )
     with (Path(found["output_dir"]) / OUTPUT).open("rb") as source:
         artifact, _ = platform.artifacts.put(source)
-    run.clean()
+    run.inputs.clean()
     return Outcome(result={"artifact": artifact, "answers": found["data"]["answers"]})

@@ -22,8 +22,8 @@ def train_multi_task(platform: Platform, ctx: JobContext, job: TrainMultiTask) -
         "method": job.method,
         "data": {},
         "parts": [_part(run, job, part) for part in job.parts],
-        "base_dir": run.folder(job.base.base_artifact),
-        "adapter_dir": run.folder(adapter) if adapter else None,
+        "base_dir": run.inputs.folder(job.base.base_artifact),
+        "adapter_dir": run.inputs.folder(adapter) if adapter else None,
         "hyperparameters": job.hyperparameters.model_dump(exclude_defaults=True),
     }
     trained = run.train(spec)
@@ -38,7 +38,7 @@ def _part(run: TrainingRun, job: TrainMultiTask, part: TaskPart) -> dict[str, An
         "choice": part.choice(job.method).model_dump(mode="json"),
         "weight": part.weight,
         "settings": part.settings.model_dump(exclude_defaults=True),
-        "data": run.data(part.training, part.validation),
+        "data": run.inputs.data(part.training, part.validation),
     }
 
 

@@ -15,8 +15,8 @@ def tune_preferences(platform: Platform, ctx: JobContext, job: TunePreferences) 
     spec = {
         "kind": "dpo",
         "seed": job.seed,
-        "data": run.data(job.training, job.validation),
-        **run.start(job.base),
+        "data": run.inputs.data(job.training, job.validation),
+        **run.inputs.start(job.base),
         "hyperparameters": job.hyperparameters.model_dump(exclude_unset=True),
     }
     adapter = job.hyperparameters.makes_adapter

@@ -15,8 +15,8 @@ def pretrain(platform: Platform, ctx: JobContext, job: Pretrain) -> Outcome:
     spec = {
         "kind": "pretrain",
         "seed": job.seed,
-        "data": run.data(job.data, job.validation),
-        **(run.start(base) if base is not None else {}),
+        "data": run.inputs.data(job.data, job.validation),
+        **(run.inputs.start(base) if base is not None else {}),
         "hyperparameters": job.hyperparameters.model_dump(exclude_defaults=True),
     }
     adapter = base is not None and base.adapter_artifact is not None

@@ -1,10 +1,8 @@
-"""One attempt at training: its folders, its child process, and what the child reports on the way."""
+"""One attempt at training: its child process, what the child reports on the way, and the models that it leaves."""
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +13,13 @@ from services.training import repository
 from services.training.engine_check import check_engine
 from services.training.lineage import lineage, settings_in
 from services.training.supervise import Sink, supervise
+from services.training.tasks.inputs import Inputs
 from services.training.tasks.tracking import Tracking
 from services.training.tasks.trials import open_trial
 from shared.contracts.preferences import TunePreferences
-from shared.contracts.training import BaseRef, DataRef, FineTune
+from shared.contracts.training import FineTune
 from shared.db import Connection, retrying
-from shared.errors import HeliuError, InvalidInput
+from shared.errors import HeliuError
 from shared.job_context import JobContext, Outcome
 from shared.jobs import new_id
 from shared.stop import ChildCrashed, Stopped
@@ -52,7 +51,7 @@ class Made:
 
 
 class TrainingRun:
-    """One attempt's folders and what its child reports: events, metrics, checkpoints, spans."""
+    """One attempt: what its child reports (events, metrics, checkpoints, spans), and how it ends."""
 
     def __init__(
         self,
@@ -66,61 +65,12 @@ class TrainingRun:
         self._ctx = ctx
         self._model_name = model_name
         self._trial = open_trial(ctx)
-        self._begun: dict[str, str] = {}
-        # A folder for each attempt: a zombie of an earlier one can disturb nothing.
-        self._scratch = platform.settings.home / "work" / f"{ctx.job.id}-{ctx.job.epoch}"
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        self._cache = platform.settings.home / "cache"
-        self._kept = self._scratch / "kept"
+        self.inputs = Inputs(platform, ctx)
+        self._scratch = self.inputs.scratch
         self._tracking = Tracking(platform, ctx, self._scratch / "tracking")
         self._told_at = 0.0
         # What the run says of the settings that it was to choose.
         self._chosen: dict[str, Any] = {}
-
-    def folder(self, tree: str) -> str:
-        """The local folder of an artifact tree, there until the attempt's own folder goes."""
-        store = self._platform.artifacts
-        return str(store.keep(store.materialize(tree, self._cache), self._kept).absolute())
-
-    def start(self, base: BaseRef) -> dict[str, str | None]:
-        """The folders of a spec that say what a run starts from."""
-        adapter = base.adapter_artifact
-        # An adapter's own base is its base; that it knows what this one has learned stands here.
-        self._begun = {"started_from": base.model} if adapter is not None else {}
-        return {
-            "base_dir": self.folder(base.base_artifact),
-            "adapter_dir": self.folder(adapter) if adapter is not None else None,
-        }
-
-    def data(self, training: DataRef, validation: DataRef | None) -> dict[str, list[str]]:
-        """Local paths of train and validation; raises InvalidInput for a version that fails its gate."""
-        self._ctx.progress(phase="validating")
-        return self.paths(training, validation)
-
-    def paths(self, training: DataRef, validation: DataRef | None) -> dict[str, list[str]]:
-        """The same for a job whose phase is its own."""
-        train = self._paths(training)
-        if validation is not None:
-            return {"train": train, "validation": self._paths(validation)}
-        return {"train": train, "validation": train if training.kind == "version" else []}
-
-    def _paths(self, ref: DataRef) -> list[str]:
-        if ref.kind == "file":
-            # The child tells formats apart by name; objects in the store have none.
-            path = self._scratch / f"{ref.id}.jsonl"
-            if not path.exists():
-                store = self._platform.artifacts
-                path.symlink_to(store.keep(store.path(ref.artifact), self._kept).absolute())
-            return [str(path.absolute())]
-        folder = Path(self.folder(ref.artifact))
-        gate = json.loads((folder / "manifest.json").read_bytes())["gate"]
-        if not gate["passed"]:
-            raise InvalidInput(
-                f"dataset version {ref.id} fails its gate: {'; '.join(gate['reasons'])}",
-                code="dataset_gate_failed",
-                param="training_file",
-            )
-        return [str(path) for path in sorted(folder.glob("data/*.parquet"))]
 
     def train(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Run the child to its result frame. Raises Stopped, ChildCrashed, or the child's own typed error."""
@@ -130,7 +80,7 @@ class TrainingRun:
             **spec,
             "workdir": str((self._scratch / "run").absolute()),
             "output_dir": str((self._scratch / "output").absolute()),
-            "resume_from": self.folder(checkpoint["artifact"]) if checkpoint else None,
+            "resume_from": self.inputs.folder(checkpoint["artifact"]) if checkpoint else None,
             **({"threads": settings.threads} if settings.threads else {}),
         }
         if checkpoint:
@@ -195,7 +145,7 @@ class TrainingRun:
             f"{parity['rows']} rows; {parity['tolerance']:.2g} is allowed",
             parity,
         )
-        return {**trained, "data": {**trained["data"], **found, **self._begun}}
+        return {**trained, "data": {**trained["data"], **found, **self.inputs.begun}}
 
     def _metrics(self, step: int, data: dict[str, Any]) -> None:
         job = self._ctx.job.id
@@ -258,7 +208,7 @@ class TrainingRun:
             artifact=artifact,
             job_id=self._ctx.job.id,
             dataset_version=job.training.id,
-            info={"checkpoint": step, **metrics, **self._begun, "lineage": self._lineage({}, metrics)},
+            info={"checkpoint": step, **metrics, **self.inputs.begun, "lineage": self._lineage({}, metrics)},
             base_id=job.base.root if lora else job.base.model,
             base_artifact=job.base.base_artifact if lora else None,
         )
@@ -299,7 +249,7 @@ class TrainingRun:
         value = trial.value(trained["data"]) if trial is not None else None
         trees = [self._platform.artifacts.put_tree(one.folder) for one in made]
         kept = self._tracking.keep(trained)
-        self.clean()
+        self.inputs.clean()
         ctx, info = self._ctx, trained["data"]
         libraries = trained.get("libraries", {})
         recorded = [{**one.info, "lineage": self._lineage(libraries, one.info, one.data)} for one in made]
@@ -352,7 +302,3 @@ class TrainingRun:
             libraries=libraries,
             metrics=metrics,
         )
-
-    def clean(self) -> None:
-        """Drop the attempt's folders; what counts is in the artifact store."""
-        shutil.rmtree(self._scratch, ignore_errors=True)

@@ -15,8 +15,8 @@ def fine_tune(platform: Platform, ctx: JobContext, job: FineTune) -> Outcome:
     spec = {
         "kind": "sft",
         "seed": job.seed,
-        "data": run.data(job.training, job.validation),
-        **run.start(job.base),
+        "data": run.inputs.data(job.training, job.validation),
+        **run.inputs.start(job.base),
         "hyperparameters": job.hyperparameters.model_dump(exclude_unset=True),
     }
     adapter = job.hyperparameters.makes_adapter
