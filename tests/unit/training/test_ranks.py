@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from services.training.ranks import launch
+from services.training.ranks import launch, launcher
 from services.training.spec import parse_spec
 from shared.child import Child
 from shared.errors import InvalidInput
@@ -39,6 +40,29 @@ def _others(child: Child) -> dict[int, psutil.Process]:
     found = psutil.Process(child.pid).children(recursive=True)
     ranks = [p for p in found if "services.training.ranks.rank" in p.cmdline()]
     return {int(p.environ()["RANK"]): p for p in ranks}
+
+
+@dataclass
+class Failure:
+    """What the launcher reads of an agent's ProcessFailure."""
+
+    exitcode: int
+    timestamp: int
+
+
+@pytest.mark.parametrize(
+    ("failures", "first"),
+    [
+        ({0: Failure(1, 50), 1: Failure(-signal.SIGKILL, 50)}, 1),
+        ({0: Failure(1, 50), 1: Failure(-signal.SIGKILL, 51)}, 1),
+        ({0: Failure(1, 50), 1: Failure(-signal.SIGTERM, 50)}, 0),
+        ({0: Failure(-signal.SIGTERM, 50), 1: Failure(1, 50), 2: Failure(-signal.SIGKILL, 55)}, 1),
+        ({0: Failure(1, 51), 1: Failure(3, 50)}, 1),
+    ],
+    ids=["seen at once", "seen a second later", "ended by the agent", "ended hard by the agent", "by time"],
+)
+def test_the_first_failure_is_the_one_that_the_others_followed_from(failures: Any, first: int) -> None:
+    assert launcher.first_of(dict(sorted(failures.items())))[0] == first
 
 
 @pytest.mark.timeout(600)
