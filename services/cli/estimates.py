@@ -47,7 +47,7 @@ def lines(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "memory", f"{_size(memory['total'])} ({parts}); {basis['memory']}"
     if told["steps"] is not None:
         tokens = f" over {told['tokens']:,} tokens" if told["tokens"] is not None else ""
-        yield "steps", f"{told['steps']:,} of {told['batch_size']}{tokens}; by {basis['tokens']}"
+        yield "steps", f"{told['steps']:,} of {told['batch_size']} rows each{tokens}; by {basis['tokens']}"
     if told["seconds"] is not None:
         yield "time", f"{span(told['seconds'])}; {basis['seconds']}"
     for worker in told["workers"]:
