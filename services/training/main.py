@@ -16,7 +16,6 @@ from services.training.tasks import (
     heads,
     likelihoods,
     multi_task,
-    preferences,
     pretrain,
     searches,
     tune,
@@ -56,7 +55,7 @@ def main() -> int:
     handlers: dict[type[JobContract], Handler] = {
         Pretrain: partial(pretrain.pretrain, platform),
         FineTune: partial(tune.fine_tune, platform),
-        TunePreferences: partial(preferences.tune_preferences, platform),
+        TunePreferences: partial(tune.tune_preferences, platform),
         TrainHead: partial(heads.train_head, platform),
         TrainEncoder: partial(encoders.train_encoder, platform),
         TrainMultiTask: partial(multi_task.train_multi_task, platform),

@@ -12,7 +12,8 @@ from services.gateway import resolve
 from services.gateway.bodies import Body
 from services.gateway.metadata import Metadata
 from shared.contracts.base import JobContract
-from shared.contracts.training import DataRef
+from shared.contracts.training import BaseRef, DataRef
+from shared.contracts.tuning import LoraParameters, check_adapter
 from shared.db import Connection
 
 
@@ -75,3 +76,30 @@ class TrainingBody(MethodBody):
         if self.validation_file is None:
             return None
         return resolve.data_ref(connection, tenant, self.validation_file, param="validation_file")
+
+
+class TuningBody(TrainingBody):
+    """What tunes a causal model, by an adapter or in all its weights; the new one's name is made of the old one's."""
+
+    model: str = Field(
+        min_length=1,
+        max_length=256,
+        description="What is tuned: a base, or an adapter, whose own matrices are then trained further.",
+    )
+    suffix: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="Part of the new model's name, `ft:MODEL:SUFFIX:ID`.",
+    )
+
+    def base(self, connection: Connection, tenant: UUID, adapter: LoraParameters | None) -> BaseRef:
+        """The model to start from. Raises InvalidInput where the `adapter` that it is to get does not fit its layers,
+        as far as these are known."""
+        row = resolve.model_row(connection, tenant, self.model)
+        base = resolve.base_ref(row)
+        layers = row["info"].get("linear_layers")
+        if layers and adapter is not None and base.adapter_artifact is None:
+            check_adapter(adapter, layers)
+        return base

@@ -7,14 +7,13 @@ from uuid import UUID
 
 from pydantic import Field
 
-from services.gateway import resolve
-from services.gateway.methods.base import TrainingBody
+from services.gateway.methods.base import TuningBody
 from shared.contracts.preferences import PreferenceParameters, TunePreferences
-from shared.contracts.tuning import LoraParameters, check_adapter
+from shared.contracts.tuning import LoraParameters
 from shared.db import Connection
 
 
-class PreferenceBody(TrainingBody):
+class PreferenceBody(TuningBody):
     """Of two answers to a prompt the better one becomes likelier, measured by `model` itself. Rows are OpenAI's
     (`input`, `preferred_output`, `non_preferred_output`) or those of a labelling project's export (`prompt`, `chosen`,
     `rejected`). Of how many held-out pairs the better answer is the likelier one, before and after, stands in the
@@ -28,25 +27,15 @@ class PreferenceBody(TrainingBody):
         max_length=256,
         description="What is tuned, and what is measured by: a base, or an adapter, which is trained further.",
     )
-    suffix: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=64,
-        pattern=r"^[A-Za-z0-9._-]+$",
-        description="Part of the new model's name, `ft:MODEL:SUFFIX:ID`.",
-    )
     hyperparameters: PreferenceParameters = Field(
         PreferenceParameters(), description="LoRA or all weights, loss, length and rate of the training."
     )
 
     def contract(self, connection: Connection, tenant: UUID) -> TunePreferences:
-        row = resolve.model_row(connection, tenant, self.model)
-        base, wanted = resolve.base_ref(row), self.hyperparameters
-        layers = row["info"].get("linear_layers")
-        if layers and wanted.method == "lora" and base.adapter_artifact is None:
-            check_adapter(LoraParameters(lora_r=wanted.lora_r, target_modules=wanted.target_modules), layers)
+        wanted = self.hyperparameters
+        adapter = LoraParameters(lora_r=wanted.lora_r, target_modules=wanted.target_modules)
         return TunePreferences(
-            base=base,
+            base=self.base(connection, tenant, adapter if wanted.method == "lora" else None),
             training=self.training(connection, tenant),
             validation=self.validation(connection, tenant),
             suffix=self.suffix,

@@ -13,14 +13,15 @@ from services.gateway import repository_batches, resolve, shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.job_pages import jobs_page
 from services.gateway.metadata import Metadata
-from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.pages import PageDep, listing
 from services.gateway.submission import submit
 from shared import job_requests, job_store
 from shared.contracts.answers import CHAT
 from shared.contracts.inference import Batch, Endpoint
 from shared.db import Connection, retrying
-from shared.errors import InvalidInput, NotFound
+from shared.errors import InvalidInput
 from shared.jobs import TERMINAL, Job
 
 router = APIRouter(tags=["batches"])
@@ -85,12 +86,7 @@ def create(
 def list_batches(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     """Newest first."""
     with gateway.db.transaction(caller.tenant) as connection:
-        try:
-            jobs, more = job_store.list_jobs(
-                connection, caller.tenant, kinds=KINDS, after=page.after, limit=page.limit
-            )
-        except NotFound as exc:
-            raise unknown_cursor(page.after or "") from exc
+        jobs, more = jobs_page(connection, caller, page, kinds=KINDS)
         shown = _with_counts(connection, jobs)
     return listing(shown, more)
 

@@ -11,13 +11,13 @@ from services.gateway import resolve, shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.job_pages import jobs_page
 from services.gateway.metadata import Metadata
-from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.pages import PageDep, listing
 from services.gateway.submission import submit
 from shared import job_store
 from shared.contracts.training import Evaluate
 from shared.db import Connection
-from shared.errors import NotFound
 
 router = APIRouter(tags=["evaluation"])
 
@@ -60,12 +60,7 @@ def create(
 @router.get("/v1/evaluations", summary="List evaluations")
 def list_evaluations(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
-        try:
-            jobs, more = job_store.list_jobs(
-                connection, caller.tenant, kinds=KINDS, after=page.after, limit=page.limit
-            )
-        except NotFound as exc:
-            raise unknown_cursor(page.after or "") from exc
+        jobs, more = jobs_page(connection, caller, page, kinds=KINDS)
     return listing([shapes.job(job) for job in jobs], more)
 
 

@@ -14,6 +14,7 @@ from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.estimates import that_fits
 from services.gateway.first_rows import of_the_right_sort
+from services.gateway.job_pages import jobs_page
 from services.gateway.metadata import Metadata, wanted_metadata
 from services.gateway.methods.base import Urgency
 from services.gateway.methods.preferences import PreferenceBody
@@ -24,7 +25,7 @@ from shared import job_requests, job_store
 from shared.contracts.preferences import PreferenceParameters, TunePreferences
 from shared.contracts.training import FineTune, FineTuneParameters
 from shared.db import Connection, retrying
-from shared.errors import InvalidInput, NotFound
+from shared.errors import InvalidInput
 from shared.jobs import Job
 
 router = APIRouter(tags=["fine-tuning"])
@@ -141,17 +142,7 @@ def list_jobs(request: Request, gateway: GatewayDep, caller: CallerDep, page: Pa
     """Newest first; `metadata[key]=value` narrows the list."""
     wanted = wanted_metadata(request.query_params)
     with gateway.db.transaction(caller.tenant) as connection:
-        try:
-            jobs, more = job_store.list_jobs(
-                connection,
-                caller.tenant,
-                kinds=KINDS,
-                after=page.after,
-                limit=page.limit,
-                metadata=wanted,
-            )
-        except NotFound as exc:
-            raise unknown_cursor(page.after or "") from exc
+        jobs, more = jobs_page(connection, caller, page, kinds=KINDS, metadata=wanted)
     return listing([shapes.fine_tuning_job(job) for job in jobs], more)
 
 

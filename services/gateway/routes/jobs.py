@@ -18,13 +18,14 @@ from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import EVENTS, json_body
 from services.gateway.errors import error_object
+from services.gateway.job_pages import jobs_page
 from services.gateway.metadata import Metadata, wanted_metadata
-from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.pages import PageDep, listing
 from services.gateway.submission import submit
 from shared import job_requests, job_store
 from shared.contracts.core import Noop
 from shared.db import Connection, retrying
-from shared.errors import HeliuError, InvalidInput, NotFound, Unavailable
+from shared.errors import HeliuError, InvalidInput, Unavailable
 from shared.jobs import TERMINAL, Job, Status
 
 router = APIRouter(tags=["jobs"])
@@ -74,19 +75,15 @@ def list_jobs(
 ) -> dict[str, Any]:
     """Newest first; `parts` shows the shards of batches too."""
     with gateway.db.transaction(caller.tenant) as connection:
-        try:
-            jobs, more = job_store.list_jobs(
-                connection,
-                caller.tenant,
-                kinds=[kind] if kind else None,
-                states=[status.value] if status else None,
-                after=page.after,
-                limit=page.limit,
-                parts=parts,
-                metadata=wanted_metadata(request.query_params),
-            )
-        except NotFound as exc:
-            raise unknown_cursor(page.after or "") from exc
+        jobs, more = jobs_page(
+            connection,
+            caller,
+            page,
+            kinds=[kind] if kind else None,
+            states=[status.value] if status else None,
+            parts=parts,
+            metadata=wanted_metadata(request.query_params),
+        )
     return listing([shapes.job(job) for job in jobs], more)
 
 

@@ -17,9 +17,10 @@ from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.estimates import that_fits
 from services.gateway.first_rows import of_the_right_sort
+from services.gateway.job_pages import jobs_page
 from services.gateway.metadata import Metadata
 from services.gateway.methods import CreateTraining
-from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.pages import PageDep, listing
 from services.gateway.search_objective import objective_of, trials_of
 from services.gateway.search_page import POLICY, render_search
 from services.gateway.search_space import dimensions
@@ -38,7 +39,7 @@ from shared.contracts.searches import (
     Sampler,
 )
 from shared.db import Connection, Row
-from shared.errors import HeliuError, InvalidInput, NotFound
+from shared.errors import HeliuError, InvalidInput
 from shared.jobs import Job
 
 router = APIRouter(tags=["training"])
@@ -195,12 +196,7 @@ def list_searches(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict
     """Newest first, without their trials. Events, cancel, pause and resume are those of /v1/jobs; a pause frees the
     workers of the trials that run, and they go on from their checkpoints."""
     with gateway.db.transaction(caller.tenant) as connection:
-        try:
-            jobs, more = job_store.list_jobs(
-                connection, caller.tenant, kinds=KINDS, after=page.after, limit=page.limit
-            )
-        except NotFound as exc:
-            raise unknown_cursor(page.after or "") from exc
+        jobs, more = jobs_page(connection, caller, page, kinds=KINDS)
         states = repository_searches.states(connection, [job.id for job in jobs])
     return listing([search_shapes.search(job, states[job.id]) for job in jobs], more)
 

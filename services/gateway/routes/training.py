@@ -12,11 +12,11 @@ from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.estimates import that_fits
 from services.gateway.first_rows import of_the_right_sort
+from services.gateway.job_pages import jobs_page
 from services.gateway.methods import KINDS, CreateTraining
-from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.pages import PageDep, listing
 from services.gateway.submission import submit
 from shared import job_store
-from shared.errors import NotFound
 
 router = APIRouter(tags=["training"])
 
@@ -64,12 +64,7 @@ def create(
 def list_training(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     """Newest first, fine-tuning among them. Events, cancel, pause and resume are those of /v1/jobs."""
     with gateway.db.transaction(caller.tenant) as connection:
-        try:
-            jobs, more = job_store.list_jobs(
-                connection, caller.tenant, kinds=KINDS, after=page.after, limit=page.limit
-            )
-        except NotFound as exc:
-            raise unknown_cursor(page.after or "") from exc
+        jobs, more = jobs_page(connection, caller, page, kinds=KINDS)
     return listing([shapes.job(job) for job in jobs], more)
 
 

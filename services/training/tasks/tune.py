@@ -1,8 +1,9 @@
-"""Queue entry of fine-tuning."""
+"""Queue entries of fine-tuning, on conversations and on preference pairs."""
 
 from __future__ import annotations
 
 from services.training.tasks.runs import TrainingRun
+from shared.contracts.preferences import TunePreferences
 from shared.contracts.training import FineTune
 from shared.job_context import JobContext, Outcome
 from shared.worker import Platform
@@ -10,10 +11,19 @@ from shared.worker import Platform
 
 def fine_tune(platform: Platform, ctx: JobContext, job: FineTune) -> Outcome:
     """An adapter (LoRA) or a new base (full, or DoRA merged) from a base and conversations."""
+    return _tune(platform, ctx, job, "sft")
+
+
+def tune_preferences(platform: Platform, ctx: JobContext, job: TunePreferences) -> Outcome:
+    """An adapter (LoRA) or a new base (full) from a model and preference pairs."""
+    return _tune(platform, ctx, job, "dpo")
+
+
+def _tune(platform: Platform, ctx: JobContext, job: FineTune | TunePreferences, kind: str) -> Outcome:
     name = f"ft:{job.base.root}:{job.suffix or 'heliu'}:{ctx.job.id[-8:]}"
     run = TrainingRun(platform, ctx, name, job)
     spec = {
-        "kind": "sft",
+        "kind": kind,
         "seed": job.seed,
         "data": run.inputs.data(job.training, job.validation),
         **run.inputs.start(job.base),

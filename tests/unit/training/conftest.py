@@ -21,7 +21,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory, tiny_data: dict[str, list[str]]) -> Path:
-    """Its folder; what the engine is held against lies in `../work/parity`."""
+    """Its folder; what the engine is held against lies in its run's folder `parity`."""
     folder = tmp_path_factory.mktemp("tiny-base")
     tiny_runs.run_here(tiny_runs.spec("pretrain", folder, tiny_data, hyperparameters=tiny_runs.PRETRAIN))
     return folder / "out"
