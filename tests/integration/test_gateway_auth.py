@@ -371,6 +371,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
             ("vector_stores", store),
             ("evals", names["eval_id"]),
             ("sources", acme.get("/v1/sources/service").json()["id"]),
+            ("checks", names["check_id"]),
         ):
             assert acme.get(f"/v1/{path}", params={"after": cursor}).status_code == 200, path
             refused = rival.get(f"/v1/{path}", params={"after": cursor})

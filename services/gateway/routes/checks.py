@@ -11,6 +11,7 @@ from services.gateway import repository_sources, resolve
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.job_pages import jobs_page
 from services.gateway.pages import PageDep, listing
 from services.gateway.recipes import check_recipe
 from services.gateway.shapes import unix
@@ -93,9 +94,7 @@ def create(
 def list_checks(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     """Newest first."""
     with gateway.db.transaction(caller.tenant) as connection:
-        jobs, more = job_store.list_jobs(
-            connection, caller.tenant, kinds=[CheckConsistency.kind], after=page.after, limit=page.limit
-        )
+        jobs, more = jobs_page(connection, caller, page, kinds=[CheckConsistency.kind])
     return listing([_shape(job) for job in jobs], more)
 
 
