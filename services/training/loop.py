@@ -27,6 +27,8 @@ class Loop(ABC):
         self.step = 0
         self.trained_tokens = 0
         self.last_metrics: dict[str, float] = {}
+        # A stop cut short the look at held-out rows which this step is due.
+        self.owes_validation = False
 
     @abstractmethod
     def write_weights(self, folder: Path) -> None:
@@ -56,6 +58,7 @@ class Loop(ABC):
         state: dict[str, Any] = {
             "step": self.step,
             "trained_tokens": self.trained_tokens,
+            "owes_validation": self.owes_validation,
             "schedule": self._schedule.state(),
             "optimizer": self._optimizer.state_dict(),
             "rng": torch.get_rng_state(),
@@ -70,6 +73,8 @@ class Loop(ABC):
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.restore(state["schedule"])
         self.step, self.trained_tokens = state["step"], state["trained_tokens"]
+        # Checkpoints of earlier releases do not say.
+        self.owes_validation = state.get("owes_validation", False)
         self.last_metrics = dict(checkpoint.metrics)
         torch.set_rng_state(state["rng"])
         # Encoders wrote none before they had this loop.

@@ -104,6 +104,8 @@ class Pretrainer(Loop):
         """Run to the end of the schedule; raises Stopped at a step boundary when asked to."""
         schedule, tally, epoch_start = self._pace.schedule, _Tally(), time.time_ns()
         self._model.train()
+        if self.owes_validation:
+            self._validate()
         while self.step < schedule.total:
             if self._run.stop_reason:
                 self.leave(partial(self._report, tally) if tally.steps else None)
@@ -179,6 +181,7 @@ class Pretrainer(Loop):
         return loss / count, correct / count, count
 
     def _validate(self) -> None:
+        self.owes_validation = True
         with self._run.timed("eval", step=self.step):
             try:
                 loss, accuracy, _ = self.evaluate()
@@ -186,6 +189,7 @@ class Pretrainer(Loop):
                 # The loop leaves at its next step, with a checkpoint.
                 self._model.train()
                 return
+        self.owes_validation = False
         self.last_metrics = self.last_metrics | {
             "valid_loss": loss,
             "valid_mean_token_accuracy": accuracy,

@@ -29,7 +29,8 @@ class Plan:
     """What the trainer follows: rows of all epochs in order, and when to log, check and save.
 
     `counts` are how many sequences each row holds where that is not one; `kept` stands in each checkpoint; `whole` says
-    that the rows which are watched are all that are held out.
+    that the rows which are watched are all that are held out; `owes_validation` that a stop came before the look at
+    them which the last step is due.
     """
 
     run: Run
@@ -45,10 +46,20 @@ class Plan:
     counts: npt.NDArray[np.int64] | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     whole: bool = False
+    owes_validation: bool = False
 
     def epoch(self, step: int) -> float:
         rows = min(step * self.batch_size, len(self.rows))
         return (rows if self.counts is None else int(self.counts[:rows].sum())) / self.rows_per_epoch
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, for `restore`."""
+        return {**self.schedule.state(), "kept": self.kept, "owes_validation": self.owes_validation}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.schedule.restore(state)
+        # Checkpoints of earlier releases do not say.
+        self.owes_validation = state.get("owes_validation", False)
 
     def tokens_of(self, step: int) -> int:
         """Tokens seen in the first `step` steps, padding left out."""
@@ -128,8 +139,7 @@ class Reporting(Trainer):  # type: ignore[misc]  # transformers is untyped here
             if path.name not in ("training_args.bin", "README.md"):
                 shutil.move(path, folder / path.name)
         shutil.rmtree(aside)
-        state = {**self.plan.schedule.state(), "kept": self.plan.kept}
-        (folder / "plan.json").write_text(json.dumps(state), encoding="utf-8")
+        (folder / "plan.json").write_text(json.dumps(self.plan.state()), encoding="utf-8")
 
 
 def _agree(plan: Plan) -> str | None:
@@ -155,6 +165,9 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._clock, self._epoch_start = time.perf_counter(), time.time_ns()
         self._logged_step = state.global_step
+        if self._trainer.plan.owes_validation:
+            self._trainer.plan.owes_validation = False
+            self._trainer.evaluate()
         if state.global_step >= self._trainer.plan.schedule.total:
             control.should_training_stop = True
 
@@ -173,9 +186,9 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
             plan.run.span("epoch", self._epoch_start, {"epoch": plan.epoch(step), "step": step})
             self._epoch_start = time.time_ns()
         # A checkpoint's figures are those of its own step.
-        control.should_evaluate = (
-            (boundary or due) and self._trainer.eval_dataset is not None and stop is None
-        )
+        look = (boundary or due) and self._trainer.eval_dataset is not None
+        # Who asks for the worker does not wait for a look at held-out rows: the run that goes on begins with it.
+        control.should_evaluate, plan.owes_validation = look and stop is None, look and stop is not None
         control.should_log = last or due or stop is not None or plan.schedule.logs_at(step, plan.log_every)
         control.should_save = (due or stop is not None) and stop != "cancel"
         control.should_training_stop = last or stop is not None

@@ -133,7 +133,7 @@ def run(spec: Spec, run: Run) -> Result:
         processing_class=tokenizer,
     )
     if resumed:
-        plan.schedule.restore(state)
+        plan.restore(state)
         run.event(f"resumed at step {resumed.step}")
     source = resumed.path if resumed else None
     if source is not None and world.size() == 1:

@@ -163,6 +163,15 @@ def test_an_answer_leaves_one_usage_row_with_its_endpoint(served: Served) -> Non
     assert (row["endpoint"], row["prompt_tokens"]) == ("/v1/rerank", answer["usage"]["prompt_tokens"])
 
 
+def sizes(answer: dict[str, Any]) -> list[float]:
+    """What the model made of each text. A sum's last digit depends on which texts are computed with it."""
+    if "results" in answer:
+        ranked = sorted(answer["results"], key=lambda result: result["index"])
+        return [result["relevance_score"] for result in ranked]
+    first = answer["data"][0]
+    return first["embedding"] if "embedding" in first else [p["score"] for p in first["predictions"]]
+
+
 def test_models_of_each_kind_answer_by_a_registered_name_and_say_which_version(served: Served) -> None:
     asked = {
         "classifier": ("/classifications", {"input": ["您好"]}),
@@ -178,8 +187,7 @@ def test_models_of_each_kind_answer_by_a_registered_name_and_say_which_version(s
         answer = served.post(path, model=f"registry:my-{kind}", **body)
         plainly = served.post(path, model=kind, **body)
         assert answer["model"] == f"registry:my-{kind}@1"
-        same = ("data", "results")
-        assert [answer.get(part) for part in same] == [plainly.get(part) for part in same]
+        assert sizes(answer) == pytest.approx(sizes(plainly), abs=1e-5)
     wrong = {"model": "registry:my-encoder", "input": "x"}
     with pytest.raises(openai.BadRequestError, match="'encoder' is of the kind 'encoder'"):
         served.post("/classifications", **wrong)

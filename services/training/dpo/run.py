@@ -105,7 +105,7 @@ def run(spec: Spec, run: Run) -> Result:
         processing_class=tokenizer,
     )
     if resumed:
-        plan.schedule.restore(state)
+        plan.restore(state)
         run.event(f"resumed at step {resumed.step}")
     trainer.train(resume_from_checkpoint=str(resumed.path) if resumed else None)
     step = trainer.state.global_step

@@ -61,6 +61,8 @@ class HeadTrainer(Loop):
 
     def train(self) -> None:
         schedule, tally, epoch_start = self._pace.schedule, _Tally(), time.time_ns()
+        if self.owes_validation:
+            self._watch()
         while self.step < schedule.total:
             if self._run.stop_reason:
                 self.leave(partial(self._report, tally) if tally.losses else None)
@@ -107,6 +109,7 @@ class HeadTrainer(Loop):
 
     def _watch(self) -> None:
         losses: list[float] = []
+        self.owes_validation = True
         with self._run.timed("eval", step=self.step):
             for part in self._parts:
                 try:
@@ -117,6 +120,7 @@ class HeadTrainer(Loop):
                 losses.append(loss * part.weight)
                 told = {"loss": loss, **figures}
                 self.last_metrics |= {_named(part, f"valid_{name}"): value for name, value in told.items()}
+        self.owes_validation = False
         # The parts' weights say what counts; with one part this is its own loss.
         self.last_metrics["valid_loss"] = sum(losses) / sum(part.weight for part in self._parts)
         self._run.metrics(self.step, self.last_metrics)
