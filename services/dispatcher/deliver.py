@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Protocol
 
-from services.dispatcher import repository_webhooks
-from services.dispatcher.repository_webhooks import Delivery
+from services.dispatcher import webhooks_repository
+from services.dispatcher.webhooks_repository import Delivery
 from shared.db import Database, retrying
 from shared.errors import HeliuError, InvalidInput, Unavailable
 from shared.outbound import Forbidden, Response
@@ -88,7 +88,7 @@ class Deliverer:
                 return None
             tenants = Counter(delivery.tenant_id for delivery in flying)
             with self._db.core() as connection:
-                delivery = repository_webhooks.claim(
+                delivery = webhooks_repository.claim(
                     connection,
                     self._lease,
                     endpoints=[one.endpoint_id for one in flying],
@@ -134,9 +134,9 @@ def attempt(db: Database, client: Client, delivery: Delivery) -> bool:
     def write() -> None:
         with db.core() as connection:
             if error is None:
-                repository_webhooks.delivered(connection, delivery)
+                webhooks_repository.delivered(connection, delivery)
             else:
-                repository_webhooks.failed(connection, delivery, error, pause)
+                webhooks_repository.failed(connection, delivery, error, pause)
 
     retrying(write, attempts=6, patience=0.2)
     if error is not None:

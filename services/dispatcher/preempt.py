@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.dispatcher import repository_preemption as repository
+from services.dispatcher import preemption_repository as repository
 from shared import preemption
 from shared.db import Connection, Database
 from shared.errors import Unavailable

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from uuid import UUID
 
-from services.dispatcher import repository_schedules
+from services.dispatcher import schedules_repository
 from shared import job_store
 from shared.contracts.schedule import Schedule, next_moment
 from shared.contracts.sources import BuildAfter, SyncSource
@@ -25,18 +25,18 @@ AT_ONCE = 100
 def fire_due(db: Database) -> int:
     """Submit the syncs whose moment has come; returns how many. Raises Unavailable without Postgres."""
     with db.core() as connection:
-        found = repository_schedules.due(connection, AT_ONCE)
+        found = schedules_repository.due(connection, AT_ONCE)
     return sum(_fire(db, source_id, tenant) for source_id, tenant in found)
 
 
 def _fire(db: Database, source_id: str, tenant: UUID) -> bool:
     with db.transaction(tenant) as connection:
-        row = repository_schedules.take(connection, source_id)
+        row = schedules_repository.take(connection, source_id)
         if row is None:
             return False
         schedule = Schedule(cron=row["cron"], timezone=row["timezone"])
-        repository_schedules.move(connection, source_id, next_moment(schedule, row["now"]))
-        if repository_schedules.is_under_way(connection, source_id):
+        schedules_repository.move(connection, source_id, next_moment(schedule, row["now"]))
+        if schedules_repository.is_under_way(connection, source_id):
             log.info("schedule_passed_over", extra={"source": source_id})
             return False
         _, new = job_store.submit(connection, _job(row, tenant))

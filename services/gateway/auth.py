@@ -11,7 +11,7 @@ from uuid import UUID
 
 from fastapi import Request
 
-from services.gateway import repository_keys
+from services.gateway import keys_repository
 from shared import keys
 from shared.db import Database
 from shared.errors import HeliuError
@@ -77,11 +77,11 @@ class Authenticator:
         digest, forgotten = self._digest(header), self._forgotten
         with self._db.core() as connection:
             if _is_labelling(header):
-                row = repository_keys.find_labeller(connection, digest)
+                row = keys_repository.find_labeller(connection, digest)
             elif digest:
-                row = repository_keys.find_key(connection, digest)
+                row = keys_repository.find_key(connection, digest)
             else:
-                row = repository_keys.default_tenant(connection)
+                row = keys_repository.default_tenant(connection)
         if row is None or (digest and not hmac.compare_digest(bytes(row["digest"]), digest)):
             raise HeliuError(f"this API key is not valid, or was revoked; {HINT}", code="invalid_api_key")
         caller = Caller(

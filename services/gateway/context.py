@@ -10,11 +10,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from services.gateway.answering.orphans import Orphans
+from services.gateway.answering.usage import UsageWriter
 from services.gateway.auth import Authenticator, Caller
 from services.gateway.limits import RateLimiter
-from services.gateway.orphans import Orphans
-from services.gateway.uploads import UploadSlots
-from services.gateway.usage import UsageWriter
+from services.gateway.uploads.multipart import UploadSlots
 from shared.artifacts import Artifacts
 from shared.db import Database
 from shared.errors import Unavailable

@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from services.gateway import repository_keys
+from services.gateway import keys_repository
 from services.gateway.auth import Caller
 from services.gateway.errors import RateLimited
 from shared.db import Database
@@ -74,7 +74,7 @@ class RateLimiter:
     def _refill(self, caller: Caller, key_id: str) -> Budget:
         block = max(1, caller.requests_per_minute // 100)
         with self._db.core() as connection:
-            counted, left_s = repository_keys.take(connection, key_id, block)
+            counted, left_s = keys_repository.take(connection, key_id, block)
         granted = block - max(0, counted - caller.requests_per_minute)
         grant = _Grant(
             left=granted - 1,
@@ -95,7 +95,7 @@ class RateLimiter:
         if caller.key_id is None or caller.tokens_per_day is None:
             return
         with self._db.core() as connection:
-            used, left_s = repository_keys.tokens_today(connection, caller.key_id)
+            used, left_s = keys_repository.tokens_today(connection, caller.key_id)
         if used >= caller.tokens_per_day:
             raise RateLimited(
                 f"this key has used {used} of its {caller.tokens_per_day} tokens a day; "

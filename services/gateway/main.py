@@ -23,14 +23,15 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from uvicorn.server import HANDLED_SIGNALS
 
+from services.gateway.answering.orphans import Orphans
+from services.gateway.answering.placement import Placement
+from services.gateway.answering.usage import UsageWriter
 from services.gateway.auth import Authenticator
 from services.gateway.context import Bell, Gateway
 from services.gateway.docs import describe
 from services.gateway.errors import error_response, http_error
 from services.gateway.gate import GateMiddleware
 from services.gateway.limits import RateLimiter
-from services.gateway.orphans import Orphans
-from services.gateway.placement import Placement
 from services.gateway.protocol import protocol_for
 from services.gateway.routes import (
     artifacts,
@@ -81,8 +82,7 @@ from services.gateway.routes import (
     webhooks,
 )
 from services.gateway.tracing import HttpMetrics, TracingMiddleware
-from services.gateway.uploads import UploadSlots
-from services.gateway.usage import UsageWriter
+from services.gateway.uploads.multipart import UploadSlots
 from shared.bootstrap import pepper_of, sealer_of
 from shared.errors import HeliuError, InvalidInput
 from shared.kept import KeptAnswers

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.gateway.demands import Plan, plan_of
-from services.gateway.training_data import LOOK_BYTES, of_file
+from services.gateway.training.data import LOOK_BYTES, of_file
+from services.gateway.training.demands import Plan, plan_of
 from shared.contracts.base import JobContract
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.estimates import ModelShape, memory_of, shape_of_config

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from services.gateway.methods import BODIES
+from services.gateway.training.methods import BODIES
 from tests.bench import methods
 from tests.bench.methods import METHODS, Row, row
 

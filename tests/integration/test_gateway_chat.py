@@ -14,7 +14,7 @@ from typing import Any
 import openai
 import pytest
 
-from services.gateway.answers import Answer
+from services.gateway.answering.answers import Answer
 from shared.telemetry import Span
 from tests.integration.gateway_app import PEPPER, RunningGateway, running_gateway
 

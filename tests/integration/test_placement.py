@@ -17,7 +17,7 @@ import httpx
 import openai
 import pytest
 
-from services.gateway.placement import Placement
+from services.gateway.answering.placement import Placement
 from shared import streams
 from shared.errors import Unavailable
 from tests.harness import ROOT, wait_for
@@ -218,8 +218,8 @@ def test_who_was_there_a_moment_ago_is_still_known_while_postgres_is_away(
     assert placement.serving(["b", "a"]) == "a"
     assert placement.serving(["a"]) == "a"
     assert shelf.asked == 1
-    monkeypatch.setattr("services.gateway.placement.FRESH_S", 0.0)
-    monkeypatch.setattr("services.gateway.placement.AGAIN_S", 0.0)
+    monkeypatch.setattr("services.gateway.answering.placement.FRESH_S", 0.0)
+    monkeypatch.setattr("services.gateway.answering.placement.AGAIN_S", 0.0)
     shelf.living = None
     assert placement.serving(["a"]) == "a"
     shelf.living = ["b"]

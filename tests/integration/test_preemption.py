@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from services.dispatcher.preempt import Preemptor, Thresholds
-from services.dispatcher.repository_preemption import is_under_way
+from services.dispatcher.preemption_repository import is_under_way
 from shared import job_requests, job_store, preemption
 from shared.bootstrap import create_tenant
 from shared.contracts.core import Noop

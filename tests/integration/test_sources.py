@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from services.cli.main import app
 from services.dispatcher.schedules import fire_due
-from services.gateway import repository_sources
+from services.gateway.sources import repository as sources_repository
 from shared.artifacts import ArtifactStore
 from shared.contracts.sources import secret_name
 from shared.db import Database
@@ -400,7 +400,7 @@ def test_credentials_are_sealed_again_under_a_new_secret(stage: Stage, heliu: Ca
     old = (stage.harness.settings.home / "keys" / "secrets").read_text().strip()
     both = Sealer(["a new secret of sixteen characters", old])
     with stage.harness.db.core() as c:
-        before = repository_sources.all_sealed(c)
+        before = sources_repository.all_sealed(c)
         assert before
         assert not any(both.is_current(row["sealed"]) for row in before)
         assert all("password" in both.open(row["sealed"], secret_name(row["id"])) for row in before)

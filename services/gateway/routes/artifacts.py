@@ -12,7 +12,7 @@ from services.gateway.auth import operator_only
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.submission import submit
+from services.gateway.jobs.submission import submit
 from shared.contracts.warehouse import CollectGarbage
 
 router = APIRouter(tags=["operator"], dependencies=[Depends(operator_only)])

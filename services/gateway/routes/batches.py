@@ -9,14 +9,16 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import repository_batches, resolve, shapes
+from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.job_pages import jobs_page
-from services.gateway.metadata import Metadata
+from services.gateway.jobs import batches_repository
+from services.gateway.jobs.metadata import Metadata
+from services.gateway.jobs.pages import jobs_page
+from services.gateway.jobs.submission import submit
+from services.gateway.models import resolve
 from services.gateway.pages import PageDep, listing
-from services.gateway.submission import submit
 from shared import job_requests, job_store
 from shared.contracts.answers import CHAT
 from shared.contracts.inference import Batch, Endpoint
@@ -115,7 +117,7 @@ def cancel(batch_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, A
 def _with_counts(connection: Connection, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Batches with the rows that are answered so far: the job itself learns their number at its end."""
     running = [job.id for job in jobs if job.state not in TERMINAL]
-    counts = repository_batches.answered_rows(connection, running) if running else {}
+    counts = batches_repository.answered_rows(connection, running) if running else {}
     shown = [shapes.batch(job) for job in jobs]
     for batch in shown:
         batch["request_counts"] |= counts.get(batch["id"], {})

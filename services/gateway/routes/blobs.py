@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request
 
-from services.gateway import repository_blobs
-from services.gateway.blobs import PartialBlob
 from services.gateway.bodies import chunks, refuse_encoding
 from services.gateway.context import CallerDep, Gateway, GatewayDep
+from services.gateway.uploads import blobs_repository
+from services.gateway.uploads.blobs import PartialBlob
 from shared.db import retrying
 from shared.errors import HeliuError, NotFound
 
@@ -76,13 +76,13 @@ async def put(
 
 def _held(gateway: Gateway, caller: CallerDep, blob: str) -> int | None:
     with gateway.db.transaction(caller.tenant) as connection:
-        return repository_blobs.held(connection, caller.tenant, [blob]).get(blob)
+        return blobs_repository.held(connection, caller.tenant, [blob]).get(blob)
 
 
 def _remember(gateway: Gateway, caller: CallerDep, blob: str, size: int) -> None:
     def once() -> None:
         with gateway.db.transaction(caller.tenant) as connection:
-            repository_blobs.add_blob(connection, caller.tenant, blob, size)
+            blobs_repository.add_blob(connection, caller.tenant, blob, size)
 
     retrying(once, attempts=4)
 

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
-from services.gateway import background, delivery, sse
+from services.gateway.adaptation.calls import TaskCall, complete_task, parse_call
+from services.gateway.answering import background, delivery, sse
+from services.gateway.answering.completions import complete
+from services.gateway.answering.delivery import ChatDelivery, Delivery, TextDelivery
+from services.gateway.answering.taken_up import take_up
 from services.gateway.bodies import described, read_as
-from services.gateway.completions import complete
 from services.gateway.context import Gateway, GatewayDep
-from services.gateway.delivery import ChatDelivery, Delivery, TextDelivery
 from services.gateway.docs import EVENTS, json_body
-from services.gateway.taken_up import take_up
-from services.gateway.task_calls import TaskCall, complete_task, parse_call
 from shared.contracts import answers
 from shared.contracts.background import ChatJob, answer_of
 from shared.contracts.completions import parse_completion

@@ -7,15 +7,16 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Depends
 from pydantic import Field, model_validator
 
-from services.gateway import repository_sources, resolve
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
+from services.gateway.datasets.recipes import check_recipe
 from services.gateway.docs import json_body
-from services.gateway.job_pages import jobs_page
+from services.gateway.jobs.pages import jobs_page
+from services.gateway.jobs.submission import submit
+from services.gateway.models import resolve
 from services.gateway.pages import PageDep, listing
-from services.gateway.recipes import check_recipe
 from services.gateway.shapes import unix
-from services.gateway.submission import submit
+from services.gateway.sources import repository as sources_repository
 from shared import job_store
 from shared.contracts.consistency import CheckConsistency, CheckInput, Checks
 from shared.contracts.sources import BuildAfter
@@ -110,7 +111,7 @@ def _resolved(
     where, file_id = f"inputs[{index}]", given.file_id
     if file_id is None:
         assert given.source is not None
-        source = repository_sources.find(connection, request.caller.tenant, given.source)
+        source = sources_repository.find(connection, request.caller.tenant, given.source)
         if source is None:
             raise NotFound(f"no source {given.source!r}", param=f"{where}.source")
         held = source["state"].get("snapshot")

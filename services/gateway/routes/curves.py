@@ -9,8 +9,8 @@ from fastapi.responses import FileResponse
 
 from services.gateway import shapes
 from services.gateway.context import CallerDep, Gateway, GatewayDep
-from services.gateway.curves import curves
-from services.gateway.methods import KINDS
+from services.gateway.training.curves import curves
+from services.gateway.training.methods import KINDS
 from shared import job_metrics, job_store
 from shared.errors import Conflict, InvalidInput, NotFound
 from shared.jobs import TERMINAL, Job, Status

@@ -9,16 +9,19 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
-from services.gateway import questions, repository_datasets, resolve, shapes
+from services.gateway import shapes
+from services.gateway.answering import questions
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
+from services.gateway.datasets import repository as datasets_repository
+from services.gateway.datasets.recipes import check_recipe
+from services.gateway.datasets.report_page import POLICY, render_report
 from services.gateway.docs import json_body
-from services.gateway.metadata import Metadata
+from services.gateway.jobs.metadata import Metadata
+from services.gateway.jobs.submission import submit
+from services.gateway.models import resolve
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.recipes import check_recipe
-from services.gateway.report_page import POLICY, render_report
-from services.gateway.submission import submit
 from shared.contracts.data_governance import MOST_SOURCES, BuildSource, BuildVersion, PreviewRows
 from shared.db import Connection, Row
 from shared.errors import InvalidInput, NotFound
@@ -90,7 +93,7 @@ def create(
 
     def make(connection: Connection) -> BuildVersion:
         files = [resolve.file_row(connection, one, param=place) for place, one in named]
-        dataset = repository_datasets.ensure_dataset(connection, tenant, body.name)
+        dataset = datasets_repository.ensure_dataset(connection, tenant, body.name)
         return BuildVersion(
             dataset_id=dataset["id"],
             dataset_name=body.name,
@@ -116,9 +119,9 @@ def create(
 def list_datasets(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     """Newest first."""
     with gateway.db.transaction(caller.tenant) as connection:
-        if page.after and not repository_datasets.dataset_existed(connection, page.after):
+        if page.after and not datasets_repository.dataset_existed(connection, page.after):
             raise unknown_cursor(page.after)
-        rows = repository_datasets.list_datasets(connection, caller.tenant, page.after, page.limit + 1)
+        rows = datasets_repository.list_datasets(connection, caller.tenant, page.after, page.limit + 1)
     return listing([shapes.dataset(row) for row in rows[: page.limit]], len(rows) > page.limit)
 
 
@@ -127,7 +130,7 @@ def retrieve(name: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any
     """By name or id; versions newest first, at most 100."""
     with gateway.db.transaction(caller.tenant) as connection:
         dataset = _dataset(connection, caller, name)
-        versions = repository_datasets.versions(
+        versions = datasets_repository.versions(
             connection, caller.tenant, dataset_id=dataset["id"], limit=MOST_VERSIONS
         )
     return {**shapes.dataset(dataset), "versions": [shapes.dataset_version(row) for row in versions]}
@@ -139,12 +142,12 @@ def list_versions(name: str, gateway: GatewayDep, caller: CallerDep, page: PageD
     with gateway.db.transaction(caller.tenant) as connection:
         dataset = _dataset(connection, caller, name)
         if page.after:
-            last = repository_datasets.versions(
+            last = datasets_repository.versions(
                 connection, caller.tenant, dataset_id=dataset["id"], version_id=page.after, limit=1
             )
             if not last:
                 raise unknown_cursor(page.after)
-        rows = repository_datasets.versions(
+        rows = datasets_repository.versions(
             connection, caller.tenant, dataset_id=dataset["id"], after=page.after, limit=page.limit + 1
         )
     return listing([shapes.dataset_version(row) for row in rows[: page.limit]], len(rows) > page.limit)
@@ -174,7 +177,7 @@ def report(
         told = {key: row[key] for key in ("dataset", "gate", "report", "drift")}
         return {"object": "dataset.report", "version_id": row["id"], **told}
     with gateway.db.transaction(caller.tenant) as connection:
-        filenames = repository_datasets.filenames(connection, caller.tenant, row["job_id"])
+        filenames = datasets_repository.filenames(connection, caller.tenant, row["job_id"])
     return HTMLResponse(render_report(row, filenames), headers=REPORT_HEADERS)
 
 
@@ -225,7 +228,7 @@ async def _read(request: Request, gateway: Gateway, call: PreviewRows) -> dict[s
 def _version(gateway: Gateway, caller: Caller, name: str, version_id: str) -> Row:
     with gateway.db.transaction(caller.tenant) as connection:
         dataset = _dataset(connection, caller, name)
-        found = repository_datasets.versions(
+        found = datasets_repository.versions(
             connection, caller.tenant, dataset_id=dataset["id"], version_id=version_id, limit=1
         )
     if not found:
@@ -234,7 +237,7 @@ def _version(gateway: Gateway, caller: Caller, name: str, version_id: str) -> Ro
 
 
 def _dataset(connection: Connection, caller: CallerDep, name: str) -> Row:
-    row = repository_datasets.get_dataset(connection, caller.tenant, name)
+    row = datasets_repository.get_dataset(connection, caller.tenant, name)
     if row is None:
         raise NotFound(f"no dataset {name!r}", param="name")
     return row

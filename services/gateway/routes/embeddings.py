@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from services.gateway import embedding
+from services.gateway.answering import embedding
 from services.gateway.bodies import read_as
 from services.gateway.context import GatewayDep
 from services.gateway.docs import json_body

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Depends
 from pydantic import Field, model_validator
 
-from services.gateway import repository_erasures as repository
 from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.jobs.submission import submit
+from services.gateway.lineage import erasures_repository as repository
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.submission import submit
 from shared.contracts.data_governance import BuildVersion
 from shared.contracts.erasure import EraseSubject, Subject, digest_of
 from shared.contracts.lineage import MAX_ROWS

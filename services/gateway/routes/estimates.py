@@ -9,10 +9,10 @@ from fastapi import APIRouter, Depends
 from services.gateway.bodies import Incoming, incoming
 from services.gateway.context import GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.estimates import estimate
-from services.gateway.methods import CreateTraining
 from services.gateway.routes.training import EXAMPLE
-from services.gateway.training_places import places_of
+from services.gateway.training.estimates import estimate
+from services.gateway.training.methods import CreateTraining
+from services.gateway.training.places import places_of
 
 router = APIRouter(tags=["training"])
 

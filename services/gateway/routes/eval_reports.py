@@ -8,12 +8,11 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
-from services.gateway import eval_names as names
-from services.gateway import eval_shapes
-from services.gateway import repository_evals as repository
 from services.gateway.context import CallerDep, GatewayDep
-from services.gateway.eval_compare import MIN_ITEMS, compare
-from services.gateway.eval_page import POLICY, render_run
+from services.gateway.evals import names, repository
+from services.gateway.evals import shapes as eval_shapes
+from services.gateway.evals.compare import MIN_ITEMS, compare
+from services.gateway.evals.page import POLICY, render_run
 from shared.db import Connection
 from shared.errors import Conflict, InvalidInput
 

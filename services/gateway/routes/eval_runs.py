@@ -10,15 +10,15 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 
-from services.gateway import eval_names as names
-from services.gateway import eval_shapes, resolve
-from services.gateway import repository_evals as repository
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.metadata import Metadata
+from services.gateway.evals import names, repository
+from services.gateway.evals import shapes as eval_shapes
+from services.gateway.jobs.metadata import Metadata
+from services.gateway.jobs.submission import submit
+from services.gateway.models import resolve
 from services.gateway.pages import Page, PageDep, listing, unknown_cursor
-from services.gateway.submission import submit
 from shared import job_requests
 from shared.contracts.evals import CustomConfig, DataSource, FileContent, ItemsRef, RunEval
 from shared.db import Connection, retrying

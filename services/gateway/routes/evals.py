@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
-from services.gateway import eval_shapes
-from services.gateway import repository_evals as repository
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.eval_names import check_judges, eval_row
-from services.gateway.metadata import Metadata
+from services.gateway.evals import repository
+from services.gateway.evals import shapes as eval_shapes
+from services.gateway.evals.names import check_judges, eval_row
+from services.gateway.jobs.metadata import Metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from shared.contracts.evals import MAX_METRICS, MAX_SLICES, CustomConfig, Metric
 from shared.contracts.graders import MAX_CRITERIA, Criterion, PythonGrader

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import resolve, shapes
+from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.job_pages import jobs_page
-from services.gateway.metadata import Metadata
+from services.gateway.jobs.metadata import Metadata
+from services.gateway.jobs.pages import jobs_page
+from services.gateway.jobs.submission import submit
+from services.gateway.models import resolve
 from services.gateway.pages import PageDep, listing
-from services.gateway.submission import submit
 from shared import job_store
 from shared.contracts.training import Evaluate
 from shared.db import Connection

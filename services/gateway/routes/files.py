@@ -10,13 +10,15 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 
-from services.gateway import repository_files, shapes, uploads
+from services.gateway import shapes
 from services.gateway.bodies import short
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import upload_body
 from services.gateway.errors import RangeNotSatisfiable
+from services.gateway.models.resolve import file_row
 from services.gateway.pages import listing, unknown_cursor
-from services.gateway.resolve import file_row
+from services.gateway.uploads import multipart as uploads
+from services.gateway.uploads import repository as files_repository
 from shared.db import retrying
 from shared.errors import InvalidInput, NotFound
 from shared.jobs import new_id
@@ -44,10 +46,10 @@ async def upload(request: Request, gateway: GatewayDep, caller: CallerDep) -> di
 
     def insert() -> dict[str, Any]:
         with gateway.db.transaction(caller.tenant) as connection:
-            earlier = repository_files.get_file(connection, file_id)
+            earlier = files_repository.get_file(connection, file_id)
             return shapes.file(
                 earlier
-                or repository_files.insert_file(
+                or files_repository.insert_file(
                     connection,
                     file_id,
                     caller.tenant,
@@ -105,9 +107,9 @@ def list_files(
 ) -> dict[str, Any]:
     """The tenant's files, output files of batches too."""
     with gateway.db.transaction(caller.tenant) as connection:
-        if after and not repository_files.file_existed(connection, after):
+        if after and not files_repository.file_existed(connection, after):
             raise unknown_cursor(after)
-        rows = repository_files.list_files(
+        rows = files_repository.list_files(
             connection,
             caller.tenant,
             purpose=purpose,
@@ -153,7 +155,7 @@ def _check_range(asked: str, size: int) -> None:
 def delete(file_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """Jobs that were given the file keep its content."""
     with gateway.db.transaction(caller.tenant) as connection:
-        if not repository_files.delete_file(connection, file_id):
+        if not files_repository.delete_file(connection, file_id):
             raise NotFound(f"no file {file_id!r}", param="file_id")
     return {"id": file_id, "object": "file", "deleted": True}
 

@@ -8,19 +8,20 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from services.gateway import repository_models, shapes
+from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.estimates import that_fits
-from services.gateway.first_rows import of_the_right_sort
-from services.gateway.job_pages import jobs_page
-from services.gateway.metadata import Metadata, wanted_metadata
-from services.gateway.methods.base import Urgency
-from services.gateway.methods.preferences import PreferenceBody
-from services.gateway.methods.tune import TuneBody
+from services.gateway.jobs.metadata import Metadata, wanted_metadata
+from services.gateway.jobs.pages import jobs_page
+from services.gateway.jobs.submission import submit
+from services.gateway.models import repository as models_repository
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.submission import submit
+from services.gateway.training.estimates import that_fits
+from services.gateway.training.first_rows import of_the_right_sort
+from services.gateway.training.methods.base import Urgency
+from services.gateway.training.methods.preferences import PreferenceBody
+from services.gateway.training.methods.tune import TuneBody
 from shared import job_requests, job_store
 from shared.contracts.preferences import PreferenceParameters, TunePreferences
 from shared.contracts.training import FineTune, FineTuneParameters
@@ -200,7 +201,7 @@ def checkpoints(job_id: str, gateway: GatewayDep, caller: CallerDep, page: PageD
     """Newest first."""
     with gateway.db.transaction(caller.tenant) as connection:
         job_store.get(connection, job_id, kinds=KINDS)
-        if page.after and not repository_models.has_checkpoint(connection, job_id, page.after):
+        if page.after and not models_repository.has_checkpoint(connection, job_id, page.after):
             raise unknown_cursor(page.after)
-        rows = repository_models.list_checkpoints(connection, job_id, page.after, page.limit + 1)
+        rows = models_repository.list_checkpoints(connection, job_id, page.after, page.limit + 1)
     return listing([shapes.checkpoint(row) for row in rows[: page.limit]], len(rows) > page.limit)

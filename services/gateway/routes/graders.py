@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from services.gateway import grading
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.evals import grading
 from shared.contracts.graders import MAX_TEMPLATE, Grader
 
 router = APIRouter(tags=["evals"])

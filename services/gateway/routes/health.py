@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from services.gateway import repository_platform
 from services.gateway.auth import operator_only
 from services.gateway.context import Gateway, GatewayDep
-from services.gateway.gauges import platform_text
+from services.gateway.operator import repository as platform_repository
+from services.gateway.operator.gauges import platform_text
 from shared.errors import HeliuError, Unavailable
 from shared.migrate import pending
 
@@ -42,7 +42,7 @@ def readyz(gateway: GatewayDep) -> JSONResponse:
 def _postgres(gateway: Gateway) -> str:
     try:
         with gateway.db.core() as connection:
-            repository_platform.answer(connection)
+            platform_repository.answer(connection)
         missing = [] if gateway.migrated.is_set() else pending(gateway.settings.database_url)
     except (HeliuError, OSError) as exc:
         return _away("Postgres", exc)

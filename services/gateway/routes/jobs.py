@@ -12,16 +12,17 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
-from services.gateway import shapes, sse
+from services.gateway import shapes
+from services.gateway.answering import sse
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import EVENTS, json_body
 from services.gateway.errors import error_object
-from services.gateway.job_pages import jobs_page
-from services.gateway.metadata import Metadata, wanted_metadata
+from services.gateway.jobs.metadata import Metadata, wanted_metadata
+from services.gateway.jobs.pages import jobs_page
+from services.gateway.jobs.submission import submit
 from services.gateway.pages import PageDep, listing
-from services.gateway.submission import submit
 from shared import job_requests, job_store
 from shared.contracts.core import Noop
 from shared.db import Connection, retrying

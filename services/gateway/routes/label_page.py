@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-from services.gateway.label_page import load_page
+from services.gateway.labelling.page import load_page
 
 router = APIRouter()
 PAGE = load_page()

@@ -7,20 +7,17 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import ConfigDict, Field
 
-from services.gateway import (
-    label_shapes,
-    repository_datasets,
-    repository_keys,
-    repository_labelling,
-    resolve,
-    shapes,
-)
+from services.gateway import keys_repository, shapes
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
+from services.gateway.datasets import repository as datasets_repository
 from services.gateway.docs import json_body
+from services.gateway.jobs.submission import submit
+from services.gateway.labelling import repository as labelling_repository
+from services.gateway.labelling import shapes as label_shapes
+from services.gateway.models import resolve
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.submission import submit
 from shared import keys
 from shared.contracts.labelling import ImportItems, ProjectSpec
 from shared.db import Connection, Row
@@ -82,7 +79,7 @@ def create(
     project_id = new_id("lab-")
 
     def insert(connection: Connection, source: dict[str, Any]) -> None:
-        made = repository_labelling.insert_project(
+        made = labelling_repository.insert_project(
             connection, project_id, tenant, body.name, spec.model_dump(mode="json"), source
         )
         if made is None:
@@ -107,7 +104,7 @@ def _source(connection: Connection, caller: Caller, body: CreateProject, project
     if body.file_id is not None:
         return import_of(connection, project_id, body.file_id, "file")
     assert body.version_id is not None
-    found = repository_datasets.versions(connection, caller.tenant, version_id=body.version_id, limit=1)
+    found = datasets_repository.versions(connection, caller.tenant, version_id=body.version_id, limit=1)
     if not found:
         raise NotFound(f"no dataset version {body.version_id!r}", param="version_id")
     return ImportItems(
@@ -137,9 +134,9 @@ def import_of(
 def list_projects(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     """Newest first."""
     with gateway.db.transaction(caller.tenant) as connection:
-        if page.after and not repository_labelling.project_existed(connection, page.after):
+        if page.after and not labelling_repository.project_existed(connection, page.after):
             raise unknown_cursor(page.after)
-        rows = repository_labelling.list_projects(connection, caller.tenant, page.after, page.limit + 1)
+        rows = labelling_repository.list_projects(connection, caller.tenant, page.after, page.limit + 1)
     return listing([label_shapes.project(row) for row in rows[: page.limit]], len(rows) > page.limit)
 
 
@@ -164,7 +161,7 @@ def change(
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, project)
         spec = {**row["spec"], **request.body.model_dump(exclude_none=True)}
-        repository_labelling.set_spec(connection, row["id"], spec)
+        labelling_repository.set_spec(connection, row["id"], spec)
     return _shown(gateway, caller, row["id"])
 
 
@@ -173,7 +170,7 @@ def delete(project: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, An
     """Its tokens are good for nothing from then on."""
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, project)
-        repository_labelling.delete_project(connection, row["id"])
+        labelling_repository.delete_project(connection, row["id"])
         _audit(connection, caller, "labelling_project_deleted", row["id"], {"name": row["name"]})
     gateway.authenticator.forget()
     return {"id": row["id"], "object": "labelling.project", "deleted": True}
@@ -202,7 +199,7 @@ def add_labeller(
     }
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, project)
-        made = repository_labelling.insert_labeller(connection, {**values, "project": row["id"]})
+        made = labelling_repository.insert_labeller(connection, {**values, "project": row["id"]})
         if made is None:
             raise Conflict(
                 f"the project has a labeller {body.name!r} already", code="already_exists", param="name"
@@ -217,13 +214,13 @@ def list_labellers(project: str, gateway: GatewayDep, caller: CallerDep, page: P
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, project)
         known = (
-            repository_labelling.labellers(connection, row["id"], labeller_id=page.after, after=None, limit=1)
+            labelling_repository.labellers(connection, row["id"], labeller_id=page.after, after=None, limit=1)
             if page.after
             else [row]
         )
         if page.after and not known:
             raise unknown_cursor(page.after)
-        rows = repository_labelling.labellers(connection, row["id"], after=page.after, limit=page.limit + 1)
+        rows = labelling_repository.labellers(connection, row["id"], after=page.after, limit=page.limit + 1)
     return listing([label_shapes.labeller(one) for one in rows[: page.limit]], len(rows) > page.limit)
 
 
@@ -232,7 +229,7 @@ def revoke_labeller(project: str, labeller_id: str, gateway: GatewayDep, caller:
     """What the person said stays."""
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, project)
-        if not repository_labelling.revoke(connection, row["id"], labeller_id):
+        if not labelling_repository.revoke(connection, row["id"], labeller_id):
             raise NotFound(f"the project has no labeller {labeller_id!r}", param="labeller_id")
         _audit(connection, caller, "labeller_revoked", labeller_id, {"project": row["id"]})
     gateway.authenticator.forget()
@@ -241,7 +238,7 @@ def revoke_labeller(project: str, labeller_id: str, gateway: GatewayDep, caller:
 
 def find(connection: Connection, caller: Caller, name: str) -> Row:
     """The tenant's project by name or id. Raises NotFound."""
-    row = repository_labelling.get_project(connection, caller.tenant, name)
+    row = labelling_repository.get_project(connection, caller.tenant, name)
     if row is None:
         raise NotFound(f"no labelling project {name!r}", param="project")
     return row
@@ -250,8 +247,8 @@ def find(connection: Connection, caller: Caller, name: str) -> Row:
 def _shown(gateway: Gateway, caller: Caller, name: str) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, name)
-        return label_shapes.project(row, repository_labelling.progress(connection, row["id"]))
+        return label_shapes.project(row, labelling_repository.progress(connection, row["id"]))
 
 
 def _audit(connection: Connection, caller: Caller, action: str, subject: str, data: dict[str, Any]) -> None:
-    repository_keys.audit(connection, caller.tenant, caller.key_id or "local", action, subject, data)
+    keys_repository.audit(connection, caller.tenant, caller.key_id or "local", action, subject, data)

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
 
-from services.gateway import label_shapes, questions, repository_labelling
+from services.gateway.answering import questions
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.labelling import repository as labelling_repository
+from services.gateway.labelling import shapes as label_shapes
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.routes.labelling import BASE, find
 from shared.contracts.label_values import check_value
@@ -42,13 +44,13 @@ def list_items(
     """In the order of the source."""
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, project)
-        if page.after and repository_labelling.get_item(connection, row["id"], page.after) is None:
+        if page.after and labelling_repository.get_item(connection, row["id"], page.after) is None:
             raise unknown_cursor(page.after)
-        rows = repository_labelling.items(
+        rows = labelling_repository.items(
             connection, row["id"], state=state, after=page.after, limit=page.limit + 1
         )
         shown = rows[: page.limit]
-        labels = repository_labelling.labels_of(connection, [one["id"] for one in shown])
+        labels = labelling_repository.labels_of(connection, [one["id"] for one in shown])
     found = [
         label_shapes.item(one, [label for label in labels if label["item_id"] == one["id"]]) for one in shown
     ]
@@ -59,7 +61,7 @@ def list_items(
 def retrieve_item(project: str, item_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
         item = _item(connection, find(connection, caller, project), item_id)
-        return label_shapes.item(item, repository_labelling.labels_of(connection, [item_id]))
+        return label_shapes.item(item, labelling_repository.labels_of(connection, [item_id]))
 
 
 @router.get(BASE + "/{project}/items/{item_id}/history", summary="Everything that was said of an item")
@@ -72,7 +74,7 @@ def item_history(
         raise unknown_cursor(page.after)
     with gateway.db.transaction(caller.tenant) as connection:
         _item(connection, find(connection, caller, project), item_id)
-        rows = repository_labelling.history(connection, item_id, after, page.limit + 1)
+        rows = labelling_repository.history(connection, item_id, after, page.limit + 1)
     return listing([label_shapes.event(one) for one in rows[: page.limit]], len(rows) > page.limit)
 
 
@@ -93,7 +95,7 @@ def set_gold(
         row = find(connection, caller, project)
         item = _item(connection, row, item_id)
         value = check_value(ProjectSpec.model_validate(row["spec"]), item["data"], request.body.value)
-        repository_labelling.set_gold(connection, row["id"], item_id, value)
+        labelling_repository.set_gold(connection, row["id"], item_id, value)
     return retrieve_item(project, item_id, gateway, caller)
 
 
@@ -111,7 +113,7 @@ def _found(gateway: Gateway, caller: Caller, name: str) -> Row:
 
 
 def _item(connection: Connection, project: Row, item_id: str) -> Row:
-    row = repository_labelling.get_item(connection, project["id"], item_id)
+    row = labelling_repository.get_item(connection, project["id"], item_id)
     if row is None:
         raise NotFound(f"the project has no item {item_id!r}", param="item_id")
     return row

@@ -7,14 +7,18 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import label_shapes, repository_datasets, repository_labelling, resolve, shapes
+from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
+from services.gateway.datasets import repository as datasets_repository
+from services.gateway.datasets.recipes import check_recipe
 from services.gateway.docs import json_body
+from services.gateway.jobs.submission import submit
+from services.gateway.labelling import repository as labelling_repository
+from services.gateway.labelling import shapes as label_shapes
+from services.gateway.models import resolve
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.recipes import check_recipe
 from services.gateway.routes.labelling import BASE, NAME, find, import_of
-from services.gateway.submission import submit
 from shared.contracts.labelling import (
     Answers,
     ApplyFunctions,
@@ -134,7 +138,7 @@ def build(
     def make(connection: Connection) -> ExportLabels:
         row = find(connection, request.caller, project)
         _check_method(ProjectSpec.model_validate(row["spec"]), body.method, body.weak)
-        dataset = repository_datasets.ensure_dataset(connection, tenant, body.dataset)
+        dataset = datasets_repository.ensure_dataset(connection, tenant, body.dataset)
         return ExportLabels(
             project_id=row["id"],
             method=body.method,
@@ -171,9 +175,9 @@ def list_suspects(project: str, gateway: GatewayDep, caller: CallerDep, page: Pa
     """Of the newest look, the least likely first."""
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, project)
-        if page.after and not repository_labelling.suspect_exists(connection, row["id"], page.after):
+        if page.after and not labelling_repository.suspect_exists(connection, row["id"], page.after):
             raise unknown_cursor(page.after)
-        rows = repository_labelling.suspects(connection, row["id"], page.after, page.limit + 1)
+        rows = labelling_repository.suspects(connection, row["id"], page.after, page.limit + 1)
     return listing([label_shapes.suspect(one) for one in rows[: page.limit]], len(rows) > page.limit)
 
 

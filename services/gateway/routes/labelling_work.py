@@ -7,12 +7,15 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import label_shapes, label_work, repository_label_work, repository_labelling
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.label_work import Labeller
+from services.gateway.labelling import repository as labelling_repository
+from services.gateway.labelling import shapes as label_shapes
+from services.gateway.labelling import work as label_work
+from services.gateway.labelling import work_repository as label_work_repository
+from services.gateway.labelling.work import Labeller
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.routes.labelling import BASE
 from shared.contracts.labelling import ProjectSpec
@@ -48,13 +51,13 @@ def work(project: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]
     """The project's question, and how far the labeller is; to a platform key the question alone."""
     with gateway.db.transaction(caller.tenant) as connection:
         if caller.project is None:
-            row = repository_labelling.get_project(connection, caller.tenant, project)
+            row = labelling_repository.get_project(connection, caller.tenant, project)
             if row is None:
                 raise _no_project(project)
             shape = label_shapes.work_project(row["id"], row["name"], row["spec"])
             return {"object": "labelling.work", "project": shape, "labeller": None, "progress": None}
         me = _labeller(connection, caller, project)
-        return label_shapes.work(me, repository_label_work.own_progress(connection, me.project, me.id))
+        return label_shapes.work(me, label_work_repository.own_progress(connection, me.project, me.id))
 
 
 @router.post(WORK + "/next", summary="Get items to label", **json_body(NextItems, {"count": 3}))
@@ -95,20 +98,20 @@ def own_labels(project: str, gateway: GatewayDep, caller: CallerDep, page: PageD
     """Newest first, skips too: what may be corrected. A platform key has none of its own."""
     with gateway.db.transaction(caller.tenant) as connection:
         if caller.project is None:
-            if repository_labelling.get_project(connection, caller.tenant, project) is None:
+            if labelling_repository.get_project(connection, caller.tenant, project) is None:
                 raise _no_project(project)
             return listing([], False)
         me = _labeller(connection, caller, project)
-        if page.after and not repository_label_work.owned(connection, me.id, page.after):
+        if page.after and not label_work_repository.owned(connection, me.id, page.after):
             raise unknown_cursor(page.after)
-        rows = repository_label_work.own_labels(connection, me.id, page.after, page.limit + 1)
+        rows = label_work_repository.own_labels(connection, me.id, page.after, page.limit + 1)
     return listing([label_shapes.own_label(row) for row in rows[: page.limit]], len(rows) > page.limit)
 
 
 def _labeller(connection: Connection, caller: Caller, project: str, *, lock: bool = False) -> Labeller:
     """Who labels. Raises NotFound for another tenant's project, `permission_denied` for a platform key."""
     if caller.project is None:
-        if repository_labelling.get_project(connection, caller.tenant, project) is None:
+        if labelling_repository.get_project(connection, caller.tenant, project) is None:
             raise _no_project(project)
         raise HeliuError(
             "labels are given by people: send the token of a labeller of this project "
@@ -116,7 +119,7 @@ def _labeller(connection: Connection, caller: Caller, project: str, *, lock: boo
             code="permission_denied",
         )
     assert caller.key_id is not None
-    row = repository_label_work.me(connection, caller.key_id, project, lock=lock)
+    row = label_work_repository.me(connection, caller.key_id, project, lock=lock)
     if row is None:
         raise _no_project(project)
     return Labeller(

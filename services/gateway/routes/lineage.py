@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 
-from services.gateway import lineage, openlineage, traced_rows
-from services.gateway import repository_lineage as repository
 from services.gateway.auth import Caller
 from services.gateway.context import CallerDep, Gateway, GatewayDep
-from services.gateway.lineage import Direction, Graph, Link, Node
+from services.gateway.lineage import graph as lineage
+from services.gateway.lineage import openlineage, repository, traced_rows
+from services.gateway.lineage.graph import Direction, Graph, Link, Node
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.shapes import unix
 from shared.contracts.answers import CHAT, TEXT, answer_id

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Depends
 from fastapi import Path as PathParameter
 from pydantic import Field
 
-from services.gateway import repository_keys, repository_tasks
-from services.gateway import repository_marking as repository
+from services.gateway import keys_repository
+from services.gateway.adaptation import repository as tasks_repository
+from services.gateway.answering import marking_repository as repository
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
@@ -67,18 +68,18 @@ def remove_task(name: TaskName, gateway: GatewayDep, caller: CallerDep) -> dict[
     with gateway.db.transaction(caller.tenant) as connection:
         if not repository.remove_marking(connection, caller.tenant, name):
             raise NotFound(f"the task {name!r} has no marking of its own", param="name")
-        repository_keys.audit(connection, caller.tenant, _actor(caller), "marking_removed", name, {})
+        keys_repository.audit(connection, caller.tenant, _actor(caller), "marking_removed", name, {})
     return {"object": "marking", "task": name, "deleted": True}
 
 
 def _set(gateway: Gateway, request: Incoming[SetMarking], task: str) -> dict[str, Any]:
     caller, marking = request.caller, Marking(**request.body.model_dump())
     with gateway.db.transaction(caller.tenant) as connection:
-        if task and repository_tasks.get_task(connection, caller.tenant, task) is None:
+        if task and tasks_repository.get_task(connection, caller.tenant, task) is None:
             raise NotFound(f"no task {task!r}", param="name")
         row = repository.set_marking(connection, caller.tenant, task, marking, caller.key_id)
         # Whether answers were marked at a time is what an inspector asks.
-        repository_keys.audit(
+        keys_repository.audit(
             connection, caller.tenant, _actor(caller), "marking_set", task or "tenant", marking.model_dump()
         )
     return _shape(row)

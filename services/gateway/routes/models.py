@@ -8,20 +8,18 @@ from uuid import UUID
 from fastapi import APIRouter, Depends
 from pydantic import Field, model_validator
 
-from services.gateway import (
-    repository_blobs,
-    repository_models,
-    repository_registry,
-    repository_upstreams,
-    shapes,
-)
+from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.metadata import Metadata
+from services.gateway.jobs.metadata import Metadata
+from services.gateway.jobs.submission import submit
+from services.gateway.models import repository as models_repository
+from services.gateway.models import upstreams_repository
+from services.gateway.models.resolve import model_row
 from services.gateway.pages import listing
-from services.gateway.resolve import model_row
-from services.gateway.submission import submit
+from services.gateway.registry import repository as registry_repository
+from services.gateway.uploads import blobs_repository
 from shared.contracts.model_registry import registered_name
 from shared.contracts.models import (
     ADAPTER_CONFIG,
@@ -74,8 +72,8 @@ def create(
     _check_source(gateway, body)
 
     def make(connection: Connection) -> ImportModel:
-        repository_models.check_free(connection, tenant, body.name)
-        _check_sent(repository_blobs.held(connection, tenant, {f.object for f in body.files}), body.files)
+        models_repository.check_free(connection, tenant, body.name)
+        _check_sent(blobs_repository.held(connection, tenant, {f.object for f in body.files}), body.files)
         return ImportModel(
             name=body.name,
             model_kind=body.kind,
@@ -140,7 +138,7 @@ def _base(connection: Connection, caller: CallerDep, name: str) -> BaseModelRef:
 def list_models(gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """All of the tenant's models, newest first; this list has no pages, as OpenAI's has none."""
     with gateway.db.transaction(caller.tenant) as connection:
-        rows = repository_models.list_models(connection, caller.tenant, MOST)
+        rows = models_repository.list_models(connection, caller.tenant, MOST)
     return listing([shapes.model(row, caller.tenant_name) for row in rows], False)
 
 
@@ -168,8 +166,8 @@ def delete(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]
                 param="model",
             )
         check_unused(connection, caller.tenant, model)
-        repository_models.delete_model(connection, caller.tenant, model)
-        repository_upstreams.delete(connection, caller.tenant, model)
+        models_repository.delete_model(connection, caller.tenant, model)
+        upstreams_repository.delete(connection, caller.tenant, model)
     return {"id": model, "object": "model", "deleted": True}
 
 
@@ -178,11 +176,11 @@ def check_unused(connection: Connection, tenant: UUID, model: str) -> None:
 
     Nothing new comes to need it until the transaction ends.
     """
-    repository_models.lock(connection, tenant, model)
-    adapters = repository_models.adapters_of(connection, tenant, model, NAMED + 1)
-    jobs = repository_models.jobs_with(connection, tenant, model, NAMED + 1)
-    tasks = repository_models.tasks_with(connection, tenant, model, NAMED + 1)
-    versions = repository_registry.needing(connection, tenant, model, NAMED + 1)
+    models_repository.lock(connection, tenant, model)
+    adapters = models_repository.adapters_of(connection, tenant, model, NAMED + 1)
+    jobs = models_repository.jobs_with(connection, tenant, model, NAMED + 1)
+    tasks = models_repository.tasks_with(connection, tenant, model, NAMED + 1)
+    versions = registry_repository.needing(connection, tenant, model, NAMED + 1)
     users = [
         _few("registered versions", versions),
         _few("adapters", adapters),

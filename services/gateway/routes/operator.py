@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import repository_keys, repository_platform, shapes
+from services.gateway import keys_repository, shapes
 from services.gateway.auth import Caller, operator_only
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.operator import repository as platform_repository
+from services.gateway.operator.scaling import desired_workers, queues_by_name
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.scaling import desired_workers, queues_by_name
 from shared.bootstrap import create_key
 from shared.contracts.registry import CALLS, JOBS
 from shared.errors import Conflict, NotFound, Unavailable
@@ -46,14 +47,14 @@ def create_api_key(
     """The `key` itself is shown this once."""
     body = request.body
     with gateway.db.core() as connection:
-        tenant = repository_keys.tenant_by_name(connection, body.tenant)
+        tenant = keys_repository.tenant_by_name(connection, body.tenant)
         if tenant is None:
             raise NotFound(f"no tenant {body.tenant!r}; POST /v1/tenants makes one", param="tenant")
         key_id, key = create_key(connection, tenant["id"], body.name, body.role, gateway.pepper)
-        repository_keys.set_limits(connection, key_id, body.requests_per_minute, body.tokens_per_day)
+        keys_repository.set_limits(connection, key_id, body.requests_per_minute, body.tokens_per_day)
         data = {"name": body.name, "role": body.role, "tenant": body.tenant}
-        repository_keys.audit(connection, tenant["id"], _actor(request.caller), "key_created", key_id, data)
-        row = repository_keys.get_key(connection, key_id)
+        keys_repository.audit(connection, tenant["id"], _actor(request.caller), "key_created", key_id, data)
+        row = keys_repository.get_key(connection, key_id)
     assert row is not None
     return {**shapes.api_key(row), "key": key}
 
@@ -62,9 +63,9 @@ def create_api_key(
 def list_api_keys(gateway: GatewayDep, page: PageDep) -> dict[str, Any]:
     """Of all tenants, newest first, revoked ones too; never the keys themselves."""
     with gateway.db.core() as connection:
-        if page.after and repository_keys.get_key(connection, page.after) is None:
+        if page.after and keys_repository.get_key(connection, page.after) is None:
             raise unknown_cursor(page.after)
-        rows = repository_keys.list_keys(connection, page.after, page.limit + 1)
+        rows = keys_repository.list_keys(connection, page.after, page.limit + 1)
     return listing([shapes.api_key(row) for row in rows[: page.limit]], len(rows) > page.limit)
 
 
@@ -72,9 +73,9 @@ def list_api_keys(gateway: GatewayDep, page: PageDep) -> dict[str, Any]:
 def revoke_api_key(key_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """Bites at once here, and within three seconds in any other gateway."""
     with gateway.db.core() as connection:
-        if not repository_keys.revoke(connection, key_id):
+        if not keys_repository.revoke(connection, key_id):
             raise NotFound(f"no key {key_id!r}", param="key_id")
-        repository_keys.audit(connection, caller.tenant, _actor(caller), "key_revoked", key_id, {})
+        keys_repository.audit(connection, caller.tenant, _actor(caller), "key_revoked", key_id, {})
     gateway.authenticator.forget()
     return {"id": key_id, "object": "api_key", "deleted": True}
 
@@ -86,13 +87,13 @@ def create_tenant(
     """`max_live` caps live requests in flight, `max_running` jobs at once on a queue; `weight` shares turns."""
     body = request.body
     with gateway.db.core() as connection:
-        row = repository_keys.insert_tenant(
+        row = keys_repository.insert_tenant(
             connection, body.name, body.max_live, body.max_running, body.weight
         )
         if row is None:
             raise Conflict(f"a tenant {body.name!r} exists already", code="already_exists", param="name")
         data = body.model_dump(mode="json")
-        repository_keys.audit(
+        keys_repository.audit(
             connection, row["id"], _actor(request.caller), "tenant_created", body.name, data
         )
     return shapes.tenant(row)
@@ -102,9 +103,9 @@ def create_tenant(
 def list_tenants(gateway: GatewayDep, page: PageDep) -> dict[str, Any]:
     """Newest first; the cursor is the name."""
     with gateway.db.core() as connection:
-        if page.after and repository_keys.tenant_by_name(connection, page.after) is None:
+        if page.after and keys_repository.tenant_by_name(connection, page.after) is None:
             raise unknown_cursor(page.after)
-        rows = repository_keys.list_tenants(connection, page.after, page.limit + 1)
+        rows = keys_repository.list_tenants(connection, page.after, page.limit + 1)
     shown = [shapes.tenant(row) for row in rows[: page.limit]]
     return listing(shown, len(rows) > page.limit, key=lambda row: str(row["name"]))
 
@@ -113,7 +114,7 @@ def list_tenants(gateway: GatewayDep, page: PageDep) -> dict[str, Any]:
 def list_workers(gateway: GatewayDep) -> dict[str, Any]:
     """Workers that live or have lived within the hour."""
     with gateway.db.core() as connection:
-        rows = repository_platform.workers(connection)
+        rows = platform_repository.workers(connection)
     return listing([shapes.worker(row) for row in rows], False)
 
 
@@ -121,15 +122,15 @@ def list_workers(gateway: GatewayDep) -> dict[str, Any]:
 def scaling(pool: str, gateway: GatewayDep) -> dict[str, Any]:
     """For KEDA's `metrics-api` and its like: right at zero workers too. Live requests count where Redis answers."""
     with gateway.db.core() as connection:
-        seen = repository_platform.pool_queues(connection, pool)
+        seen = platform_repository.pool_queues(connection, pool)
         queues = sorted({*seen, *queues_by_name(pool, QUEUES)})
         if not queues:
             raise NotFound(
                 f"no pool {pool!r}; a pool is named by its queues, such as 'inference.default' or 'data'",
                 param="pool",
             )
-        rows = repository_platform.queues(connection, queues)
-        workers = repository_platform.pool_workers(connection, queues)
+        rows = platform_repository.queues(connection, queues)
+        workers = platform_repository.pool_workers(connection, queues)
     live_waiting = _live_waiting(gateway, queues)
     waiting = sum(row["waiting"] for row in rows) + (live_waiting or 0)
     oldest = max((row["oldest_s"] for row in rows), default=0.0)

@@ -8,11 +8,12 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from services.gateway import questions, resolve
+from services.gateway.answering import questions
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import GatewayDep
+from services.gateway.datasets.recipes import check_recipe
 from services.gateway.docs import json_body
-from services.gateway.recipes import check_recipe
+from services.gateway.models import resolve
 from services.gateway.routes.datasets import FileId
 from shared.contracts.data_governance import MOST_SOURCES, BuildSource, TryRecipe
 

@@ -8,14 +8,16 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, field_validator
 
-from services.gateway import model_card, registry_shapes, registry_store
-from services.gateway import repository_registry as repository
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.registered import registered, version
-from services.gateway.registry_cards import card_of, gather
+from services.gateway.registry import card as model_card
+from services.gateway.registry import repository
+from services.gateway.registry import shapes as registry_shapes
+from services.gateway.registry import store as registry_store
+from services.gateway.registry.cards import card_of, gather
+from services.gateway.registry.releases import registered, version
 from shared.contracts.model_registry import NAME, Approval, GateRules
 from shared.db import Row
 

@@ -7,13 +7,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
-from services.gateway import registry_approvals, registry_gate, registry_shapes
-from services.gateway import repository_decisions as repository
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.registered import registered, version
+from services.gateway.registry import approvals as registry_approvals
+from services.gateway.registry import decisions as registry_gate
+from services.gateway.registry import decisions_repository as repository
+from services.gateway.registry import shapes as registry_shapes
+from services.gateway.registry.releases import registered, version
 
 router = APIRouter(tags=["registry"])
 

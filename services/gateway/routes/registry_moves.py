@@ -8,15 +8,18 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from pydantic import Field
 
-from services.gateway import registry_approvals, registry_gate, registry_shapes, registry_store
-from services.gateway import repository_decisions as decisions
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.gates import reasons
 from services.gateway.pages import listing
-from services.gateway.registered import registered, version
-from services.gateway.repository_registry import Move
+from services.gateway.registry import approvals as registry_approvals
+from services.gateway.registry import decisions as registry_gate
+from services.gateway.registry import decisions_repository as decisions
+from services.gateway.registry import shapes as registry_shapes
+from services.gateway.registry import store as registry_store
+from services.gateway.registry.checks import reasons
+from services.gateway.registry.releases import registered, version
+from services.gateway.registry.repository import Move
 from services.gateway.routes.registry import Reason, answer
 from shared.contracts.model_registry import LEGAL
 from shared.errors import Conflict

@@ -10,21 +10,23 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
-from services.gateway import repository_models, repository_searches, search_shapes
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.estimates import that_fits
-from services.gateway.first_rows import of_the_right_sort
-from services.gateway.job_pages import jobs_page
-from services.gateway.metadata import Metadata
-from services.gateway.methods import CreateTraining
+from services.gateway.jobs.metadata import Metadata
+from services.gateway.jobs.pages import jobs_page
+from services.gateway.jobs.submission import submit
+from services.gateway.models import repository as models_repository
 from services.gateway.pages import PageDep, listing
-from services.gateway.search_objective import objective_of, trials_of
-from services.gateway.search_page import POLICY, render_search
-from services.gateway.search_space import dimensions
-from services.gateway.submission import submit
+from services.gateway.searches import repository as searches_repository
+from services.gateway.searches import shapes as search_shapes
+from services.gateway.searches.objective import objective_of, trials_of
+from services.gateway.searches.page import POLICY, render_search
+from services.gateway.searches.space import dimensions
+from services.gateway.training.estimates import that_fits
+from services.gateway.training.first_rows import of_the_right_sort
+from services.gateway.training.methods import CreateTraining
 from shared import job_store
 from shared.contracts.base import JobContract
 from shared.contracts.models import NAME
@@ -155,7 +157,7 @@ def _contract(
                 "the job makes several models, which are named after its own name; leave this one out",
                 param="name",
             )
-        repository_models.check_free(connection, tenant, body.name)
+        models_repository.check_free(connection, tenant, body.name)
     job = asked.model_dump(mode="json", exclude_unset=True)
     space = dimensions(job, body.space, lambda one: one.contract(connection, tenant).dump())
     return RunSearch(
@@ -197,7 +199,7 @@ def list_searches(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict
     workers of the trials that run, and they go on from their checkpoints."""
     with gateway.db.transaction(caller.tenant) as connection:
         jobs, more = jobs_page(connection, caller, page, kinds=KINDS)
-        states = repository_searches.states(connection, [job.id for job in jobs])
+        states = searches_repository.states(connection, [job.id for job in jobs])
     return listing([search_shapes.search(job, states[job.id]) for job in jobs], more)
 
 
@@ -237,4 +239,4 @@ def report(search_id: str, gateway: GatewayDep, caller: CallerDep) -> HTMLRespon
 def _found(gateway: Gateway, caller: Caller, search_id: str) -> tuple[Job, list[Row]]:
     with gateway.db.transaction(caller.tenant) as connection:
         job = job_store.get(connection, search_id, kinds=KINDS)
-        return job, repository_searches.trials(connection, search_id)
+        return job, searches_repository.trials(connection, search_id)

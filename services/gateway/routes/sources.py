@@ -10,19 +10,17 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from services.gateway import (
-    questions,
-    repository_keys,
-    repository_sources,
-    repository_upstreams,
-    source_shapes,
-)
+from services.gateway import keys_repository
+from services.gateway.answering import questions
 from services.gateway.auth import Caller, operator_only
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
+from services.gateway.datasets.recipes import check_recipe
 from services.gateway.docs import json_body
+from services.gateway.models import upstreams_repository
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.recipes import check_recipe
+from services.gateway.sources import repository as sources_repository
+from services.gateway.sources import shapes as source_shapes
 from shared.contracts import sources, upstream
 from shared.contracts.schedule import Schedule, check_schedule, next_moment
 from shared.db import Connection, Row
@@ -106,7 +104,7 @@ async def create(
 
     def write() -> Row:
         with gateway.db.transaction(caller.tenant) as connection:
-            row = repository_sources.insert(connection, caller.tenant, values)
+            row = sources_repository.insert(connection, caller.tenant, values)
             if row is None:
                 raise Conflict(
                     f"there is a source {body.name!r} already", code="already_exists", param="name"
@@ -121,9 +119,9 @@ async def create(
 def list_sources(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     """Newest first; never with their credentials."""
     with gateway.db.transaction(caller.tenant) as connection:
-        if page.after and not repository_sources.existed(connection, page.after):
+        if page.after and not sources_repository.existed(connection, page.after):
             raise unknown_cursor(page.after)
-        rows = repository_sources.listed(connection, caller.tenant, page.after, page.limit + 1)
+        rows = sources_repository.listed(connection, caller.tenant, page.after, page.limit + 1)
     return listing([source_shapes.source(row) for row in rows[: page.limit]], len(rows) > page.limit)
 
 
@@ -165,9 +163,9 @@ async def change(
     def write() -> Row:
         with gateway.db.transaction(caller.tenant) as connection:
             now = find(connection, caller, row["id"], lock=True)
-            changed = repository_sources.change(connection, _changed(body, now))
+            changed = sources_repository.change(connection, _changed(body, now))
             if "credentials" in given:
-                repository_sources.seal(connection, row["id"], sealed)
+                sources_repository.seal(connection, row["id"], sealed)
             _audit(connection, caller, "source_changed", changed)
             return changed
 
@@ -187,7 +185,7 @@ def delete(name: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """Its credentials are forgotten; the files that its syncs made stay."""
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, name, lock=True)
-        repository_sources.delete(connection, row["id"])
+        sources_repository.delete(connection, row["id"])
         _audit(connection, caller, "source_deleted", row)
     return {"id": row["id"], "object": "source", "deleted": True}
 
@@ -202,24 +200,24 @@ def reseal(gateway: GatewayDep) -> dict[str, Any]:
     no more."""
     done = 0
     with gateway.db.core() as connection:
-        for row in repository_sources.all_sealed(connection):
+        for row in sources_repository.all_sealed(connection):
             if not gateway.sealer.is_current(row["sealed"]):
                 about = sources.secret_name(row["id"])
                 again = gateway.sealer.seal(gateway.sealer.open(row["sealed"], about), about)
-                repository_sources.seal(connection, row["id"], again)
+                sources_repository.seal(connection, row["id"], again)
                 done += 1
-        for row in repository_upstreams.all_keys(connection):
+        for row in upstreams_repository.all_keys(connection):
             if not gateway.sealer.is_current(row["api_key"]):
                 about = upstream.secret_name(row["id"])
                 key = gateway.sealer.open_or_plain(row["api_key"], about)
-                repository_upstreams.seal(connection, row["id"], gateway.sealer.seal(key, about))
+                upstreams_repository.seal(connection, row["id"], gateway.sealer.seal(key, about))
                 done += 1
     return {"object": "secrets.reseal", "resealed": done}
 
 
 def find(connection: Connection, caller: Caller, name: str, *, lock: bool = False) -> Row:
     """The caller's source by name or id. Raises NotFound."""
-    row = repository_sources.find(connection, caller.tenant, name, lock=lock)
+    row = sources_repository.find(connection, caller.tenant, name, lock=lock)
     if row is None:
         raise NotFound(f"no source {name!r}", param="name")
     return row
@@ -236,7 +234,7 @@ def _with_sealed(gateway: Gateway, caller: Caller, name: str) -> tuple[Row, str 
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, name)
     with gateway.db.core() as connection:
-        return row, repository_sources.sealed_of(connection, row["id"])
+        return row, sources_repository.sealed_of(connection, row["id"])
 
 
 def _spec(row: Mapping[str, Any]) -> Any:
@@ -294,4 +292,4 @@ def _changed(body: ChangeSource, row: Row) -> dict[str, Any]:
 
 def _audit(connection: Connection, caller: Caller, action: str, row: Row) -> None:
     data = {"connection": row["connection"], "options": row["options"]}
-    repository_keys.audit(connection, caller.tenant, caller.key_id or "local", action, row["name"], data)
+    keys_repository.audit(connection, caller.tenant, caller.key_id or "local", action, row["name"], data)

@@ -9,10 +9,10 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from services.gateway import questions
-from services.gateway import repository_warehouse as repository
+from services.gateway.answering import questions
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import GatewayDep
+from services.gateway.datasets import warehouse_repository as repository
 from services.gateway.docs import json_body
 from shared.contracts.warehouse import (
     MAX_RESULT_ROWS,

@@ -7,14 +7,16 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
 
-from services.gateway import questions, repository_sources, source_shapes
+from services.gateway.answering import questions
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
+from services.gateway.datasets.recipes import check_recipe
 from services.gateway.docs import json_body
+from services.gateway.jobs.submission import submit
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from services.gateway.recipes import check_recipe
 from services.gateway.routes.sources import find
-from services.gateway.submission import submit
+from services.gateway.sources import repository as sources_repository
+from services.gateway.sources import shapes as source_shapes
 from shared.contracts.sources import BuildAfter, ReadRows, SyncSource
 from shared.db import Connection
 from shared.errors import Conflict, NotFound
@@ -47,7 +49,7 @@ def create(
 
     def make(connection: Connection) -> SyncSource:
         row = find(connection, request.caller, name, lock=True)
-        if (running := repository_sources.under_way(connection, row["id"])) is not None:
+        if (running := sources_repository.under_way(connection, row["id"])) is not None:
             raise Conflict(f"the sync {running} of {row['name']!r} has not ended; wait for it or cancel it")
         own = BuildAfter.model_validate(row["build"]) if row["build"] is not None else None
         return SyncSource(source_id=row["id"], source=row["name"], full=body.full, build=body.build or own)
@@ -60,9 +62,9 @@ def list_syncs(name: str, gateway: GatewayDep, caller: CallerDep, page: PageDep)
     """Newest first."""
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, name)
-        if page.after and repository_sources.sync(connection, row["id"], page.after) is None:
+        if page.after and sources_repository.sync(connection, row["id"], page.after) is None:
             raise unknown_cursor(page.after)
-        rows = repository_sources.syncs(connection, caller.tenant, row["id"], page.after, page.limit + 1)
+        rows = sources_repository.syncs(connection, caller.tenant, row["id"], page.after, page.limit + 1)
     shown = [source_shapes.sync(Job.from_row(one)) for one in rows[: page.limit]]
     return listing(shown, len(rows) > page.limit)
 
@@ -71,7 +73,7 @@ def list_syncs(name: str, gateway: GatewayDep, caller: CallerDep, page: PageDep)
 def retrieve(name: str, sync_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
         row = find(connection, caller, name)
-        job = repository_sources.sync(connection, row["id"], sync_id)
+        job = sources_repository.sync(connection, row["id"], sync_id)
     if job is None:
         raise NotFound(f"the source {name!r} has no sync {sync_id!r}", param="sync_id")
     return source_shapes.sync(Job.from_row(job))

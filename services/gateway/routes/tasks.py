@@ -7,7 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field, field_validator
 
-from services.gateway import ready, repository_tasks, task_store
+from services.gateway.adaptation import ready
+from services.gateway.adaptation import repository as tasks_repository
+from services.gateway.adaptation import store as task_store
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
@@ -81,9 +83,9 @@ def create(
 def list_tasks(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     """Newest first."""
     with gateway.db.transaction(caller.tenant) as connection:
-        if page.after and not repository_tasks.task_existed(connection, page.after):
+        if page.after and not tasks_repository.task_existed(connection, page.after):
             raise unknown_cursor(page.after)
-        rows = repository_tasks.list_tasks(connection, caller.tenant, page.after, page.limit + 1)
+        rows = tasks_repository.list_tasks(connection, caller.tenant, page.after, page.limit + 1)
     return listing([_task(row) for row in rows[: page.limit]], len(rows) > page.limit)
 
 
@@ -134,8 +136,8 @@ def list_versions(name: str, gateway: GatewayDep, caller: CallerDep, page: PageD
         number = int(after) if after else None
         if number is not None and not 1 <= number <= task["latest"]:
             raise unknown_cursor(page.after or "")
-        rows = repository_tasks.list_versions(connection, task["id"], number, page.limit + 1)
-        used = repository_tasks.usage_by_version(connection, caller.tenant, task)
+        rows = tasks_repository.list_versions(connection, task["id"], number, page.limit + 1)
+        used = tasks_repository.usage_by_version(connection, caller.tenant, task)
     shown = [{**_version(task, row), "usage": _usage(used.get(row["version"]))} for row in rows[: page.limit]]
     return listing(shown, len(rows) > page.limit)
 

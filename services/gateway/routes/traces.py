@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from services.gateway import repository_platform, shapes
+from services.gateway import shapes
 from services.gateway.auth import Caller
 from services.gateway.context import CallerDep, Gateway, GatewayDep
+from services.gateway.operator import repository as platform_repository
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from shared.db import Connection
 from shared.errors import NotFound
@@ -37,9 +38,9 @@ def list_traces(
 ) -> dict[str, Any]:
     """Newest first, while the built-in receiver keeps them; with a collector of your own, look there."""
     with _view(gateway, caller) as connection:
-        if page.after and not repository_platform.has_trace(connection, page.after):
+        if page.after and not platform_repository.has_trace(connection, page.after):
             raise unknown_cursor(page.after)
-        rows = repository_platform.list_traces(connection, name, page.after, page.limit + 1)
+        rows = platform_repository.list_traces(connection, name, page.after, page.limit + 1)
     shown = [
         {
             "id": row["trace_id"],
@@ -62,7 +63,7 @@ def retrieve(trace_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str,
     rows = []
     if TRACE_ID.match(trace_id):
         with _view(gateway, caller) as connection:
-            rows = repository_platform.get_trace(connection, trace_id)
+            rows = platform_repository.get_trace(connection, trace_id)
     if not rows:
         raise NotFound(
             f"no trace {trace_id!r} is kept here; its spans may be on their way, over their retention, or in "
@@ -88,7 +89,7 @@ def list_alerts(
 ) -> dict[str, Any]:
     """Newest first."""
     with _view(gateway, caller) as connection:
-        if page.after and not repository_platform.has_alert(connection, page.after):
+        if page.after and not platform_repository.has_alert(connection, page.after):
             raise unknown_cursor(page.after)
-        rows = repository_platform.list_alerts(connection, open_, page.after, page.limit + 1)
+        rows = platform_repository.list_alerts(connection, open_, page.after, page.limit + 1)
     return listing([shapes.alert(row) for row in rows[: page.limit]], len(rows) > page.limit)

@@ -10,12 +10,12 @@ from services.gateway import shapes
 from services.gateway.bodies import Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.estimates import that_fits
-from services.gateway.first_rows import of_the_right_sort
-from services.gateway.job_pages import jobs_page
-from services.gateway.methods import KINDS, CreateTraining
+from services.gateway.jobs.pages import jobs_page
+from services.gateway.jobs.submission import submit
 from services.gateway.pages import PageDep, listing
-from services.gateway.submission import submit
+from services.gateway.training.estimates import that_fits
+from services.gateway.training.first_rows import of_the_right_sort
+from services.gateway.training.methods import KINDS, CreateTraining
 from shared import job_store
 
 router = APIRouter(tags=["training"])

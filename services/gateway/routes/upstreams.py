@@ -10,13 +10,15 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
-from services.gateway import repository_keys, repository_models, repository_upstreams, shapes
+from services.gateway import keys_repository, shapes
 from services.gateway.auth import Caller, operator_only
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.models import repository as models_repository
+from services.gateway.models import upstreams_repository
+from services.gateway.models.probe import Probed, probe
 from services.gateway.pages import listing
-from services.gateway.probe import Probed, probe
 from services.gateway.routes.models import check_unused
 from shared.contracts.models import NAME
 from shared.contracts.upstream import SETTING, check_endpoints, check_key, secret_name
@@ -84,8 +86,8 @@ async def create(
     def write() -> Row:
         tenant = _tenant(gateway, body.tenant)
         with gateway.db.transaction(tenant) as connection:
-            repository_models.check_free(connection, tenant, body.name)
-            repository_upstreams.insert(
+            models_repository.check_free(connection, tenant, body.name)
+            upstreams_repository.insert(
                 connection,
                 tenant,
                 {**values, "api_key": _sealed(gateway, str(values["id"]), key)},
@@ -101,7 +103,7 @@ async def create(
 def list_upstreams(gateway: GatewayDep) -> dict[str, Any]:
     """Of all tenants, newest first; never with their keys."""
     with gateway.db.core() as connection:
-        rows = repository_upstreams.listed(connection, MOST)
+        rows = upstreams_repository.listed(connection, MOST)
     return listing([shapes.upstream(row) for row in rows], False)
 
 
@@ -141,7 +143,7 @@ async def change(
     def write() -> Row:
         of = _tenant(gateway, tenant)
         with gateway.db.transaction(of) as connection:
-            repository_upstreams.change(
+            upstreams_repository.change(
                 connection, of, values, _info(values), _sealed(gateway, row["id"], key)
             )
             _audit(connection, of, request.caller, "upstream_changed", values)
@@ -166,8 +168,8 @@ def delete(
     row, of = _find(gateway, tenant, name), _tenant(gateway, tenant)
     with gateway.db.transaction(of) as connection:
         check_unused(connection, of, name)
-        repository_models.delete_model(connection, of, name)
-        repository_upstreams.delete(connection, of, name)
+        models_repository.delete_model(connection, of, name)
+        upstreams_repository.delete(connection, of, name)
         _audit(connection, of, caller, "upstream_deleted", row)
     return {"id": name, "object": "upstream", "deleted": True}
 
@@ -205,7 +207,7 @@ async def _test(gateway: Gateway, row: Row, key: str | None) -> Probed:
 async def _stored_key(gateway: Gateway, upstream_id: str) -> str | None:
     def read() -> str | None:
         with gateway.db.core() as connection:
-            held = repository_upstreams.key_of(connection, upstream_id)
+            held = upstreams_repository.key_of(connection, upstream_id)
         return gateway.sealer.open_or_plain(held, secret_name(upstream_id)) if held else None
 
     return await to_thread.run_sync(read)
@@ -213,7 +215,7 @@ async def _stored_key(gateway: Gateway, upstream_id: str) -> str | None:
 
 def _tenant(gateway: Gateway, name: str) -> UUID:
     with gateway.db.core() as connection:
-        row = repository_keys.tenant_by_name(connection, name)
+        row = keys_repository.tenant_by_name(connection, name)
     if row is None:
         raise NotFound(f"no tenant {name!r}; POST /v1/tenants makes one", param="tenant")
     tenant: UUID = row["id"]
@@ -223,7 +225,7 @@ def _tenant(gateway: Gateway, name: str) -> UUID:
 def _find(gateway: Gateway, tenant: str, name: str) -> Row:
     of = _tenant(gateway, tenant)
     with gateway.db.core() as connection:
-        row = repository_upstreams.find(connection, of, name)
+        row = upstreams_repository.find(connection, of, name)
     if row is None:
         raise NotFound(f"the tenant {tenant!r} has no upstream model {name!r}", param="name")
     return row
@@ -237,4 +239,4 @@ def _info(values: Row) -> dict[str, Any]:
 
 def _audit(connection: Connection, tenant: UUID, caller: Caller, action: str, values: Row) -> None:
     data = {name: values[name] for name in ("url", "model", "endpoints")}
-    repository_keys.audit(connection, tenant, caller.key_id or "local", action, values["name"], data)
+    keys_repository.audit(connection, tenant, caller.key_id or "local", action, values["name"], data)

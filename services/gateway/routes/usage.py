@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from services.gateway import repository_usage
+from services.gateway.answering import usage_repository
 from services.gateway.context import CallerDep, GatewayDep
 from shared.errors import InvalidInput
 
@@ -32,7 +32,7 @@ def usage(
             f"start_date {first} to end_date {last} must be 1 to {MOST_DAYS} days", param="start_date"
         )
     with gateway.db.transaction(caller.tenant) as connection:
-        rows = repository_usage.usage_by_day(connection, first, last, model)
+        rows = usage_repository.usage_by_day(connection, first, last, model)
     data = [
         {
             "object": "usage",

@@ -8,15 +8,16 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field, model_validator
 
-from services.gateway import repository_vector_stores as repository
-from services.gateway import resolve, retrieval, vector_shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
-from services.gateway.metadata import Metadata
+from services.gateway.jobs.metadata import Metadata
+from services.gateway.models import resolve
 from services.gateway.pages import listing, unknown_cursor
-from services.gateway.vector_files import Given, attach, end_jobs, store
-from services.gateway.vector_pages import VectorPage, VectorPageDep
+from services.gateway.vector_stores import repository, retrieval
+from services.gateway.vector_stores import shapes as vector_shapes
+from services.gateway.vector_stores.files import Given, attach, end_jobs, store
+from services.gateway.vector_stores.pages import VectorPage, VectorPageDep
 from shared.contracts.embeddings import EMBEDDINGS
 from shared.contracts.retrieval import (
     MAX_FILES,

@@ -12,13 +12,16 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import Field
 
-from services.gateway import croissant, questions, repository_datasets, shapes, version_files
-from services.gateway import repository_warehouse as repository
+from services.gateway import shapes
+from services.gateway.answering import questions
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
+from services.gateway.datasets import croissant, version_files
+from services.gateway.datasets import repository as datasets_repository
+from services.gateway.datasets import warehouse_repository as repository
 from services.gateway.docs import json_body
+from services.gateway.jobs.submission import submit
 from services.gateway.pages import PageDep, listing
-from services.gateway.submission import submit
 from shared.contracts.warehouse import DiffVersions, ExportVersion, Format, Key, SplitName
 from shared.db import Connection, Row
 from shared.errors import Conflict, InvalidInput, NotFound
@@ -283,7 +286,7 @@ def _files(gateway: Gateway, caller: CallerDep, name: str, version_id: str) -> t
 def _version(connection: Connection, caller: CallerDep, dataset: Row, named: str, param: str) -> Row:
     """By id or by tag."""
     tags = repository.tags(connection, caller.tenant, dataset["id"], name=named)
-    found = repository_datasets.versions(
+    found = datasets_repository.versions(
         connection,
         caller.tenant,
         dataset_id=dataset["id"],
@@ -296,7 +299,7 @@ def _version(connection: Connection, caller: CallerDep, dataset: Row, named: str
 
 
 def _dataset(connection: Connection, caller: CallerDep, name: str) -> Row:
-    row = repository_datasets.get_dataset(connection, caller.tenant, name)
+    row = datasets_repository.get_dataset(connection, caller.tenant, name)
     if row is None:
         raise NotFound(f"no dataset {name!r}", param="name")
     return row

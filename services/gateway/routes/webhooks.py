@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import repository_webhooks, shapes
+from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming, short
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.jobs import webhooks_repository
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from shared.errors import InvalidInput, NotFound
 from shared.jobs import new_id
@@ -45,9 +46,9 @@ def create(
     _check_url(gateway, body.url)
     events = _checked_events(body.events)
     with gateway.db.transaction(tenant) as connection:
-        if repository_webhooks.count_endpoints(connection, tenant) >= MOST_ENDPOINTS:
+        if webhooks_repository.count_endpoints(connection, tenant) >= MOST_ENDPOINTS:
             raise InvalidInput(f"a tenant may have {MOST_ENDPOINTS} endpoints; delete one first", param="url")
-        row = repository_webhooks.insert_endpoint(
+        row = webhooks_repository.insert_endpoint(
             connection, new_id("whe_"), tenant, body.url, secret, events
         )
     return {**shapes.webhook(row), "secret": secret}
@@ -57,16 +58,16 @@ def create(
 def list_endpoints(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     """Newest first; without their secrets."""
     with gateway.db.transaction(caller.tenant) as connection:
-        if page.after and not repository_webhooks.endpoint_existed(connection, page.after):
+        if page.after and not webhooks_repository.endpoint_existed(connection, page.after):
             raise unknown_cursor(page.after)
-        rows = repository_webhooks.list_endpoints(connection, caller.tenant, page.after, page.limit + 1)
+        rows = webhooks_repository.list_endpoints(connection, caller.tenant, page.after, page.limit + 1)
     return listing([shapes.webhook(row) for row in rows[: page.limit]], len(rows) > page.limit)
 
 
 @router.get("/v1/webhooks/{endpoint_id}", summary="One webhook endpoint")
 def retrieve(endpoint_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
-        row = repository_webhooks.get_endpoint(connection, endpoint_id)
+        row = webhooks_repository.get_endpoint(connection, endpoint_id)
     if row is None:
         raise NotFound(f"no webhook endpoint {endpoint_id!r}", param="endpoint_id")
     return shapes.webhook(row)
@@ -84,7 +85,7 @@ def change(
         _check_url(gateway, body.url)
     events = _checked_events(body.events) if body.events is not None else None
     with gateway.db.transaction(request.caller.tenant) as connection:
-        row = repository_webhooks.change_endpoint(connection, endpoint_id, body.url, events)
+        row = webhooks_repository.change_endpoint(connection, endpoint_id, body.url, events)
     if row is None:
         raise NotFound(f"no webhook endpoint {endpoint_id!r}", param="endpoint_id")
     return shapes.webhook(row)
@@ -93,7 +94,7 @@ def change(
 @router.delete("/v1/webhooks/{endpoint_id}", summary="Delete a webhook endpoint")
 def delete(endpoint_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
-        if not repository_webhooks.delete_endpoint(connection, endpoint_id):
+        if not webhooks_repository.delete_endpoint(connection, endpoint_id):
             raise NotFound(f"no webhook endpoint {endpoint_id!r}", param="endpoint_id")
     return {"id": endpoint_id, "object": "webhook_endpoint", "deleted": True}
 

@@ -13,7 +13,7 @@ import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
 from services.dispatcher.deliver import MAX_ATTEMPTS, pause_after, send
-from services.dispatcher.repository_webhooks import Delivery
+from services.dispatcher.webhooks_repository import Delivery
 from shared.errors import HeliuError, Unavailable
 from shared.outbound import Forbidden, Response
 from shared.webhooks import event_body, new_secret, sign

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.gateway.answers import Answer
+from services.gateway.answering.answers import Answer
 from shared.contracts import answers
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 4, "cached_tokens": 0}

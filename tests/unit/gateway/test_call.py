@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.gateway.completions import call_of
+from services.gateway.answering.completions import call_of
 from shared.contracts.chat import parse_chat
 from shared.contracts.inference import Completion, ModelRef
 

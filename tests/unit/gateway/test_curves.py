@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.curves import Point, curves, thin
+from services.gateway.training.curves import Point, curves, thin
 from shared.job_metrics import StepMetrics
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from services.gateway.demands import plan_of
-from services.gateway.speeds import duration_of, earlier_of
-from services.gateway.training_data import TrainingData, of_file, of_version
-from services.gateway.training_places import Place
+from services.gateway.training.data import TrainingData, of_file, of_version
+from services.gateway.training.demands import plan_of
+from services.gateway.training.places import Place
+from services.gateway.training.speeds import duration_of, earlier_of
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.estimates import llama_shape, memory_of
 from shared.contracts.heads import TrainHead

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from services.gateway.eval_compare import compare
-from services.gateway.eval_page import render_run
-from services.gateway.eval_shapes import item_id, item_number
+from services.gateway.evals.compare import compare
+from services.gateway.evals.page import render_run
+from services.gateway.evals.shapes import item_id, item_number
 
 
 def rows(scores: list[float], **more: Any) -> list[dict[str, Any]]:

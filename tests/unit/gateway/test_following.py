@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.gateway.answers import Answer
-from services.gateway.following import Follower, Gap
-from services.gateway.guarded import Guarded
-from services.gateway.places import Place
+from services.gateway.answering.answers import Answer
+from services.gateway.answering.following import Follower, Gap
+from services.gateway.answering.guarded import Guarded
+from services.gateway.answering.places import Place
 from shared.contracts import answers
 from shared.contracts.task import Guard, PiiGuard
 from shared.errors import HeliuError, InvalidInput

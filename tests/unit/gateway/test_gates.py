@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.gateway.gate_facts import Facts
-from services.gateway.gates import Item, decide, digest, items_hash, reasons, verdict, with_waivers
+from services.gateway.registry.checks import Item, decide, digest, items_hash, reasons, verdict, with_waivers
+from services.gateway.registry.facts import Facts
 from shared.contracts.model_registry import GateRules, waivable
 
 RULES = GateRules(eval_id="eval_1", min_items=50, min_slice_items=20)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.answers import Answer
+from services.gateway.answering.answers import Answer
 from shared.contracts import answers
 from shared.contracts.marking import Marking
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from services.gateway import model_card
-from services.gateway.gate_facts import Facts
-from services.gateway.gates import Item
+from services.gateway.registry import card as model_card
+from services.gateway.registry.checks import Item
+from services.gateway.registry.facts import Facts
 
 MODEL: dict[str, Any] = {
     "id": "m",

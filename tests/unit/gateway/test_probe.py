@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from services.gateway import probe
-from services.gateway.probe import Probed, ProbeFailed
+from services.gateway.models import probe
+from services.gateway.models.probe import Probed, ProbeFailed
 from shared.errors import HeliuError
 
 KEY = "sk-the-key-that-is-told-to-nobody"

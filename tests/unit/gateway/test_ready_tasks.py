@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway import ready
+from services.gateway.adaptation import ready
 from shared.contracts.task import NAME, TaskSpec
 from shared.task.bind import TaskVersion, bind, input_variable
 from shared.task.check import check

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.report_page import POLICY, render_report
+from services.gateway.datasets.report_page import POLICY, render_report
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 SECTIONS = [

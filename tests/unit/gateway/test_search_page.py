@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.gateway.search_page import POLICY, render_search
-from services.gateway.search_page.axes import Axis, around, of_range
+from services.gateway.searches.page import POLICY, render_search
+from services.gateway.searches.page.axes import Axis, around, of_range
 from shared.contracts.searches import Choices, Dimension, FloatRange, RunSearch
 from shared.jobs import Job, Status
 

@@ -6,9 +6,9 @@ import pytest
 from starlette.datastructures import QueryParams
 
 from services.gateway.errors import RateLimited, error_response, status_of
-from services.gateway.metadata import wanted_metadata
+from services.gateway.jobs.metadata import wanted_metadata
+from services.gateway.operator.scaling import desired_workers, queues_by_name
 from services.gateway.pages import listing
-from services.gateway.scaling import desired_workers, queues_by_name
 from shared.errors import Conflict, HeliuError, InvalidInput, NotFound, Unavailable
 
 

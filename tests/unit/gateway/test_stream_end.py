@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from services.gateway import sse
-from services.gateway.answers import Answer
-from services.gateway.completions import _Chunks
+from services.gateway.answering import sse
+from services.gateway.answering.answers import Answer
+from services.gateway.answering.completions import _Chunks
 from shared.contracts.answers import CHAT
 from shared.streams import Entry
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.gateway import demands
+from services.gateway.training import demands
 from services.training import evaluate, losses, pretrain, sft
 from services.training.dpo import planning as dpo
 from services.training.encoders import run as encoder_run

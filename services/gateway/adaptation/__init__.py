@@ -1,0 +1,1 @@
+"""Tasks: a model, its template, decoding and guards under one versioned name."""

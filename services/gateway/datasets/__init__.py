@@ -1,0 +1,1 @@
+"""Datasets and their versions: recipes, reports, downloads, and exports."""

@@ -1,0 +1,1 @@
+"""Evals, their runs and what came of them."""

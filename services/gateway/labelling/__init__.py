@@ -1,0 +1,1 @@
+"""Labelling: projects as their owner sees them, and labellers at work."""

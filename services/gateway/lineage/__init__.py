@@ -1,0 +1,1 @@
+"""What came from what, and whose rows are erased."""

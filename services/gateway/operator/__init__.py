@@ -1,0 +1,1 @@
+"""What operators alone see: gauges, queues, and how many workers a pool should have."""

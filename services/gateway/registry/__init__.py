@@ -1,0 +1,1 @@
+"""Registered models: versions, stages, gates, approvals, and who answers a name."""

@@ -1,0 +1,1 @@
+"""Searches for hyperparameters: what they vary and what came of it."""

@@ -1,0 +1,1 @@
+"""Systems that data is synced from, as their tenant edits them."""
