@@ -1,42 +1,15 @@
-"""Every setting of the platform, read once from the environment; an unknown `HELIU_` key is refused by name."""
+"""The settings themselves, one field each with its default and its line of documentation; reads nothing."""
 
 from __future__ import annotations
 
-import difflib
-import ipaddress
-import re
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
-from urllib.parse import urlsplit
+from typing import Any
 
 from shared.errors import ConfigurationError
+from shared.settings.entries import PreemptRule, absolute_folder, host_and_port, listed, tracker
 
 PREFIX = "HELIU_"
-TRACKERS = ("mlflow", "wandb")
-_PREEMPT = re.compile(r"training\.(?!light:)[A-Za-z0-9_-]+:inference\.[A-Za-z0-9_-]+")
-_HOST = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*\.?")
-
-
-@dataclass(frozen=True)
-class PreemptRule:
-    """Jobs of the queue `yields` give way to live requests of the pool `to`, e.g. training.gpu to inference.gpu."""
-
-    yields: str
-    to: str
-
-    @classmethod
-    def parse(cls, entry: str) -> PreemptRule:
-        if not _PREEMPT.fullmatch(entry):
-            raise ConfigurationError(
-                f"HELIU_PREEMPT holds {entry!r}, which is not of the form training.POOL:inference.POOL",
-                param="HELIU_PREEMPT",
-            )
-        return cls(*entry.split(":"))
-
-    def __str__(self) -> str:
-        return f"{self.yields}:{self.to}"
 
 
 def setting(default: Any = MISSING, *, doc: str) -> Any:
@@ -225,53 +198,37 @@ class Settings:
     @property
     def served_models(self) -> tuple[str, ...]:
         """The bases that HELIU_MODELS names; none means any."""
-        return tuple(dict.fromkeys(filter(None, (name.strip() for name in self.models.split(",")))))
+        return tuple(dict.fromkeys(listed(self.models)))
 
     @property
     def allowed_upstreams(self) -> tuple[tuple[str, int], ...]:
         """Host and port of each entry of HELIU_UPSTREAM_HOSTS; port 0 is any. Raises ConfigurationError."""
-        entries = filter(None, (entry.strip() for entry in self.upstream_hosts.split(",")))
-        return tuple(_host_and_port(entry, "HELIU_UPSTREAM_HOSTS") for entry in entries)
+        return tuple(host_and_port(entry, "HELIU_UPSTREAM_HOSTS") for entry in listed(self.upstream_hosts))
 
     @property
     def allowed_sources(self) -> tuple[tuple[str, int], ...]:
         """The same of HELIU_SOURCE_HOSTS."""
-        entries = filter(None, (entry.strip() for entry in self.source_hosts.split(",")))
-        return tuple(_host_and_port(entry, "HELIU_SOURCE_HOSTS") for entry in entries)
+        return tuple(host_and_port(entry, "HELIU_SOURCE_HOSTS") for entry in listed(self.source_hosts))
 
     @property
     def allowed_folders(self) -> tuple[Path, ...]:
         """The folders of HELIU_SOURCE_FOLDERS. Raises ConfigurationError for one that is not absolute."""
-        folders = [Path(entry.strip()) for entry in self.source_folders.split(",") if entry.strip()]
-        for folder in folders:
-            if not folder.is_absolute():
-                raise ConfigurationError(
-                    f"HELIU_SOURCE_FOLDERS holds {str(folder)!r}; give each folder from / on",
-                    param="HELIU_SOURCE_FOLDERS",
-                )
-        return tuple(folders)
+        return tuple(absolute_folder(entry, "HELIU_SOURCE_FOLDERS") for entry in listed(self.source_folders))
 
     @property
     def wanted_trackers(self) -> tuple[str, ...]:
         """The trackers of HELIU_TRACKERS. Raises ConfigurationError for one that is not known."""
-        names = tuple(dict.fromkeys(filter(None, (name.strip() for name in self.trackers.split(",")))))
-        for name in names:
-            if name not in TRACKERS:
-                raise ConfigurationError(
-                    f"HELIU_TRACKERS holds {name!r}; known are {', '.join(TRACKERS)}", param="HELIU_TRACKERS"
-                )
-        return names
+        return tuple(dict.fromkeys(tracker(entry) for entry in listed(self.trackers)))
 
     @property
     def secret_keys(self) -> tuple[str, ...]:
         """The secrets of HELIU_SECRET_KEY, the one that seals first; none where the file in HELIU_HOME counts."""
-        return tuple(filter(None, (entry.strip() for entry in self.secret_key.split(","))))
+        return tuple(listed(self.secret_key))
 
     @property
     def preempt_rules(self) -> tuple[PreemptRule, ...]:
         """The entries of HELIU_PREEMPT. Raises ConfigurationError."""
-        entries = filter(None, (entry.strip() for entry in self.preempt.split(",")))
-        return tuple(dict.fromkeys(PreemptRule.parse(entry) for entry in entries))
+        return tuple(dict.fromkeys(PreemptRule.parse(entry) for entry in listed(self.preempt)))
 
     @property
     def artifacts_in_s3(self) -> bool:
@@ -291,137 +248,3 @@ class Settings:
         missing = [f"{PREFIX}{name.upper()}" for name in names if getattr(self, name) in ("", None)]
         if missing:
             raise ConfigurationError(f"missing setting: {', '.join(missing)}")
-
-
-def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Parse `HELIU_*`; raises ConfigurationError for an unknown key, a wrong type or an unsafe bind."""
-    known: dict[str, Field[Any]] = {f"{PREFIX}{f.name.upper()}": f for f in fields(Settings)}
-    types = get_type_hints(Settings)
-    values: dict[str, Any] = {}
-    for key, text in environ.items():
-        if not key.startswith(PREFIX) or key == f"{PREFIX}REAL_DATA":
-            continue
-        if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigurationError(f"unknown setting {key}{hint}", param=key)
-        name = known[key].name
-        values[name] = _parse(key, text, types[name])
-    settings = Settings(**values)
-    _check(settings)
-    return settings
-
-
-def _parse(key: str, text: str, kind: type) -> Any:
-    try:
-        if kind is bool:
-            return {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False, "": False}[
-                text.lower()
-            ]
-        return kind(text)
-    except (ValueError, KeyError) as exc:
-        raise ConfigurationError(f"{key} must be of type {kind.__name__}, got {text!r}", param=key) from exc
-
-
-def _check(settings: Settings) -> None:
-    if settings.auth not in ("on", "off"):
-        raise ConfigurationError(
-            f"HELIU_AUTH must be 'on' or 'off', got {settings.auth!r}", param="HELIU_AUTH"
-        )
-    if settings.auth == "off" and not is_loopback(settings.gateway_host):
-        raise ConfigurationError(
-            f"HELIU_AUTH=off with HELIU_GATEWAY_HOST={settings.gateway_host} would let anybody on the network run "
-            "jobs; bind to 127.0.0.1 or turn auth on",
-            param="HELIU_GATEWAY_HOST",
-        )
-    if settings.hub_url and not settings.hub_url.startswith("https://"):
-        raise ConfigurationError(
-            f"HELIU_HUB_URL must begin with https://, got {settings.hub_url!r}", param="HELIU_HUB_URL"
-        )
-    if not 0.5 <= settings.resume_seconds <= 3600:
-        raise ConfigurationError(
-            f"HELIU_RESUME_SECONDS must be from 0.5 to 3600, got {settings.resume_seconds:g}",
-            param="HELIU_RESUME_SECONDS",
-        )
-    _check_artifacts(settings)
-    if settings.preempt_waiting < 1 or min(settings.preempt_seconds, settings.preempt_calm_seconds) < 0:
-        raise ConfigurationError(
-            "HELIU_PREEMPT_WAITING must be 1 or more, and the seconds of HELIU_PREEMPT_ 0 or more",
-            param="HELIU_PREEMPT_WAITING",
-        )
-    _ = settings.preempt_rules
-    _ = (
-        settings.allowed_upstreams,
-        settings.allowed_sources,
-        settings.allowed_folders,
-        settings.wanted_trackers,
-    )
-    if any(len(secret) < 16 for secret in settings.secret_keys):
-        raise ConfigurationError(
-            "HELIU_SECRET_KEY holds a secret of less than 16 characters; `openssl rand -hex 32` makes one",
-            param="HELIU_SECRET_KEY",
-        )
-    if settings.upstream_slots < 1 or settings.upstream_silence_seconds <= 0:
-        raise ConfigurationError(
-            "HELIU_UPSTREAM_SLOTS must be 1 or more and HELIU_UPSTREAM_SILENCE_SECONDS over 0",
-            param="HELIU_UPSTREAM_SLOTS",
-        )
-    for name in ("gateway_port", "otlp_port", "metrics_port"):
-        if not 0 <= getattr(settings, name) <= 65535:
-            raise ConfigurationError(
-                f"{PREFIX}{name.upper()} must be a port between 0 and 65535, got {getattr(settings, name)}",
-                param=f"{PREFIX}{name.upper()}",
-            )
-    if settings.heartbeat_seconds * 2 > settings.lease_seconds:
-        raise ConfigurationError(
-            f"HELIU_LEASE_SECONDS={settings.lease_seconds} must be at least twice "
-            f"HELIU_HEARTBEAT_SECONDS={settings.heartbeat_seconds}",
-            param="HELIU_LEASE_SECONDS",
-        )
-
-
-def _check_artifacts(settings: Settings) -> None:
-    if "://" in settings.artifacts and not settings.artifacts_in_s3:
-        raise ConfigurationError(
-            f"HELIU_ARTIFACTS must be a folder or s3://BUCKET/PREFIX, got {settings.artifacts!r}",
-            param="HELIU_ARTIFACTS",
-        )
-    if settings.artifacts_in_s3 and settings.ray_address not in ("", "local"):
-        raise ConfigurationError(
-            "HELIU_RAY_ADDRESS names a cluster whose nodes read the artifact store's folder, which "
-            f"{settings.artifacts} is not; unset it, or use a shared folder",
-            param="HELIU_RAY_ADDRESS",
-        )
-    if bool(settings.s3_access_key_id) != bool(settings.s3_secret_access_key):
-        raise ConfigurationError(
-            "HELIU_S3_ACCESS_KEY_ID and HELIU_S3_SECRET_ACCESS_KEY go together; set both or none",
-            param="HELIU_S3_ACCESS_KEY_ID",
-        )
-
-
-def _host_and_port(entry: str, key: str) -> tuple[str, int]:
-    try:
-        parts = urlsplit(f"//{entry}")
-        host, port = parts.hostname or "", parts.port
-        if "[" in entry:
-            ipaddress.IPv6Address(host)
-        elif not _HOST.fullmatch(host):
-            raise ValueError("not a host")
-    except ValueError:
-        host, port = "", 0
-    if not host or port == 0 or parts.netloc != entry or "@" in entry or len(host) > 253:
-        raise ConfigurationError(
-            f"{key} holds {entry!r}, which is no HOST or HOST:PORT; a host is a name or an address, IPv6 in brackets",
-            param=key,
-        )
-    return host, port or 0
-
-
-def is_loopback(host: str) -> bool:
-    """True for `localhost` and loopback addresses; a name that is not an address counts as reachable."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
