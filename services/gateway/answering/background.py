@@ -17,7 +17,6 @@ from anyio import to_thread
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from services.gateway import shapes
 from services.gateway.adaptation.calls import TaskCall, prepare
 from services.gateway.answering import repository as chats_repository
 from services.gateway.answering import sse
@@ -30,6 +29,7 @@ from services.gateway.answering.taken_up import COMMENT_S, TakenUp, stopping
 from services.gateway.auth import Caller
 from services.gateway.bodies import Incoming
 from services.gateway.context import Gateway
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.submission import submit
 from services.gateway.registry import releases as registered
 from shared import job_store, semconv
@@ -63,7 +63,7 @@ async def accept(
     if body.get("stream"):
         events = await _follow(request, gateway, job, Place())
         return sse.EventStream(events, {"content-location": location, "x-heliu-job": job.id})
-    return JSONResponse(shapes.job(job), status_code=202, headers={"location": location})
+    return JSONResponse(job_shapes.job(job), status_code=202, headers={"location": location})
 
 
 async def fetch(
@@ -82,7 +82,7 @@ async def fetch(
         return JSONResponse(_whole(seen.job, seen.said))
     if seen.job.state in TERMINAL:
         raise _failed(seen.job)
-    return JSONResponse(shapes.job(seen.job), status_code=202, headers={"retry-after": "1"})
+    return JSONResponse(job_shapes.job(seen.job), status_code=202, headers={"retry-after": "1"})
 
 
 def _submit(

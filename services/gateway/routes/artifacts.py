@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import shapes
 from services.gateway.auth import operator_only
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.submission import submit
 from shared.contracts.warehouse import CollectGarbage
 
@@ -33,4 +33,4 @@ def collect(
     names; with `dry_run` it only counts them."""
     body = request.body
     contract = CollectGarbage(dry_run=body.dry_run, grace_hours=body.grace_hours)
-    return shapes.job(submit(gateway, request, CollectGarbage, lambda _: contract))
+    return job_shapes.job(submit(gateway, request, CollectGarbage, lambda _: contract))

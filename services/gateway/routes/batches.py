@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.jobs import batches_repository
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.metadata import Metadata
 from services.gateway.jobs.pages import jobs_page
 from services.gateway.jobs.submission import submit
@@ -81,7 +81,7 @@ def create(
             pool=gateway.settings.pool,
         )
 
-    return shapes.batch(submit(gateway, request, Batch, make, metadata=body.metadata, window=WINDOW))
+    return job_shapes.batch(submit(gateway, request, Batch, make, metadata=body.metadata, window=WINDOW))
 
 
 @router.get("/v1/batches", summary="List batches")
@@ -118,7 +118,7 @@ def _with_counts(connection: Connection, jobs: Sequence[Job]) -> list[dict[str, 
     """Batches with the rows that are answered so far: the job itself learns their number at its end."""
     running = [job.id for job in jobs if job.state not in TERMINAL]
     counts = batches_repository.answered_rows(connection, running) if running else {}
-    shown = [shapes.batch(job) for job in jobs]
+    shown = [job_shapes.batch(job) for job in jobs]
     for batch in shown:
         batch["request_counts"] |= counts.get(batch["id"], {})
     return shown

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse
 
-from services.gateway import shapes
 from services.gateway.context import CallerDep, Gateway, GatewayDep
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.training.curves import curves
 from services.gateway.training.methods import KINDS
 from shared import job_metrics, job_store
@@ -50,7 +50,7 @@ def read(
         "status": job.state.value,
         "last_step": last if last is not None else after_step,
         "total_steps": job.progress.get("total_steps"),
-        "estimated_finish": shapes.estimated_finish(job),
+        "estimated_finish": job_shapes.estimated_finish(job),
         "data": [
             {
                 "metric": name,

@@ -9,15 +9,16 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
-from services.gateway import shapes
 from services.gateway.answering import questions
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.datasets import repository as datasets_repository
+from services.gateway.datasets import shapes as dataset_shapes
 from services.gateway.datasets.recipes import check_recipe
 from services.gateway.datasets.report_page import POLICY, render_report
 from services.gateway.docs import json_body
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.metadata import Metadata
 from services.gateway.jobs.submission import submit
 from services.gateway.models import resolve
@@ -109,7 +110,7 @@ def create(
 
     job = submit(gateway, request, BuildVersion, make, metadata=body.metadata)
     return {
-        **shapes.job(job),
+        **job_shapes.job(job),
         "dataset": job.payload["dataset_name"],
         "dataset_id": job.payload["dataset_id"],
     }
@@ -122,7 +123,7 @@ def list_datasets(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict
         if page.after and not datasets_repository.dataset_existed(connection, page.after):
             raise unknown_cursor(page.after)
         rows = datasets_repository.list_datasets(connection, caller.tenant, page.after, page.limit + 1)
-    return listing([shapes.dataset(row) for row in rows[: page.limit]], len(rows) > page.limit)
+    return listing([dataset_shapes.dataset(row) for row in rows[: page.limit]], len(rows) > page.limit)
 
 
 @router.get("/v1/datasets/{name}", summary="One dataset with its versions")
@@ -133,7 +134,10 @@ def retrieve(name: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any
         versions = datasets_repository.versions(
             connection, caller.tenant, dataset_id=dataset["id"], limit=MOST_VERSIONS
         )
-    return {**shapes.dataset(dataset), "versions": [shapes.dataset_version(row) for row in versions]}
+    return {
+        **dataset_shapes.dataset(dataset),
+        "versions": [dataset_shapes.dataset_version(row) for row in versions],
+    }
 
 
 @router.get("/v1/datasets/{name}/versions", summary="Versions of a dataset")
@@ -150,12 +154,14 @@ def list_versions(name: str, gateway: GatewayDep, caller: CallerDep, page: PageD
         rows = datasets_repository.versions(
             connection, caller.tenant, dataset_id=dataset["id"], after=page.after, limit=page.limit + 1
         )
-    return listing([shapes.dataset_version(row) for row in rows[: page.limit]], len(rows) > page.limit)
+    return listing(
+        [dataset_shapes.dataset_version(row) for row in rows[: page.limit]], len(rows) > page.limit
+    )
 
 
 @router.get("/v1/datasets/{name}/versions/{version_id}", summary="One version with report and gate")
 def retrieve_version(name: str, version_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    return shapes.dataset_version(_version(gateway, caller, name, version_id), full=True)
+    return dataset_shapes.dataset_version(_version(gateway, caller, name, version_id), full=True)
 
 
 @router.get(

@@ -9,13 +9,14 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Depends
 from pydantic import Field, model_validator
 
-from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.submission import submit
 from services.gateway.lineage import erasures_repository as repository
 from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.shapes import unix
 from shared.contracts.data_governance import BuildVersion
 from shared.contracts.erasure import EraseSubject, Subject, digest_of
 from shared.contracts.lineage import MAX_ROWS
@@ -69,7 +70,7 @@ def create(
     )
     contract = EraseSubject(erasure_id=new_id("erasure-"), subject=subject, dry_run=body.dry_run)
     job = submit(gateway, request, EraseSubject, lambda _: contract)
-    return {**shapes.job(job), "erasure_id": job.payload["erasure_id"]}
+    return {**job_shapes.job(job), "erasure_id": job.payload["erasure_id"]}
 
 
 @router.get("/v1/erasures", summary="List erasures")
@@ -113,7 +114,7 @@ def rebuild(
             return BuildVersion.model_validate(payload)
 
         job = submit(gateway, _one_of(request, row["dataset_id"]), BuildVersion, make)
-        jobs.append({**shapes.job(job), "dataset": row["dataset"]})
+        jobs.append({**job_shapes.job(job), "dataset": row["dataset"]})
     return {"object": "list", "data": jobs, "has_more": False}
 
 
@@ -133,4 +134,4 @@ def _row(connection: Connection, caller: CallerDep, erasure_id: str) -> Row:
 
 def _shape(row: Row) -> dict[str, Any]:
     told = {name: row[name] for name in ("id", "job_id", "subject")}
-    return {**told, "object": "erasure", "created_at": shapes.unix(row["created_at"]), **row["found"]}
+    return {**told, "object": "erasure", "created_at": unix(row["created_at"]), **row["found"]}

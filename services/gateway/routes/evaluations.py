@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.metadata import Metadata
 from services.gateway.jobs.pages import jobs_page
 from services.gateway.jobs.submission import submit
@@ -55,18 +55,18 @@ def create(
             seed=body.seed,
         )
 
-    return shapes.job(submit(gateway, request, Evaluate, make, metadata=body.metadata))
+    return job_shapes.job(submit(gateway, request, Evaluate, make, metadata=body.metadata))
 
 
 @router.get("/v1/evaluations", summary="List evaluations")
 def list_evaluations(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
         jobs, more = jobs_page(connection, caller, page, kinds=KINDS)
-    return listing([shapes.job(job) for job in jobs], more)
+    return listing([job_shapes.job(job) for job in jobs], more)
 
 
 @router.get("/v1/evaluations/{job_id}", summary="One evaluation")
 def retrieve(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
         job = job_store.get(connection, job_id, kinds=KINDS)
-        return shapes.job(job, job_store.position(connection, job))
+        return job_shapes.job(job, job_store.position(connection, job))

@@ -10,7 +10,6 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 
-from services.gateway import shapes
 from services.gateway.bodies import short
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import upload_body
@@ -19,6 +18,7 @@ from services.gateway.models.resolve import file_row
 from services.gateway.pages import listing, unknown_cursor
 from services.gateway.uploads import multipart as uploads
 from services.gateway.uploads import repository as files_repository
+from services.gateway.uploads import shapes as upload_shapes
 from shared.db import retrying
 from shared.errors import InvalidInput, NotFound
 from shared.jobs import new_id
@@ -47,7 +47,7 @@ async def upload(request: Request, gateway: GatewayDep, caller: CallerDep) -> di
     def insert() -> dict[str, Any]:
         with gateway.db.transaction(caller.tenant) as connection:
             earlier = files_repository.get_file(connection, file_id)
-            return shapes.file(
+            return upload_shapes.file(
                 earlier
                 or files_repository.insert_file(
                     connection,
@@ -117,12 +117,12 @@ def list_files(
             limit=limit + 1,
             newest_first=order == "desc",
         )
-    return listing([shapes.file(row) for row in rows[:limit]], len(rows) > limit)
+    return listing([upload_shapes.file(row) for row in rows[:limit]], len(rows) > limit)
 
 
 @router.get("/v1/files/{file_id}", summary="One file")
 def retrieve(file_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    return shapes.file(_row(gateway, caller, file_id))
+    return upload_shapes.file(_row(gateway, caller, file_id))
 
 
 @router.get("/v1/files/{file_id}/content", summary="The bytes of a file", response_class=FileResponse)

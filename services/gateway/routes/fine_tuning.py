@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
@@ -17,6 +16,7 @@ from services.gateway.jobs.pages import jobs_page
 from services.gateway.jobs.submission import submit
 from services.gateway.models import repository as models_repository
 from services.gateway.pages import PageDep, listing, unknown_cursor
+from services.gateway.training import shapes as training_shapes
 from services.gateway.training.estimates import that_fits
 from services.gateway.training.first_rows import of_the_right_sort
 from services.gateway.training.methods.base import Urgency
@@ -95,7 +95,7 @@ def create(
         priority=body.priority,
         preemptible=body.may_be_preempted,
     )
-    return shapes.fine_tuning_job(job)
+    return training_shapes.fine_tuning_job(job)
 
 
 def _asked(body: CreateFineTuning) -> TuneBody | PreferenceBody:
@@ -144,30 +144,30 @@ def list_jobs(request: Request, gateway: GatewayDep, caller: CallerDep, page: Pa
     wanted = wanted_metadata(request.query_params)
     with gateway.db.transaction(caller.tenant) as connection:
         jobs, more = jobs_page(connection, caller, page, kinds=KINDS, metadata=wanted)
-    return listing([shapes.fine_tuning_job(job) for job in jobs], more)
+    return listing([training_shapes.fine_tuning_job(job) for job in jobs], more)
 
 
 @router.get("/v1/fine_tuning/jobs/{job_id}", summary="One fine-tuning job")
 def retrieve(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
-        return shapes.fine_tuning_job(job_store.get(connection, job_id, kinds=KINDS))
+        return training_shapes.fine_tuning_job(job_store.get(connection, job_id, kinds=KINDS))
 
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/cancel", summary="Cancel a fine-tuning job")
 def cancel(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    return shapes.fine_tuning_job(_ask(gateway, caller, job_id, job_requests.request_cancel))
+    return training_shapes.fine_tuning_job(_ask(gateway, caller, job_id, job_requests.request_cancel))
 
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/pause", summary="Pause at the next checkpoint")
 def pause(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    return shapes.fine_tuning_job(_ask(gateway, caller, job_id, job_requests.request_pause))
+    return training_shapes.fine_tuning_job(_ask(gateway, caller, job_id, job_requests.request_pause))
 
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/resume", summary="Resume from the last checkpoint")
 def resume(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     job = _ask(gateway, caller, job_id, job_requests.resume)
     gateway.bell.ring(job.queue, None)
-    return shapes.fine_tuning_job(job)
+    return training_shapes.fine_tuning_job(job)
 
 
 def _ask(gateway: Gateway, caller: CallerDep, job_id: str, verb: Callable[[Connection, str], Job]) -> Job:
@@ -186,7 +186,7 @@ def events(job_id: str, gateway: GatewayDep, caller: CallerDep, page: PageDep) -
     with gateway.db.transaction(caller.tenant) as connection:
         job_store.get(connection, job_id, kinds=KINDS)
         rows, more = job_store.latest_events(connection, job_id, before=before, limit=page.limit)
-    return listing([shapes.fine_tuning_event(row) for row in rows], more)
+    return listing([training_shapes.fine_tuning_event(row) for row in rows], more)
 
 
 def _event_number(cursor: str) -> int:
@@ -204,4 +204,4 @@ def checkpoints(job_id: str, gateway: GatewayDep, caller: CallerDep, page: PageD
         if page.after and not models_repository.has_checkpoint(connection, job_id, page.after):
             raise unknown_cursor(page.after)
         rows = models_repository.list_checkpoints(connection, job_id, page.after, page.limit + 1)
-    return listing([shapes.checkpoint(row) for row in rows[: page.limit]], len(rows) > page.limit)
+    return listing([training_shapes.checkpoint(row) for row in rows[: page.limit]], len(rows) > page.limit)

@@ -12,13 +12,13 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
-from services.gateway import shapes
 from services.gateway.answering import sse
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import EVENTS, json_body
 from services.gateway.errors import error_object
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.metadata import Metadata, wanted_metadata
 from services.gateway.jobs.pages import jobs_page
 from services.gateway.jobs.submission import submit
@@ -61,7 +61,7 @@ def create(
             param="kind",
         )
     contract = Noop(seconds=body.seconds, steps=body.steps, outcome=body.outcome)
-    return shapes.job(submit(gateway, request, Noop, lambda _: contract, metadata=body.metadata))
+    return job_shapes.job(submit(gateway, request, Noop, lambda _: contract, metadata=body.metadata))
 
 
 @router.get("/v1/jobs", summary="List jobs")
@@ -85,7 +85,7 @@ def list_jobs(
             parts=parts,
             metadata=wanted_metadata(request.query_params),
         )
-    return listing([shapes.job(job) for job in jobs], more)
+    return listing([job_shapes.job(job) for job in jobs], more)
 
 
 @router.get("/v1/jobs/{job_id}", summary="One job")
@@ -93,7 +93,7 @@ def retrieve(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, A
     """`position` is how many of the tenant's own jobs go before it."""
     with gateway.db.transaction(caller.tenant) as connection:
         job = job_store.get(connection, job_id)
-        return shapes.job(job, job_store.position(connection, job))
+        return job_shapes.job(job, job_store.position(connection, job))
 
 
 @router.post("/v1/jobs/{job_id}/cancel", summary="Cancel a job")
@@ -134,7 +134,7 @@ def _ask(
     job = retrying(once, attempts=4)
     if ring or job.progress.get("finalize_on_cancel"):
         gateway.bell.ring(job.queue, None)
-    return shapes.job(job)
+    return job_shapes.job(job)
 
 
 @router.get(
@@ -164,7 +164,7 @@ async def events(
     if streamed:
         key = request.headers.get("authorization")
         return sse.EventStream(_follow(gateway, caller, key, job_id, after, request.state.trace_id))
-    shown = [shapes.job_event(row) for row in rows[: page.limit]]
+    shown = [job_shapes.job_event(row) for row in rows[: page.limit]]
     return JSONResponse(listing(shown, len(rows) > page.limit))
 
 
@@ -190,7 +190,7 @@ def _read_latest(
     with gateway.db.transaction(caller.tenant) as connection:
         job_store.get(connection, job_id)
         rows, more = job_store.latest_events(connection, job_id, before=before or None, limit=limit)
-    return [shapes.job_event(row) for row in rows], more
+    return [job_shapes.job_event(row) for row in rows], more
 
 
 async def _follow(
@@ -214,7 +214,7 @@ async def _follow(
             return
         for row in rows:
             after, spoken = row["id"], time.monotonic()
-            yield sse.event(shapes.job_event(row), id_=str(row["id"]), name=row["type"])
+            yield sse.event(job_shapes.job_event(row), id_=str(row["id"]), name=row["type"])
         if len(rows) == AT_ONCE:
             continue
         if ended:

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import ConfigDict, Field
 
-from services.gateway import keys_repository, shapes
+from services.gateway import keys_repository
 from services.gateway.auth import Caller
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.datasets import repository as datasets_repository
 from services.gateway.docs import json_body
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.submission import submit
 from services.gateway.labelling import repository as labelling_repository
 from services.gateway.labelling import shapes as label_shapes
@@ -97,7 +98,7 @@ def create(
             insert(connection, {})
         return {**_shown(gateway, request.caller, project_id), "job": None}
     job = submit(gateway, request, ImportItems, make)
-    return {**_shown(gateway, request.caller, job.payload["project_id"]), "job": shapes.job(job)}
+    return {**_shown(gateway, request.caller, job.payload["project_id"]), "job": job_shapes.job(job)}
 
 
 def _source(connection: Connection, caller: Caller, body: CreateProject, project_id: str) -> ImportItems:

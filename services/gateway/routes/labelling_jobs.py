@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.datasets import repository as datasets_repository
 from services.gateway.datasets.recipes import check_recipe
 from services.gateway.docs import json_body
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.submission import submit
 from services.gateway.labelling import repository as labelling_repository
 from services.gateway.labelling import shapes as label_shapes
@@ -102,7 +102,7 @@ def import_items(
         row = find(connection, request.caller, project)
         return import_of(connection, row["id"], body.file_id, body.format)
 
-    return shapes.job(submit(gateway, request, ImportItems, make))
+    return job_shapes.job(submit(gateway, request, ImportItems, make))
 
 
 @router.post(
@@ -119,7 +119,7 @@ def export(
         _check_method(ProjectSpec.model_validate(row["spec"]), body.method, body.weak)
         return ExportLabels(project_id=row["id"], method=body.method, format=body.format, weak=body.weak)
 
-    return shapes.job(submit(gateway, request, ExportLabels, make))
+    return job_shapes.job(submit(gateway, request, ExportLabels, make))
 
 
 @router.post(
@@ -148,7 +148,7 @@ def build(
             recipe=body.recipe,
         )
 
-    return shapes.job(submit(gateway, request, ExportLabels, make))
+    return job_shapes.job(submit(gateway, request, ExportLabels, make))
 
 
 @router.post(
@@ -167,7 +167,7 @@ def find_suspects(
         check_categorical(ProjectSpec.model_validate(row["spec"]), "looking for suspects")
         return FindSuspects(project_id=row["id"], most=body.most, seed=body.seed)
 
-    return shapes.job(submit(gateway, request, FindSuspects, make))
+    return job_shapes.job(submit(gateway, request, FindSuspects, make))
 
 
 @router.get(BASE + "/{project}/suspects", summary="Labels that are in doubt")
@@ -194,7 +194,7 @@ def pick_items(
         artifact = _artifact(connection, body.file_id, "file_id") if body.file_id is not None else None
         return PickItems(project_id=row["id"], artifact=artifact, seed=body.seed)
 
-    return shapes.job(submit(gateway, request, PickItems, make))
+    return job_shapes.job(submit(gateway, request, PickItems, make))
 
 
 @router.post(
@@ -221,7 +221,7 @@ def apply_functions(
             raise InvalidInput("two functions have the same name", param="functions")
         return ApplyFunctions(project_id=row["id"], functions=functions)
 
-    return shapes.job(submit(gateway, request, ApplyFunctions, make))
+    return job_shapes.job(submit(gateway, request, ApplyFunctions, make))
 
 
 def _checked(connection: Connection, spec: ProjectSpec, function: Any, place: str) -> Any:

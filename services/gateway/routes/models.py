@@ -8,13 +8,14 @@ from uuid import UUID
 from fastapi import APIRouter, Depends
 from pydantic import Field, model_validator
 
-from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.metadata import Metadata
 from services.gateway.jobs.submission import submit
 from services.gateway.models import repository as models_repository
+from services.gateway.models import shapes as model_shapes
 from services.gateway.models import upstreams_repository
 from services.gateway.models.resolve import model_row
 from services.gateway.pages import listing
@@ -83,7 +84,7 @@ def create(
             revision=body.revision,
         )
 
-    return shapes.job(submit(gateway, request, ImportModel, make, metadata=body.metadata))
+    return job_shapes.job(submit(gateway, request, ImportModel, make, metadata=body.metadata))
 
 
 def _check_source(gateway: Gateway, body: CreateModel) -> None:
@@ -139,14 +140,14 @@ def list_models(gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """All of the tenant's models, newest first; this list has no pages, as OpenAI's has none."""
     with gateway.db.transaction(caller.tenant) as connection:
         rows = models_repository.list_models(connection, caller.tenant, MOST)
-    return listing([shapes.model(row, caller.tenant_name) for row in rows], False)
+    return listing([model_shapes.model(row, caller.tenant_name) for row in rows], False)
 
 
 @router.get("/v1/models/{model}", summary="One model")
 def retrieve(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """`info` tells what it is: architecture, parameters, context length, and where it came from."""
     with gateway.db.transaction(caller.tenant) as connection:
-        return shapes.model(model_row(connection, caller.tenant, model), caller.tenant_name)
+        return model_shapes.model(model_row(connection, caller.tenant, model), caller.tenant_name)
 
 
 @router.delete("/v1/models/{model}", summary="Delete a model")

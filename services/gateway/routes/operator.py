@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import keys_repository, shapes
+from services.gateway import keys_repository
 from services.gateway.auth import Caller, operator_only
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.operator import repository as platform_repository
+from services.gateway.operator import shapes as operator_shapes
 from services.gateway.operator.scaling import desired_workers, queues_by_name
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from shared.bootstrap import create_key
@@ -56,7 +57,7 @@ def create_api_key(
         keys_repository.audit(connection, tenant["id"], _actor(request.caller), "key_created", key_id, data)
         row = keys_repository.get_key(connection, key_id)
     assert row is not None
-    return {**shapes.api_key(row), "key": key}
+    return {**operator_shapes.api_key(row), "key": key}
 
 
 @router.get("/v1/keys", summary="List API keys")
@@ -66,7 +67,7 @@ def list_api_keys(gateway: GatewayDep, page: PageDep) -> dict[str, Any]:
         if page.after and keys_repository.get_key(connection, page.after) is None:
             raise unknown_cursor(page.after)
         rows = keys_repository.list_keys(connection, page.after, page.limit + 1)
-    return listing([shapes.api_key(row) for row in rows[: page.limit]], len(rows) > page.limit)
+    return listing([operator_shapes.api_key(row) for row in rows[: page.limit]], len(rows) > page.limit)
 
 
 @router.delete("/v1/keys/{key_id}", summary="Revoke an API key")
@@ -96,7 +97,7 @@ def create_tenant(
         keys_repository.audit(
             connection, row["id"], _actor(request.caller), "tenant_created", body.name, data
         )
-    return shapes.tenant(row)
+    return operator_shapes.tenant(row)
 
 
 @router.get("/v1/tenants", summary="List tenants")
@@ -106,7 +107,7 @@ def list_tenants(gateway: GatewayDep, page: PageDep) -> dict[str, Any]:
         if page.after and keys_repository.tenant_by_name(connection, page.after) is None:
             raise unknown_cursor(page.after)
         rows = keys_repository.list_tenants(connection, page.after, page.limit + 1)
-    shown = [shapes.tenant(row) for row in rows[: page.limit]]
+    shown = [operator_shapes.tenant(row) for row in rows[: page.limit]]
     return listing(shown, len(rows) > page.limit, key=lambda row: str(row["name"]))
 
 
@@ -115,7 +116,7 @@ def list_workers(gateway: GatewayDep) -> dict[str, Any]:
     """Workers that live or have lived within the hour."""
     with gateway.db.core() as connection:
         rows = platform_repository.workers(connection)
-    return listing([shapes.worker(row) for row in rows], False)
+    return listing([operator_shapes.worker(row) for row in rows], False)
 
 
 @router.get("/scaling/{pool}", summary="How many workers a pool should have")

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from services.gateway import shapes
 from services.gateway.auth import Caller
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.operator import repository as platform_repository
+from services.gateway.operator import shapes as operator_shapes
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from shared.db import Connection
 from shared.errors import NotFound
@@ -75,7 +75,7 @@ def retrieve(trace_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str,
         "id": trace_id,
         "object": "trace",
         "services": sorted({row["service"] for row in rows}),
-        "spans": [shapes.span(row) for row in rows],
+        "spans": [operator_shapes.span(row) for row in rows],
         "jaeger": f"{jaeger}/trace/{trace_id}" if jaeger else None,
     }
 
@@ -92,4 +92,4 @@ def list_alerts(
         if page.after and not platform_repository.has_alert(connection, page.after):
             raise unknown_cursor(page.after)
         rows = platform_repository.list_alerts(connection, open_, page.after, page.limit + 1)
-    return listing([shapes.alert(row) for row in rows[: page.limit]], len(rows) > page.limit)
+    return listing([operator_shapes.alert(row) for row in rows[: page.limit]], len(rows) > page.limit)

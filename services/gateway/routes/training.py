@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from services.gateway import shapes
 from services.gateway.bodies import Incoming, incoming
 from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.pages import jobs_page
 from services.gateway.jobs.submission import submit
 from services.gateway.pages import PageDep, listing
@@ -40,7 +40,7 @@ def create(
     body, tenant = request.body.root, request.caller.tenant
     if body.asks_models:
         gateway.limiter.check_tokens(request.caller)
-    return shapes.job(
+    return job_shapes.job(
         submit(
             gateway,
             request,
@@ -65,11 +65,11 @@ def list_training(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dict
     """Newest first, fine-tuning among them. Events, cancel, pause and resume are those of /v1/jobs."""
     with gateway.db.transaction(caller.tenant) as connection:
         jobs, more = jobs_page(connection, caller, page, kinds=KINDS)
-    return listing([shapes.job(job) for job in jobs], more)
+    return listing([job_shapes.job(job) for job in jobs], more)
 
 
 @router.get("/v1/training/jobs/{job_id}", summary="One training job")
 def retrieve(job_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     with gateway.db.transaction(caller.tenant) as connection:
         job = job_store.get(connection, job_id, kinds=KINDS)
-        return shapes.job(job, job_store.position(connection, job))
+        return job_shapes.job(job, job_store.position(connection, job))

@@ -10,12 +10,13 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
-from services.gateway import keys_repository, shapes
+from services.gateway import keys_repository
 from services.gateway.auth import Caller, operator_only
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.models import repository as models_repository
+from services.gateway.models import shapes as model_shapes
 from services.gateway.models import upstreams_repository
 from services.gateway.models.probe import Probed, probe
 from services.gateway.pages import listing
@@ -96,7 +97,7 @@ async def create(
             _audit(connection, tenant, request.caller, "upstream_created", values)
         return _find(gateway, body.tenant, body.name)
 
-    return shapes.upstream(await to_thread.run_sync(write))
+    return model_shapes.upstream(await to_thread.run_sync(write))
 
 
 @router.get("/v1/upstreams", summary="List upstream models")
@@ -104,12 +105,12 @@ def list_upstreams(gateway: GatewayDep) -> dict[str, Any]:
     """Of all tenants, newest first; never with their keys."""
     with gateway.db.core() as connection:
         rows = upstreams_repository.listed(connection, MOST)
-    return listing([shapes.upstream(row) for row in rows], False)
+    return listing([model_shapes.upstream(row) for row in rows], False)
 
 
 @router.get("/v1/upstreams/{name}", summary="One upstream model")
 def retrieve(name: str, gateway: GatewayDep, tenant: TenantQuery = "default") -> dict[str, Any]:
-    return shapes.upstream(_find(gateway, tenant, name))
+    return model_shapes.upstream(_find(gateway, tenant, name))
 
 
 @router.post(
@@ -149,7 +150,7 @@ async def change(
             _audit(connection, of, request.caller, "upstream_changed", values)
         return _find(gateway, tenant, name)
 
-    return shapes.upstream(await to_thread.run_sync(write))
+    return model_shapes.upstream(await to_thread.run_sync(write))
 
 
 @router.post("/v1/upstreams/{name}/test", summary="Test an upstream model")

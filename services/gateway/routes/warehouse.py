@@ -12,7 +12,6 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import Field
 
-from services.gateway import shapes
 from services.gateway.answering import questions
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
@@ -20,8 +19,10 @@ from services.gateway.datasets import croissant, version_files
 from services.gateway.datasets import repository as datasets_repository
 from services.gateway.datasets import warehouse_repository as repository
 from services.gateway.docs import json_body
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.submission import submit
 from services.gateway.pages import PageDep, listing
+from services.gateway.shapes import unix
 from shared.contracts.warehouse import DiffVersions, ExportVersion, Format, Key, SplitName
 from shared.db import Connection, Row
 from shared.errors import Conflict, InvalidInput, NotFound
@@ -236,7 +237,7 @@ def export(
             split=body.split,
         )
 
-    return shapes.job(submit(gateway, request, ExportVersion, make))
+    return job_shapes.job(submit(gateway, request, ExportVersion, make))
 
 
 @router.get("/v1/datasets/{name}/retention", summary="Which versions are kept")
@@ -311,7 +312,7 @@ def _tag(row: Row, dataset: Row) -> dict[str, Any]:
         **told,
         "version": row["version_id"],
         "moves": row["moves"],
-        "moved_at": shapes.unix(row["moved_at"]),
+        "moved_at": unix(row["moved_at"]),
     }
 
 

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway import shapes
 from services.gateway.bodies import Body, Incoming, incoming, short
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
+from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs import webhooks_repository
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from shared.errors import InvalidInput, NotFound
@@ -51,7 +51,7 @@ def create(
         row = webhooks_repository.insert_endpoint(
             connection, new_id("whe_"), tenant, body.url, secret, events
         )
-    return {**shapes.webhook(row), "secret": secret}
+    return {**job_shapes.webhook(row), "secret": secret}
 
 
 @router.get("/v1/webhooks", summary="List webhook endpoints")
@@ -61,7 +61,7 @@ def list_endpoints(gateway: GatewayDep, caller: CallerDep, page: PageDep) -> dic
         if page.after and not webhooks_repository.endpoint_existed(connection, page.after):
             raise unknown_cursor(page.after)
         rows = webhooks_repository.list_endpoints(connection, caller.tenant, page.after, page.limit + 1)
-    return listing([shapes.webhook(row) for row in rows[: page.limit]], len(rows) > page.limit)
+    return listing([job_shapes.webhook(row) for row in rows[: page.limit]], len(rows) > page.limit)
 
 
 @router.get("/v1/webhooks/{endpoint_id}", summary="One webhook endpoint")
@@ -70,7 +70,7 @@ def retrieve(endpoint_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[s
         row = webhooks_repository.get_endpoint(connection, endpoint_id)
     if row is None:
         raise NotFound(f"no webhook endpoint {endpoint_id!r}", param="endpoint_id")
-    return shapes.webhook(row)
+    return job_shapes.webhook(row)
 
 
 @router.post("/v1/webhooks/{endpoint_id}", summary="Change an endpoint", **json_body(ChangeEndpoint, EXAMPLE))
@@ -88,7 +88,7 @@ def change(
         row = webhooks_repository.change_endpoint(connection, endpoint_id, body.url, events)
     if row is None:
         raise NotFound(f"no webhook endpoint {endpoint_id!r}", param="endpoint_id")
-    return shapes.webhook(row)
+    return job_shapes.webhook(row)
 
 
 @router.delete("/v1/webhooks/{endpoint_id}", summary="Delete a webhook endpoint")
