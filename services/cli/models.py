@@ -84,11 +84,11 @@ def _send(client: Client, folder: Path, kind: str | None, base: str | None) -> l
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """All models, newest first."""
+    """All that is asked by name: models, registered names and tasks, newest first."""
     columns = [
         field("id"),
         field("kind"),
-        ("base", lambda row: row["base"] or ""),
+        ("base", lambda row: row.get("model") or row["base"] or ""),
         (
             "architecture",
             lambda row: row["info"].get("architecture") or row["info"].get("upstream_model", ""),

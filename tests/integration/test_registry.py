@@ -181,7 +181,6 @@ def test_the_openai_client_asks_a_registered_name_and_the_ledger_says_which_vers
         (1, "production", 1.0),
     ]
     assert listed[1]["usage"]["requests"] == 1
-    assert client.models.retrieve("registry:named").id == "one"
     told = [span.attributes or {} for span in spans.get_finished_spans()]
     assert {
         (a["heliu.registry.name"], a["heliu.registry.version"]) for a in told if "heliu.registry.name" in a
@@ -311,6 +310,56 @@ def test_a_task_on_a_registered_name_follows_its_promotions(http: httpx.Client) 
     ok(http.delete("/v1/tasks/upon"))
     ok(http.delete("/v1/registry/under"))
     assert error(ask(http, "registry:under")) == (404, "model_not_found", "model")
+
+
+def test_models_lists_what_may_be_given_as_model(gateway: RunningGateway, http: httpx.Client) -> None:
+    make(http, "listed", "one", "two", "three")
+    spec = {"model": "registry:listed", "prompt": "{{ text }}", "variables": {"text": {}}}
+    client = gateway.openai()
+    assert "registry:listed" not in {model.id for model in client.models.list()}
+    for path in ("registry:listed", "registry:listed@9", "registry:nobody", "task:nobody"):
+        assert error(http.get(f"/v1/models/{path}")) == (404, "model_not_found", "model")
+    ok(promote(http, "listed", 1))
+    ok(http.post("/v1/registry/listed/versions/2/canary", json={"share": 0.25}))
+    ok(http.post("/v1/tasks", json={"name": "listed", "spec": spec}))
+
+    listed = {one["id"]: one for one in ok(http.get("/v1/models"))["data"]}
+    assert {"one", "two", "registry:listed", "task:listed"} <= listed.keys()
+    one = listed["registry:listed"]
+    assert one == ok(http.get("/v1/models/registry:listed"))
+    assert (one["object"], one["owned_by"], one["kind"], one["model_kind"]) == (
+        "model",
+        "acme",
+        "registered_model",
+        "base",
+    )
+    assert (one["version"], one["model"]) == (1, "one")
+    assert one["versions"] == [
+        {"version": 1, "share": 0.75, "model": "one"},
+        {"version": 2, "share": 0.25, "model": "two"},
+    ]
+    task = listed["task:listed"]
+    assert task == ok(http.get("/v1/models/task:listed"))
+    assert (task["kind"], task["model_kind"], task["version"], task["model"]) == (
+        "task",
+        "base",
+        1,
+        "registry:listed",
+    )
+    assert one.keys() == task.keys() == {*listed["one"], "model_kind", "version", "model", "versions"}
+    # As any client of OpenAI's reads them; one version alone is told too, whatever its stage.
+    assert client.models.retrieve("registry:listed").id == "registry:listed"
+    third = client.models.retrieve("registry:listed@3").model_dump()
+    assert (third["id"], third["version"], third["model"]) == ("registry:listed@3", 3, "three")
+    assert client.models.retrieve("task:listed@1").id == "task:listed@1"
+    with gateway.http("rival") as rival:
+        assert not {"registry:listed", "task:listed"} & {
+            one["id"] for one in ok(rival.get("/v1/models"))["data"]
+        }
+    assert error(http.delete("/v1/models/task:listed")) == (400, "invalid_value", "model")
+    ok(http.delete("/v1/tasks/listed"))
+    ok(http.delete("/v1/registry/listed"))
+    assert not {"registry:listed", "task:listed"} & {model.id for model in client.models.list()}
 
 
 def test_a_gate_passes_blocks_or_cannot_say_and_no_route_leads_past_it(

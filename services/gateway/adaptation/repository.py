@@ -30,6 +30,16 @@ WHERE t.tenant_id = %(tenant)s AND t.deleted_at IS NULL
        OR (t.created_at, t.id) < (SELECT created_at, id FROM gateway.task WHERE id = %(after)s))
 ORDER BY t.created_at DESC, t.id DESC LIMIT %(limit)s"""
 
+# With the versions that callers get: [[version, weight, model], ...].
+CALLED = """
+SELECT t.name, t.created_at, ARRAY(
+    SELECT jsonb_build_array(v.version, (routed ->> 1)::int, v.spec ->> 'model')
+    FROM jsonb_array_elements(r.weights) AS routed
+    JOIN gateway.task_version v ON v.task_id = t.id AND v.version = (routed ->> 0)::int) AS routed
+FROM gateway.task t JOIN gateway.task_route r ON r.id = t.route_id
+WHERE t.tenant_id = %(tenant)s AND t.deleted_at IS NULL AND (%(name)s::text IS NULL OR t.name = %(name)s)
+ORDER BY t.created_at DESC, t.id DESC LIMIT %(limit)s"""
+
 EXISTED = "SELECT 1 FROM gateway.task WHERE id = %s"
 
 NAMES = "SELECT name FROM gateway.task WHERE tenant_id = %s AND deleted_at IS NULL ORDER BY name LIMIT 1000"
@@ -101,6 +111,11 @@ def lock_task(connection: Connection, tenant: UUID, name: str) -> Row | None:
 def list_tasks(connection: Connection, tenant: UUID, after: str | None, limit: int) -> list[Row]:
     """Newest first."""
     return connection.execute(LIST, {"tenant": tenant, "after": after, "limit": limit}).fetchall()
+
+
+def called(connection: Connection, tenant: UUID, limit: int, *, name: str | None = None) -> list[Row]:
+    """Tasks as they are called: `routed` is [[version, weight, model], ...]; newest first."""
+    return connection.execute(CALLED, {"tenant": tenant, "name": name, "limit": limit}).fetchall()
 
 
 def task_existed(connection: Connection, task_id: str) -> bool:

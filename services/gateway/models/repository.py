@@ -19,6 +19,8 @@ LIST = """
 SELECT * FROM training.model WHERE tenant_id = %s AND deleted_at IS NULL
 ORDER BY created_at DESC, id DESC LIMIT %s"""
 
+BY_NAME = "SELECT * FROM training.model WHERE tenant_id = %s AND id = ANY(%s) AND deleted_at IS NULL"
+
 NAMES = """
 SELECT id FROM training.model WHERE tenant_id = %s AND deleted_at IS NULL ORDER BY created_at DESC LIMIT 200"""
 
@@ -86,6 +88,11 @@ def check_free(connection: Connection, tenant: UUID, name: str) -> None:
 def list_models(connection: Connection, tenant: UUID, limit: int) -> list[Row]:
     """Newest first."""
     return connection.execute(LIST, (tenant, limit)).fetchall()
+
+
+def models(connection: Connection, tenant: UUID, names: list[str]) -> dict[str, Row]:
+    """Those of these names that there are, by name."""
+    return {row["id"]: row for row in connection.execute(BY_NAME, (tenant, names)).fetchall()}
 
 
 def model_names(connection: Connection, tenant: UUID) -> list[str]:

@@ -34,6 +34,15 @@ LIST = f"""
     OR (r.created_at, r.id) < (SELECT created_at, id FROM gateway.registry WHERE id = %(after)s))
 ORDER BY r.created_at DESC, r.id DESC LIMIT %(limit)s"""
 
+# With the models of those versions that callers get.
+ANSWERING = """
+SELECT r.name, r.created_at, e.production, p.model_id AS model, e.canary, c.model_id AS canary_model, e.share
+FROM gateway.registry r JOIN gateway.registry_event e ON e.id = r.head_id
+JOIN gateway.registry_version p ON p.registry_id = r.id AND p.version = e.production
+LEFT JOIN gateway.registry_version c ON c.registry_id = r.id AND c.version = e.canary
+WHERE r.tenant_id = %(tenant)s AND r.deleted_at IS NULL AND (%(name)s::text IS NULL OR r.name = %(name)s)
+ORDER BY r.created_at DESC, r.id DESC LIMIT %(limit)s"""
+
 EXISTED = "SELECT 1 FROM gateway.registry WHERE id = %s"
 
 NAMES = (
@@ -162,6 +171,11 @@ def get(connection: Connection, tenant: UUID, name: str) -> Row | None:
 def list_all(connection: Connection, tenant: UUID, after: str | None, limit: int) -> list[Row]:
     """Newest first."""
     return connection.execute(LIST, {"tenant": tenant, "after": after, "limit": limit}).fetchall()
+
+
+def answering(connection: Connection, tenant: UUID, limit: int, *, name: str | None = None) -> list[Row]:
+    """The names that have a version in production, newest first: `production` and `canary` with their models."""
+    return connection.execute(ANSWERING, {"tenant": tenant, "name": name, "limit": limit}).fetchall()
 
 
 def existed(connection: Connection, registry_id: str) -> bool:

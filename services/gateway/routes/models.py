@@ -14,9 +14,9 @@ from services.gateway.docs import json_body
 from services.gateway.jobs import shapes as job_shapes
 from services.gateway.jobs.metadata import Metadata
 from services.gateway.jobs.submission import submit
+from services.gateway.models import names, upstreams_repository
 from services.gateway.models import repository as models_repository
 from services.gateway.models import shapes as model_shapes
-from services.gateway.models import upstreams_repository
 from services.gateway.models.resolve import model_row
 from services.gateway.pages import listing
 from services.gateway.registry import repository as registry_repository
@@ -36,6 +36,7 @@ from shared.contracts.models import (
 )
 from shared.db import Connection
 from shared.errors import Conflict, HeliuError, InvalidInput
+from shared.task.bind import task_name
 
 router = APIRouter(tags=["models"])
 
@@ -137,16 +138,24 @@ def _base(connection: Connection, caller: CallerDep, name: str) -> BaseModelRef:
 
 @router.get("/v1/models", summary="List models")
 def list_models(gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """All of the tenant's models, newest first; this list has no pages, as OpenAI's has none."""
+    """All that may be given as `model`, newest first: the tenant's models, `registry:NAME` of registered models that
+    answer, and `task:NAME`. This list has no pages, as OpenAI's has none."""
     with gateway.db.transaction(caller.tenant) as connection:
         rows = models_repository.list_models(connection, caller.tenant, MOST)
-    return listing([model_shapes.model(row, caller.tenant_name) for row in rows], False)
+        named = names.answering(connection, caller.tenant)
+        shown = names.shown(connection, caller.tenant, named, caller.tenant_name)
+    shown += [model_shapes.model(row, caller.tenant_name) for row in rows]
+    return listing(sorted(shown, key=lambda one: one["created"], reverse=True), False)
 
 
 @router.get("/v1/models/{model}", summary="One model")
 def retrieve(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """`info` tells what it is: architecture, parameters, context length, and where it came from."""
+    """`info` tells what it is: architecture, parameters, context length, and where it came from. A registered name and
+    a task tell which `versions` of theirs answer, and of the one that most callers get the `model`."""
     with gateway.db.transaction(caller.tenant) as connection:
+        named = names.named(connection, caller.tenant, model)
+        if named is not None:
+            return names.shown(connection, caller.tenant, [named], caller.tenant_name)[0]
         return model_shapes.model(model_row(connection, caller.tenant, model), caller.tenant_name)
 
 
@@ -158,6 +167,8 @@ def delete(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]
         raise InvalidInput(
             f"{model!r} is a registered name; DELETE /v1/registry/NAME takes that away", param="model"
         )
+    if task_name(model) is not None:
+        raise InvalidInput(f"{model!r} is a task; DELETE /v1/tasks/NAME takes that away", param="model")
     with gateway.db.transaction(caller.tenant) as connection:
         row = model_row(connection, caller.tenant, model)
         if row["kind"] == "upstream" and not caller.is_operator:
