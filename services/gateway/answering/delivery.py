@@ -8,7 +8,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from services.gateway.bodies import Body, translate
+from services.gateway.bodies import Body
+from services.gateway.complaints import translate
 from services.gateway.jobs.metadata import Metadata
 from shared.contracts.chat import ChatBody
 from shared.contracts.completions import CompletionBody

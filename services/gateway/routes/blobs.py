@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request
 
-from services.gateway.bodies import chunks, refuse_encoding
 from services.gateway.context import CallerDep, Gateway, GatewayDep
+from services.gateway.reading import chunks, refuse_encoding
 from services.gateway.uploads import blobs_repository
 from services.gateway.uploads.blobs import PartialBlob
 from shared.db import retrying

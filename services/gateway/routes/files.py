@@ -10,7 +10,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 
-from services.gateway.bodies import short
+from services.gateway.complaints import short
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import upload_body
 from services.gateway.errors import RangeNotSatisfiable

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from services.gateway.bodies import Body, Incoming, incoming, short
+from services.gateway.bodies import Body, Incoming, incoming
+from services.gateway.complaints import short
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.jobs import shapes as job_shapes

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from services.gateway.bodies import parse, short
+from services.gateway.complaints import parse, short
 from services.gateway.training.methods import CreateTraining
 from services.gateway.training.methods.base import MethodBody
 from shared.contracts.searches import Choices, Dimension, Range, canonical

@@ -12,7 +12,7 @@ from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from services.gateway.bodies import chunks, drain, refuse_encoding
+from services.gateway.reading import chunks, drain, refuse_encoding
 from shared.artifacts import Artifacts
 from shared.errors import HeliuError, InvalidInput, Unavailable
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from services.gateway.bodies import Body, dotted, parse, short, strict_json
+from services.gateway.bodies import Body
+from services.gateway.complaints import dotted, parse, short
+from services.gateway.strict_json import strict_json
 from shared.errors import InvalidInput
 
 VALUES = st.recursive(
