@@ -15,7 +15,8 @@ from uuid import UUID
 import httpx
 from openai import OpenAI
 
-from services.gateway.main import create_app, make_server
+from services.gateway.main import create_app
+from services.gateway.server import make_server
 from shared import bootstrap
 from shared.db import Connection
 from shared.settings import Settings
