@@ -18,6 +18,7 @@ from services.data_governance.tasks import (
     passages,
     retrieval,
     sources,
+    stored_chats,
     warehouse,
 )
 from shared.bootstrap import sealer_of
@@ -36,6 +37,7 @@ from shared.contracts.labelling import (
 from shared.contracts.lineage import FindRows, VersionRows
 from shared.contracts.retrieval import FindPassages, IndexFile, ReadChunks, SearchStore
 from shared.contracts.sources import ReadRows, SyncSource, TestSource
+from shared.contracts.stored_chats import ExportChats
 from shared.contracts.warehouse import CollectGarbage, DiffVersions, ExportVersion, QueryVersions
 from shared.errors import HeliuError
 from shared.job_context import Handler
@@ -72,6 +74,7 @@ def main() -> int:
         CollectGarbage: partial(warehouse.collect_garbage, platform),
     }
     handlers |= {
+        ExportChats: partial(stored_chats.export_chats, platform),
         ImportItems: partial(label_imports.import_items, platform),
         ExportLabels: partial(labelling.export_labels, platform),
         FindSuspects: partial(label_finding.find_suspects, platform),

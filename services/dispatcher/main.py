@@ -31,6 +31,7 @@ DELIVER_S = 0.5
 SLOTS_S = 2.0
 SCHEDULES_S = 1.0
 PREEMPT_S = 0.5
+FORGET_S, FORGET_AT_ONCE = 60.0, 1000
 KEEP_WORKERS = timedelta(days=1)
 
 
@@ -83,6 +84,20 @@ class Dispatcher:
     def run_schedules(self) -> None:
         self._every(SCHEDULES_S, self.fire_schedules)
 
+    def forget_chats(self) -> int:
+        """Drop stored chats that are older than the platform keeps them; returns how many."""
+        days, dropped = self._platform.settings.stored_chat_days, 0
+        while days and not self._stop.is_set():
+            with self._platform.db.core() as connection:
+                some = repository.forget_chats(connection, timedelta(days=days), FORGET_AT_ONCE)
+            dropped += some
+            if some < FORGET_AT_ONCE:
+                break
+        return dropped
+
+    def run_forgetting(self) -> None:
+        self._every(FORGET_S, self.forget_chats)
+
     def run_preemption(self) -> None:
         settings = self._platform.settings
         thresholds = Thresholds(
@@ -131,6 +146,7 @@ def main() -> int:
         dispatcher.run_reaper,
         dispatcher.run_deliveries,
         dispatcher.run_schedules,
+        dispatcher.run_forgetting,
         dispatcher.run_preemption,
     )
     threads = [threading.Thread(target=loop, name=loop.__name__) for loop in loops]

@@ -38,6 +38,8 @@ class ChatJob(JobContract):
     release: ReleaseUsed | None = None
     # As it stood when the chat was accepted; the answer is kept without it, and marked for whoever reads it.
     marking: Marking | None = None
+    # Kept as a stored chat too, under the job's metadata.
+    store: bool = False
 
 
 def chats_queue(pool: str, base: str) -> str:

@@ -29,6 +29,11 @@ def check(settings: Settings) -> None:
             f"HELIU_RESUME_SECONDS must be from 0.5 to 3600, got {settings.resume_seconds:g}",
             param="HELIU_RESUME_SECONDS",
         )
+    if not 0 <= settings.stored_chat_days <= 36_500:
+        raise ConfigurationError(
+            f"HELIU_STORED_CHAT_DAYS must be from 0, which keeps them, to 36500, got {settings.stored_chat_days:g}",
+            param="HELIU_STORED_CHAT_DAYS",
+        )
     _check_artifacts(settings)
     if settings.preempt_waiting < 1 or min(settings.preempt_seconds, settings.preempt_calm_seconds) < 0:
         raise ConfigurationError(

@@ -170,7 +170,7 @@ POSTS: list[tuple[str, Any, str, int]] = [
     (CHAT, chat(response_format={"type": "telepathy"}), "response_format", 400),
     (CHAT, chat(logprobs="yes"), "logprobs", 400),
     (CHAT, chat(audio={"voice": "x"}), "audio", 400),
-    (CHAT, chat(store=True), "store", 400),
+    (CHAT, chat(store="yes"), "store", 400),
     (CHAT, chat(temprature=1), "temprature", 400),
     (CHAT, chat(model="encoder"), "model", 400),
     ("/v1/completions", {"model": "encoder", "prompt": "x"}, "model", 400),

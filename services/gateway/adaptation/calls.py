@@ -46,7 +46,12 @@ def parse_call(body: Mapping[str, Any]) -> TaskCall | CompletionRequest:
 
 
 async def complete_task(
-    request: Request, gateway: Gateway, call: TaskCall, *, resumable: bool = False
+    request: Request,
+    gateway: Gateway,
+    call: TaskCall,
+    *,
+    resumable: bool = False,
+    stored: dict[str, str] | None = None,
 ) -> Response:
     """Answer with the version that this caller gets; refused by an input guard, no model hears of it."""
     task = await to_thread.run_sync(_version, request, gateway, call)
@@ -57,7 +62,15 @@ async def complete_task(
     asked = await to_thread.run_sync(_bound, request, gateway, task, call.body, sources)
     try:
         return await complete(
-            request, gateway, answers.CHAT, asked, task, resumable=resumable, sources=sources, said=said
+            request,
+            gateway,
+            answers.CHAT,
+            asked,
+            task,
+            resumable=resumable,
+            sources=sources,
+            said=said,
+            stored=stored,
         )
     except NotFound as exc:
         if exc.code != "model_not_found":

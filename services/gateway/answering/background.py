@@ -36,6 +36,7 @@ from shared import job_store, semconv
 from shared.contracts.answers import completion
 from shared.contracts.background import ChatJob, TaskUsed, answer_of, chats_queue, unpack_entries
 from shared.contracts.inference import CompletionRequest, Generate
+from shared.contracts.stored_chats import check_size
 from shared.db import Connection
 from shared.errors import HeliuError, NotFound, Unavailable
 from shared.jobs import TERMINAL, Job, Status
@@ -55,10 +56,12 @@ async def accept(
     incoming: Incoming[Delivery],
     asked: CompletionRequest | TaskCall,
     body: Mapping[str, Any],
+    *,
+    store: bool = False,
 ) -> Response:
     """A job that answers the request, once it is in Postgres: its shape, or the stream of its answer where one was
     asked for. Raises what the same request would be refused with if it were live."""
-    job = await to_thread.run_sync(_submit, request, gateway, endpoint, incoming, asked, labels(body))
+    job = await to_thread.run_sync(_submit, request, gateway, endpoint, incoming, asked, labels(body), store)
     location = f"{endpoint}/{job.id}"
     if body.get("stream"):
         events = await _follow(request, gateway, job, Place())
@@ -92,13 +95,14 @@ def _submit(
     incoming: Incoming[Delivery],
     asked: CompletionRequest | TaskCall,
     metadata: dict[str, str] | None,
+    store: bool,
 ) -> Job:
     delivery = incoming.body
     refused: HeliuError | None = None
     contract: ChatJob | None = None
     queue = ChatJob.queue_for(gateway.settings.pool)
     try:
-        contract = _contract(request, gateway, endpoint, asked)
+        contract = _contract(request, gateway, endpoint, asked, store)
         named = chats_queue(gateway.settings.pool, contract.call.model.base_name)
         queue = gateway.serving((named, queue)) or queue
     except Unavailable:
@@ -128,13 +132,15 @@ def _submit(
 
 
 def _contract(
-    request: Request, gateway: Gateway, endpoint: str, asked: CompletionRequest | TaskCall
+    request: Request, gateway: Gateway, endpoint: str, asked: CompletionRequest | TaskCall, store: bool
 ) -> ChatJob:
     caller: Caller = request.state.caller
     version, task = None, None
     if isinstance(asked, TaskCall):
         version, asked = prepare(request, gateway, asked)
         task = TaskUsed(id=version.id, name=version.name, version=version.version)
+    if store:
+        check_size(asked)
     key = asked.user or request.state.request_id
     ref, marking, used = resolve_marked(gateway, caller, asked, endpoint, version, key)
     request.state.span.set_all(registered.attributes(used))
@@ -146,6 +152,7 @@ def _contract(
         task=task,
         release=used,
         marking=marking,
+        store=store,
     )
 
 

@@ -16,6 +16,7 @@ from services.gateway.answering.guarded import Guarded
 from services.gateway.answering.ledger import Ledger
 from services.gateway.answering.places import Chunks
 from services.gateway.answering.resumable import Resumable, about
+from services.gateway.answering.stored import Storing
 from services.gateway.auth import Caller
 from services.gateway.context import Gateway
 from services.gateway.errors import error_object, internal_error
@@ -24,6 +25,7 @@ from services.gateway.registry import releases as registered
 from shared.contracts.inference import Completion, CompletionRequest, Generate, ModelRef
 from shared.contracts.marking import Marking
 from shared.contracts.model_registry import ReleaseUsed
+from shared.contracts.stored_chats import check_size
 from shared.errors import HeliuError
 from shared.kept import Keep
 from shared.streams import Entry
@@ -44,14 +46,18 @@ async def complete(
     resumable: bool = False,
     sources: Sources | None = None,
     said: str | None = None,
+    stored: dict[str, str] | None = None,
 ) -> Response:
     """Answer a checked request, of a task or of a model; leaves one usage row, however it ends.
 
-    `sources` are the passages that stand in its prompt; `said` is the answer where no model needs to be asked.
+    `sources` are the passages that stand in its prompt; `said` is the answer where no model needs to be asked;
+    `stored` are the labels that it is stored under, where it is.
 
     A `resumable` stream is made on when its client has gone; the header Content-Location says where it is taken up.
     """
     caller: Caller = request.state.caller
+    if stored is not None:
+        check_size(asked)
     key = asked.user or request.state.request_id
     ref, marking, used = await to_thread.run_sync(resolve_marked, gateway, caller, asked, endpoint, task, key)
     answer = Answer(endpoint, shown_as(asked, task, used), asked.include_usage)
@@ -62,6 +68,11 @@ async def complete(
         Guarded(task.spec.guards.output, asked.n) if task and not task.spec.guards.output.empty else None
     )
     ledger = Ledger(gateway, request, answer, ref, task, guarded, used)
+    storing = (
+        Storing.of(caller, answer, asked, ref, stored, request.state.request_id)
+        if stored is not None
+        else None
+    )
     request.state.span.set_all(registered.attributes(used))
     headers = {"x-heliu-task-version": task.label} if task else {}
     headers |= registered.headers(used)
@@ -70,7 +81,7 @@ async def complete(
         guard = task.spec.guards.output if task and guarded else None
         keep = Keep(answer.id, gateway.settings.resume_seconds)
         told = about(
-            answer, str(caller.tenant), asked.n * max(1, len(asked.prompts)), guard, ledger, accept_s
+            answer, str(caller.tenant), asked.n * max(1, len(asked.prompts)), guard, ledger, accept_s, storing
         )
         await gateway.kept.open(keep, told)
         headers["content-location"] = f"{endpoint}/{answer.id}"
@@ -90,6 +101,8 @@ async def complete(
         )
     if guarded is not None:
         entries = guarded.entries(entries)
+    if storing is not None:
+        entries = storing.entries(gateway.db, entries, sources)
     if keep is not None:
         entries = Resumable(gateway.kept, keep, gateway.orphans).read(entries)
     try:

@@ -64,11 +64,21 @@ class Delivery(Body):
         return timedelta(seconds=self.expires_after.seconds if self.expires_after else 24 * 3600)
 
 
+class ChatOrder(Delivery):
+    """The same of a chat."""
+
+    store: bool | None = Field(
+        None,
+        examples=[True],
+        description="Keep the messages and the answer, under `metadata`, for evals, for training and to be read again.",
+    )
+
+
 class Labels(Body):
     metadata: Metadata | None = None
 
 
-class ChatDelivery(ChatBody, Delivery):
+class ChatDelivery(ChatBody, ChatOrder):
     """The whole body of a chat, for the API's pages."""
 
 
@@ -76,18 +86,22 @@ class TextDelivery(CompletionBody, Delivery):
     """The same of a text completion."""
 
 
-def split(body: Mapping[str, Any]) -> tuple[Delivery, dict[str, Any]]:
+D = TypeVar("D", bound=Delivery)
+
+
+def split(body: Mapping[str, Any], form: type[D]) -> tuple[D, dict[str, Any]]:
     """(how to deliver, the request itself). Raises InvalidInput with the place."""
     rest = dict(body)
-    named = {name: rest.pop(name) for name in Delivery.model_fields if name in rest}
-    delivery = _read(Delivery, named)
+    named = {name: rest.pop(name) for name in form.model_fields if name in rest}
+    delivery = _read(form, named)
     if delivery.resumable and body.get("stream") is not True:
         raise InvalidInput("resumable is only allowed with stream=true", param="resumable")
     return delivery, rest
 
 
 def labels(body: Mapping[str, Any]) -> dict[str, str] | None:
-    """The metadata of a background answer, which its job is listed by. Raises InvalidInput with the place."""
+    """The metadata of an answer that its job is listed by, or that it is stored under. Raises InvalidInput with the
+    place."""
     return _read(Labels, {"metadata": body.get("metadata")}).metadata
 
 

@@ -13,6 +13,7 @@ from services.gateway.answering.answers import Answer
 from services.gateway.answering.guarded import Guarded
 from services.gateway.answering.ledger import Ledger
 from services.gateway.answering.orphans import Orphans
+from services.gateway.answering.stored import CANCELLED, Storing
 from shared.contracts.marking import Marking
 from shared.contracts.task import Guard
 from shared.errors import HeliuError
@@ -20,9 +21,6 @@ from shared.kept import Keep, KeptAnswers, Watch
 from shared.streams import Entry
 
 log = logging.getLogger(__name__)
-
-# The reason that a choice ends with whose client did not come back.
-CANCELLED = "cancelled"
 
 
 class Resumable:
@@ -102,7 +100,13 @@ def given_up(entry: Entry) -> bool:
 
 
 def about(
-    answer: Answer, tenant: str, choices: int, guard: Guard | None, ledger: Ledger, accept_s: float
+    answer: Answer,
+    tenant: str,
+    choices: int,
+    guard: Guard | None,
+    ledger: Ledger,
+    accept_s: float,
+    storing: Storing | None = None,
 ) -> dict[str, Any]:
     """What who takes an answer up again must know of its request."""
     return {
@@ -115,6 +119,7 @@ def about(
         "guard": guard.model_dump(mode="json") if guard is not None else None,
         "marking": answer.marking.model_dump(mode="json") if answer.marking is not None else None,
         "row": ledger.dump(),
+        "storing": storing.dump() if storing is not None else None,
         "accepted_by": time.time() + accept_s,
     }
 

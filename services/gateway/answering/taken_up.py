@@ -15,6 +15,7 @@ from services.gateway.answering import resumable, sse
 from services.gateway.answering.following import Follower, Gap
 from services.gateway.answering.ledger import taken_up
 from services.gateway.answering.places import HEADER, Place
+from services.gateway.answering.stored import Storing
 from services.gateway.auth import Caller
 from services.gateway.context import Gateway
 from services.gateway.errors import error_object, internal_error
@@ -115,7 +116,12 @@ async def _events(
         for entry in entries:
             heard_at = time.monotonic()
             _check(entry, gateway.settings.resume_seconds)
-            for event in _chunks(follower, entry):
+            chunks = _chunks(follower, entry)
+            if follower.done and told.get("storing"):
+                # Whoever began the answer may not live to store it.
+                storing = Storing.load(told["storing"])
+                await storing.keep(gateway.db, follower.answer.choices, follower.answer.counts)
+            for event in chunks:
                 spoken_at = heard_at
                 yield event
             if follower.done:

@@ -8,9 +8,10 @@ from typing import Any
 from services.inference import repository
 from services.inference.engine_process import EngineCrashed, EngineProcess
 from services.inference.tasks import answering
-from shared import semconv
+from shared import semconv, stored_chats
 from shared.contracts.answers import usage_object
 from shared.contracts.background import ChatJob, answer_of, pack_entries
+from shared.contracts.stored_chats import body_of, names_of
 from shared.contracts.task import TaskSpec
 from shared.db import Connection
 from shared.errors import HeliuError
@@ -18,6 +19,7 @@ from shared.job_context import JobContext, Outcome
 from shared.jobs import Status
 from shared.kept import KeptWriter, KeptWriters
 from shared.stop import ChildCrashed, Stop, Stopped
+from shared.stored_chats import StoredChat
 from shared.task.guarded import GuardedAnswer
 from shared.worker import Platform
 
@@ -77,6 +79,7 @@ def chat(
     if guard is not None:
         _record(platform, ctx, guard, began_ns)
         metadata |= {"refused_by": ", ".join(guard.refused)} if guard.refused else {}
+    metadata |= {"decoding": result["decoding"]} if result.get("decoding") else {}
     whole = telling.enough or all(choice["finish_reason"] != "cancelled" for choice in result["choices"])
     if not whole and ctx.reason is not Stop.CANCEL:
         assert ctx.reason is not None
@@ -95,6 +98,8 @@ def chat(
             metadata=metadata,
             entries=entries,
         )
+        if job.store and whole:
+            stored_chats.add(connection, ctx.job.tenant_id, _stored(ctx, job, shown))
 
     if not whole:
         # What was computed until then is charged, as of a live answer whose client goes.
@@ -109,6 +114,21 @@ def chat(
         },
         write=write,
     )
+
+
+def _stored(ctx: JobContext, job: ChatJob, shown: dict[str, Any]) -> StoredChat:
+    """The chat as it is stored, in the transaction that ends its job."""
+    body = body_of(
+        job.call,
+        created=int(ctx.job.created_at.timestamp()),
+        choices=shown["choices"],
+        usage=shown["usage"],
+        marking=job.marking,
+        request_id=ctx.job.id,
+    )
+    names = names_of(job.shown, job.call.model.name)
+    answer = answer_of(ctx.job.id, job.endpoint)
+    return StoredChat(answer, job.shown, names, body, ctx.job.metadata or {}, ctx.job.api_key_id)
 
 
 def _task(platform: Platform, ctx: JobContext, job: ChatJob) -> tuple[GuardedAnswer | None, dict[str, Any]]:
