@@ -27,13 +27,20 @@ TOLD = (
     "endpoint",
     "status",
     "state",
+    "stage",
+    "verdict",
+    "action",
+    "metric",
 )
 Item = Mapping[str, Any]
 
 
 def lineage(
     id: Annotated[
-        str, typer.Argument(metavar="ID", help="A row, file, dataset version, model, answer or job.")
+        str,
+        typer.Argument(
+            metavar="ID", help="A row, file, dataset version, model, registry:NAME, eval, answer, job."
+        ),
     ],
     down: Annotated[
         bool, typer.Option("--down", help="What it went into, instead of what it is from.")

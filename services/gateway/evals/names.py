@@ -85,6 +85,8 @@ def judges(
                     param=place,
                 )
             encoder = found
+            pinned.append(criterion.model_copy(update={"model": found.name}))
+            continue
         pinned.append(criterion)
     return pinned, models, encoder
 

@@ -19,7 +19,16 @@ PREFIXES = {
     "cmpl-": "answer",
     "req_": "answer",
     "batch_req_": "answer",
+    "eval_": "eval",
+    "evalrun_": "eval_run",
+    "registry:": "registered_model",
+    "reg-": "registered_model",
+    "dec-": "decision",
+    "promotion-": "promotion",
+    "search-": "search",
 }
+# What is numbered within another thing: `registry:NAME@2`, `search-...@3`.
+PARTS = {"registered_model": "model_version", "search": "trial"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,8 @@ Neighbours = Callable[[str, Sequence[str], Direction], tuple[Sequence[Link], Seq
 
 def kind_of(id_: str) -> str | None:
     """The kind that an id's beginning tells; None for one that has to be looked for."""
-    return next((kind for prefix, kind in PREFIXES.items() if id_.startswith(prefix)), None)
+    kind = next((kind for prefix, kind in PREFIXES.items() if id_.startswith(prefix)), None)
+    return PARTS.get(kind or "", kind) if "@" in id_ else kind
 
 
 def walk(graph: Graph, roots: Iterable[Node], direction: Direction, depth: int, ask: Neighbours) -> None:

@@ -1,4 +1,5 @@
-"""SQL of lineage: the edges between files, versions, models, answers and jobs, all read from rows that exist anyway.
+"""SQL of lineage: the edges between files, versions, models, answers and jobs, all read from rows that exist anyway;
+those of evals, searches and the registry stand in `releases_repository`.
 
 A kind of node is a line in ABOUT; an edge is an entry of EDGES. A new kind needs nothing else.
 """
@@ -7,43 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from services.gateway.lineage import releases_repository
+from services.gateway.lineage.edge import BY_PREFIX, Edge
 from services.gateway.lineage.graph import Direction, Link, Node, kind_of
+from services.gateway.lineage.releases_repository import ANSWER, ANSWERED
 from shared.db import Connection, Row
-
-# The kind of an end whose id tells it: data may be a version or a file.
-BY_PREFIX = "data"
-
-
-@dataclass(frozen=True)
-class Edge:
-    """How rows of one table (`t`) tie parents to children. `w.id` is the node that is asked of."""
-
-    type: str
-    parent: str
-    child: str
-    table: str
-    parent_id: str
-    child_id: str
-    job: str
-    order: str = "t.created_at DESC"
-    # Where an end's id is no single column.
-    by_child: str = ""
-    by_parent: str = ""
-
-    def sql(self, direction: Direction) -> str:
-        by_child = self.by_child or f"{self.child_id} = w.id"
-        by_parent = self.by_parent or f"{self.parent_id} = w.id"
-        found = by_parent if direction == "downstream" else by_child
-        other = self.child_id if direction == "downstream" else self.parent_id
-        return f"""
-SELECT w.id AS asked, found.* FROM unnest(%(ids)s::text[]) AS w (id) CROSS JOIN LATERAL (
-    SELECT {self.parent_id} AS parent, {self.child_id} AS child, {self.job} AS job FROM {self.table}
-    WHERE t.tenant_id = %(tenant)s AND {found} AND {other} IS NOT NULL ORDER BY {self.order} LIMIT %(limit)s) found"""
-
 
 _VERSION = "data_governance.version t"
 _MODEL = "training.model t"
@@ -64,13 +36,6 @@ _BUILT_FROM = (
     "j.kind = 'data.build_version' AND j.payload -> 'others' <> '[]' AND o ->> 'file_id' = w.id "
     "AND j.payload -> 'others' @> jsonb_build_array(jsonb_build_object('file_id', w.id))"
 )
-_ANSWER = "COALESCE(t.answer_id, t.request_id)"
-_ANSWERED = {
-    "child_id": _ANSWER,
-    "by_child": "(t.answer_id = w.id OR t.request_id = w.id)",
-    "order": "t.id DESC",
-}
-
 EDGES = (
     Edge("governed", "file", "version", _VERSION, "t.file_id", "t.id", "t.job_id"),
     Edge("governed", "file", "version", _BUILT, "o ->> 'file_id'", "t.id", "t.job_id", by_parent=_BUILT_FROM),
@@ -79,13 +44,14 @@ EDGES = (
     Edge("stands_on", "model", "model", _MODEL, "t.base_id", "t.id", "t.job_id"),
     # An adapter that was trained further has its base and what it began as.
     Edge("stands_on", "model", "model", _MODEL, "t.info ->> 'started_from'", "t.id", "t.job_id"),
-    Edge("answered", "model", "answer", _USAGE, "t.model", job="t.job_id", **_ANSWERED),
+    Edge("answered", "model", "answer", _USAGE, "t.model", job="t.job_id", **ANSWERED),
     Edge("synced", "source", "file", _SYNCED, "j.payload ->> 'source_id'", "t.id", "t.job_id"),
-    Edge("labelled_in", BY_PREFIX, "project", _PROJECT, "t.source ->> 'id'", "t.id", "NULL::text"),
+    Edge("labelled_in", BY_PREFIX, "project", _PROJECT, "t.source ->> 'id'", "t.id"),
     Edge("labelled", "project", "file", _LABELLED, "j.payload ->> 'project_id'", "t.id", "t.job_id"),
-    Edge("made", "job", "file", "gateway.file t", "t.job_id", "t.id", "NULL::text"),
+    Edge("stored", "answer", "file", "gateway.stored_chat_file t", "t.answer_id", "t.file_id", "t.job_id"),
+    Edge("made", "job", "file", "gateway.file t", "t.job_id", "t.id"),
     # What a job took and made, for whoever asks of the job itself.
-    Edge("read", BY_PREFIX, "job", _JOB, "t.payload ->> 'file_id'", "t.id", "NULL::text"),
+    Edge("read", BY_PREFIX, "job", _JOB, "t.payload ->> 'file_id'", "t.id"),
     Edge(
         "read",
         "file",
@@ -93,29 +59,30 @@ EDGES = (
         f"core.job t {_OTHERS.replace('j.', 't.')}",
         "o ->> 'file_id'",
         "t.id",
-        "NULL::text",
     ),
-    Edge("read", BY_PREFIX, "job", _JOB, "t.payload ->> 'input_file_id'", "t.id", "NULL::text"),
-    Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{training,id}'", "t.id", "NULL::text"),
-    Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{validation,id}'", "t.id", "NULL::text"),
-    Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{data,id}'", "t.id", "NULL::text"),
+    Edge("read", BY_PREFIX, "job", _JOB, "t.payload ->> 'input_file_id'", "t.id"),
+    Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{training,id}'", "t.id"),
+    Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{validation,id}'", "t.id"),
+    Edge("read", BY_PREFIX, "job", _JOB, "t.payload #>> '{data,id}'", "t.id"),
     # Several tasks on one trunk have rows of their own.
-    Edge("read", BY_PREFIX, "job", _PARTS, "p #>> '{training,id}'", "t.id", "NULL::text"),
-    Edge("read", BY_PREFIX, "job", _PARTS, "p #>> '{validation,id}'", "t.id", "NULL::text"),
-    Edge("read", BY_PREFIX, "job", _JOB, "t.payload ->> 'version_id'", "t.id", "NULL::text"),
-    Edge("read", "source", "job", _JOB, "t.payload ->> 'source_id'", "t.id", "NULL::text"),
-    Edge("read", "project", "job", _JOB, "t.payload ->> 'project_id'", "t.id", "NULL::text"),
-    Edge("used", "model", "job", _JOB, "t.payload #>> '{base,model}'", "t.id", "NULL::text"),
-    Edge("used", "model", "job", _JOB, "t.payload #>> '{model,model}'", "t.id", "NULL::text"),
-    Edge("used", "model", "job", _JOB, "t.payload ->> 'teacher'", "t.id", "NULL::text"),
-    Edge("used", "model", "job", _JOB, "t.payload #>> '{call,model,name}'", "t.id", "NULL::text"),
-    Edge("made", "job", "version", _VERSION, "t.job_id", "t.id", "NULL::text"),
-    Edge("made", "job", "model", _MODEL, "t.job_id", "t.id", "NULL::text"),
-    Edge("made", "job", "answer", _USAGE, "t.job_id", job="NULL::text", **_ANSWERED),
+    Edge("read", BY_PREFIX, "job", _PARTS, "p #>> '{training,id}'", "t.id"),
+    Edge("read", BY_PREFIX, "job", _PARTS, "p #>> '{validation,id}'", "t.id"),
+    Edge("read", BY_PREFIX, "job", _JOB, "t.payload ->> 'version_id'", "t.id"),
+    Edge("read", "source", "job", _JOB, "t.payload ->> 'source_id'", "t.id"),
+    Edge("read", "project", "job", _JOB, "t.payload ->> 'project_id'", "t.id"),
+    Edge("used", "model", "job", _JOB, "t.payload #>> '{base,model}'", "t.id"),
+    Edge("used", "model", "job", _JOB, "t.payload #>> '{model,model}'", "t.id"),
+    Edge("used", "model", "job", _JOB, "t.payload ->> 'teacher'", "t.id"),
+    Edge("used", "model", "job", _JOB, "t.payload #>> '{call,model,name}'", "t.id"),
+    Edge("made", "job", "version", _VERSION, "t.job_id", "t.id"),
+    Edge("made", "job", "model", _MODEL, "t.job_id", "t.id"),
+    Edge("made", "job", "answer", _USAGE, "t.job_id", **ANSWERED),
+    *releases_repository.EDGES,
 )
 # Upstream a version, model or answer names its job on the edge to what it is made from; only a file has nothing
 # else. Downstream of data its readers are not asked for: their payloads have no index, and what they made is shown.
 _UPSTREAM_OF_JOBS = frozenset({"file"})
+_READERS = frozenset({"job", "search"})
 
 ABOUT: Mapping[str, str] = {
     "file": "SELECT id, filename, purpose, bytes, job_id, created_at, deleted_at FROM gateway.file "
@@ -128,8 +95,10 @@ ABOUT: Mapping[str, str] = {
     "model": "SELECT m.id, m.kind AS model_kind, m.job_id, m.created_at, m.deleted_at, ARRAY(SELECT n.erasure_id "
     "FROM data_governance.needs_rebuild n WHERE n.tenant_id = m.tenant_id AND n.kind = 'model' AND n.id = m.id) "
     "AS needs_rebuild FROM training.model m WHERE m.tenant_id = %(tenant)s AND m.id = ANY(%(ids)s)",
-    "answer": f"SELECT {_ANSWER} AS id, t.endpoint, t.status, t.created_at, t.job_id, t.trace_id, "
-    "t.metadata ->> 'task' AS task, (t.metadata ->> 'task_version')::int AS task_version FROM gateway.usage t "
+    "answer": f"SELECT {ANSWER} AS id, t.endpoint, t.status, t.created_at, t.job_id, t.trace_id, "
+    "t.metadata ->> 'task' AS task, (t.metadata ->> 'task_version')::int AS task_version, "
+    "t.metadata ->> 'registry' AS registry, (t.metadata ->> 'registry_version')::int AS registry_version "
+    "FROM gateway.usage t "
     "WHERE t.tenant_id = %(tenant)s AND (t.answer_id = ANY(%(ids)s) OR t.request_id = ANY(%(ids)s))",
     "source": "SELECT id, name, kind AS source_kind, created_at, deleted_at FROM data_governance.source "
     "WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)",
@@ -137,6 +106,7 @@ ABOUT: Mapping[str, str] = {
     "WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)",
     "job": "SELECT id, kind AS job_kind, state, created_at, started_at, finished_at FROM core.job "
     "WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)",
+    **releases_repository.ABOUT,
 }
 
 VERSIONS = """
@@ -148,7 +118,7 @@ FROM (SELECT DISTINCT ON (id) id, artifact, file_id, job_id, created_at FROM dat
 ORDER BY v.created_at DESC, v.id LIMIT %(limit)s"""
 
 ANSWERS = f"""
-SELECT {_ANSWER} AS id, t.model, t.endpoint, t.status, t.created_at, t.job_id, t.trace_id,
+SELECT {ANSWER} AS id, t.model, t.endpoint, t.status, t.created_at, t.job_id, t.trace_id,
     t.metadata ->> 'task' AS task FROM gateway.usage t
 WHERE t.tenant_id = %(tenant)s AND t.model = ANY(%(models)s)
   AND (%(after)s::bigint IS NULL OR t.id < %(after)s) ORDER BY t.id DESC LIMIT %(limit)s"""
@@ -179,7 +149,7 @@ def neighbours(
 
 def _asked(edge: Edge, kind: str, direction: Direction) -> bool:
     if direction == "downstream":
-        if edge.child == "job":
+        if edge.child in _READERS:
             return False
         return edge.parent == kind or (edge.parent == BY_PREFIX and kind in ("version", "file"))
     if edge.parent == "job" and edge.child not in _UPSTREAM_OF_JOBS:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from services.gateway.registry.repository import Move
+from services.gateway.registry.repository import Move, checked
 from shared.db import Connection, Row
 
 # The newest run of an eval that was of one of these names of a model. Its items cannot change.
@@ -92,11 +92,12 @@ def add_decision(
     key: str | None,
     expires_at: datetime,
 ) -> Row:
-    """The decision with its `verdict`, which the database makes of the checks."""
+    """The decision with its `verdict`, which the database makes of the checks.
+
+    Raises Conflict (`decision_unfounded`) for one that passes where the database, which looks too, sees otherwise.
+    """
     values = (decision_id, tenant, registry_id, number, against, Jsonb(gates), Jsonb(record), record_hash)
-    row = connection.execute(ADD_DECISION, (*values, Jsonb(checks), key, expires_at)).fetchone()
-    assert row is not None
-    return row
+    return checked(connection, ADD_DECISION, (*values, Jsonb(checks), key, expires_at))
 
 
 def decision(connection: Connection, registry_id: str, decision_id: str) -> Row | None:

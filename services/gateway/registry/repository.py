@@ -120,6 +120,7 @@ REFUSALS = {
     "nothing_before": Conflict,
     "decision_missing": Conflict,
     "decision_stale": Conflict,
+    "decision_unfounded": Conflict,
     "decision_expired": Conflict,
     "promotion_blocked": Conflict,
     "waiver_invalid": Conflict,
@@ -228,7 +229,7 @@ def needing(connection: Connection, tenant: UUID, model: str, limit: int) -> lis
 
 def add(connection: Connection, registry_id: str, model: str, note: str | None, key: str | None) -> int:
     """The number of the version that is this model, a new one where the name has it not."""
-    row = _checked(connection, ADD, (registry_id, model, note, key))
+    row = checked(connection, ADD, (registry_id, model, note, key))
     return int(row["version"])
 
 
@@ -244,7 +245,7 @@ def move(
     """The event. Raises Conflict with the code of what the database refuses."""
     given = Jsonb(wanted.settings) if wanted.settings is not None else None
     values = (registry_id, wanted.action, wanted.number, wanted.share, wanted.decision, request, given)
-    row = connection.execute(EVENT, (_checked(connection, MOVE, (*values, key, reason))["event"],)).fetchone()
+    row = connection.execute(EVENT, (checked(connection, MOVE, (*values, key, reason))["event"],)).fetchone()
     assert row is not None
     return row
 
@@ -252,10 +253,11 @@ def move(
 def reject(
     connection: Connection, registry_id: str, request_id: str, reason: str | None, key: str | None
 ) -> None:
-    _checked(connection, REJECT, (registry_id, request_id, reason, key))
+    checked(connection, REJECT, (registry_id, request_id, reason, key))
 
 
-def _checked(connection: Connection, query: str, values: tuple[Any, ...]) -> Row:
+def checked(connection: Connection, query: str, values: tuple[Any, ...]) -> Row:
+    """The row that a statement returns. Raises what the database's own checks refuse, by its code."""
     try:
         row = connection.execute(query, values).fetchone()
     except psycopg.errors.CheckViolation as exc:

@@ -1,4 +1,5 @@
-"""`/v1/lineage`: from any row, file, version, model, answer or job to all that it came from, or went into."""
+"""`/v1/lineage`: from any row, file, version, model, eval, release, answer or job to all that it came from, or went
+into."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from services.gateway.auth import Caller
 from services.gateway.context import CallerDep, Gateway, GatewayDep
 from services.gateway.lineage import graph as lineage
-from services.gateway.lineage import openlineage, repository, traced_rows
+from services.gateway.lineage import openlineage, releases_repository, repository, traced_rows
 from services.gateway.lineage.graph import Direction, Graph, Link, Node
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from services.gateway.shapes import unix
@@ -21,6 +22,9 @@ from shared.errors import NotFound
 
 router = APIRouter(tags=["lineage"])
 
+# What leads on to no model.
+NO_WAY_TO_MODELS = ("answer", "eval_run", "decision", "promotion", "model_version", "registered_model")
+RELEASES = ("registered_model", "model_version")
 # Versions that a row is looked for in, the newest first.
 MOST_VERSIONS = 5_000
 # Of the versions of a graph, how many tell their rows.
@@ -56,15 +60,20 @@ async def retrieve(
 async def answers(
     request: Request, id: str, gateway: GatewayDep, caller: CallerDep, page: PageDep
 ) -> dict[str, Any]:
-    """Newest first, of all models downstream of it."""
-    models = await _models(request, gateway, caller, id)
+    """Newest first, of all models downstream of it; of a registered model, or a version, those under its name."""
+    graph = await _trace(request, gateway, caller, id, "downstream", 20, 500, kinds=NO_WAY_TO_MODELS)
+    root = next(iter(graph.nodes))
 
     def look() -> tuple[list[Row], bool]:
         with gateway.db.transaction(caller.tenant) as connection:
             after = repository.answer_place(connection, caller.tenant, page.after) if page.after else None
             if page.after and after is None:
                 raise unknown_cursor(page.after)
-            found = repository.answers(connection, caller.tenant, models, after, page.limit + 1)
+            if root.kind in RELEASES:
+                found = releases_repository.answers(connection, caller.tenant, root.id, after, page.limit + 1)
+            else:
+                models = graph.of("model")
+                found = repository.answers(connection, caller.tenant, models, after, page.limit + 1)
         return found[: page.limit], len(found) > page.limit
 
     found, more = await to_thread.run_sync(look)
@@ -95,12 +104,6 @@ async def export(
 
     jobs = await to_thread.run_sync(look)
     return {"object": "list", "data": openlineage.events(graph, jobs, caller.tenant_name), "has_more": False}
-
-
-async def _models(request: Request, gateway: Gateway, caller: Caller, id_: str) -> list[str]:
-    """The models downstream of something, itself included where it is one."""
-    graph = await _trace(request, gateway, caller, id_, "downstream", 20, 500, kinds=("answer",))
-    return graph.of("model")
 
 
 async def _trace(
@@ -187,7 +190,8 @@ def _root(connection: Connection, caller: Caller, id_: str) -> Node:
             for known in repository.about(connection, caller.tenant, kind, [name]):
                 return Node(kind, known)
     raise NotFound(
-        f"nothing here has the id {id_!r}; a row, file, dataset version, model, answer or job has lineage",
+        f"nothing here has the id {id_!r}; a row, file, dataset version, model, registered name, eval, run, search, "
+        "answer or job has lineage",
         param="id",
     )
 

@@ -1,0 +1,176 @@
+"""What a promotion rests on cannot be made up: the database looks at runs, items and facts itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from tests import servers
+from tests.conftest import TEMPLATE
+from tests.integration.gateway_app import RunningGateway, running_gateway
+from tests.integration.test_registry import OPEN, add_eval, add_run, make, ok, promote
+
+Change = Callable[[dict[str, Any]], None]
+INSERT = """
+INSERT INTO gateway.registry_decision (id, tenant_id, registry_id, version, against, gates, record, record_hash, checks,
+    expires_at)
+SELECT %(id)s, tenant_id, registry_id, version, against, gates, %(record)s, '', %(checks)s, now() + interval '10 years'
+FROM gateway.registry_decision WHERE id = %(of)s RETURNING *"""
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    url = servers.new_database(postgres.url, "evidence", template=TEMPLATE)
+    with running_gateway(url, valkey.url, tmp_path_factory.mktemp("gateway")) as running:
+        for model in ("one", "two", "three"):
+            running.add_model(model)
+        yield running
+    servers.drop_database(postgres.url, "evidence")
+
+
+@pytest.fixture
+def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
+    with gateway.http() as client:
+        yield client
+
+
+def forge(gateway: RunningGateway, decision: dict[str, Any], change: Change) -> str | None:
+    """Write the decision once more, changed, as a route could: the code that it is refused with."""
+    told = {"record": deepcopy(decision["record"]), "checks": deepcopy(decision["checks"])}
+    change(told)
+    values = {"id": f"dec-{change.__name__}", "of": decision["id"]}
+    try:
+        with gateway.as_tenant() as c:
+            row = c.execute(INSERT, {**values, **{key: Jsonb(told[key]) for key in told}}).fetchone()
+            assert row is not None
+            assert row["verdict"] == "passed"
+            c.rollback()
+    except psycopg.errors.CheckViolation as exc:
+        return exc.diag.constraint_name
+    return None
+
+
+def all_passed(told: dict[str, Any]) -> None:
+    for check in told["checks"]:
+        check["outcome"] = "passed"
+
+
+def unchanged(told: dict[str, Any]) -> None:
+    pass
+
+
+def test_a_decision_that_says_more_than_the_items_is_refused(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    rules = {
+        **OPEN,
+        "eval_id": add_eval(gateway, "eval_e"),
+        "min_items": 40,
+        "min_slice_items": 20,
+        "baseline_score": 0.2,
+        "baseline_model": "three",
+    }
+    make(http, "seen", "one", "two", gates=rules)
+    scores = [float(number % 10 < 7) for number in range(60)]
+    add_run(gateway, "eval_e", "three", [0.0] * 60)
+    add_run(gateway, "eval_e", "one", scores)
+    add_run(gateway, add_eval(gateway, "eval_other"), "two", scores)
+    ok(promote(http, "seen", 1))
+    add_run(gateway, "eval_e", "registry:seen@2", scores)
+    good = ok(http.post("/v1/registry/seen/versions/2/gate", json={}))
+    assert good["verdict"] == "passed"
+    assert forge(gateway, good, unchanged) is None
+
+    def no_runs(told: dict[str, Any]) -> None:
+        told["record"]["runs"] = {}
+
+    def of_another_model(told: dict[str, Any]) -> None:
+        told["record"]["runs"]["candidate"] = told["record"]["runs"]["champion"]
+
+    def more_items(told: dict[str, Any]) -> None:
+        told["record"]["runs"]["candidate"]["items"] = 6000
+
+    refused = [no_runs, of_another_model, more_items]
+    for name in ("same_items", "quality", "slice:language=zh", "baseline", "baseline_model", "erasure"):
+
+        def without(told: dict[str, Any], name: str = name) -> None:
+            told["checks"] = [check for check in told["checks"] if check["name"] != name]
+
+        refused.append(without)
+    for change in refused:
+        assert (change.__name__, forge(gateway, good, change)) == (change.__name__, "decision_unfounded")
+
+    def parity_waived(told: dict[str, Any]) -> None:
+        next(c for c in told["checks"] if c["name"] == "parity")["outcome"] = "waived"
+
+    assert forge(gateway, good, parity_waived) == "waiver_invalid"
+
+    # What the gate holds back is not let in by whoever says that it passed.
+    for worse in (
+        [1.0 if number % 2 == 0 else 0.0 for number in range(60)],  # worse in one language
+        [float(number % 10 < 5) for number in range(60)],  # worse in all
+        scores[:30],  # too few
+        [0.0] * 60,  # no better than the trivial one
+    ):
+        add_run(gateway, "eval_e", "two", worse)
+        bad = ok(http.post("/v1/registry/seen/versions/2/gate", json={}))
+        assert bad["verdict"] != "passed"
+        assert forge(gateway, bad, all_passed) == "decision_unfounded"
+
+    with gateway.as_tenant() as c:
+        told = {key: Jsonb(good[key]) for key in ("record", "checks")}
+        row = c.execute(INSERT, {"id": "dec-kept", "of": good["id"], **told}).fetchone()
+    assert row is not None
+    assert (row["expires_at"] - row["created_at"]).days == 7
+
+
+def test_a_decision_that_says_more_of_the_model_than_is_known_is_refused(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    gateway.add_version("dsv-fit")
+    gateway.add_version("dsv-unfit", passed=False)
+    agreed = {"lineage": {}, "parity": {"passed": True}}
+    models = {
+        "fit": ("dsv-fit", agreed),
+        "unfit": ("dsv-unfit", agreed),
+        "ungoverned": ("file-1", agreed),
+        "unequal": ("dsv-fit", {"lineage": {}, "parity": {"passed": False}}),
+        "leaking": ("dsv-leaks", agreed),
+        "erased": ("dsv-fit", agreed),
+    }
+    gateway.add_version("dsv-leaks")
+    with gateway.as_tenant() as c:
+        report = {"leakage": {"questions_in_both_splits": 2}}
+        c.execute("UPDATE data_governance.version SET report = %s WHERE id = 'dsv-leaks'", (Jsonb(report),))
+    for name, (data, info) in models.items():
+        gateway.add_model(name)
+        with gateway.as_tenant() as c:
+            query = "UPDATE training.model SET dataset_version = %s, info = %s WHERE id = %s"
+            c.execute(query, (data, Jsonb(info), name))
+    with gateway.as_tenant() as c:
+        tenant = gateway.tenants["acme"]
+        c.execute(
+            "INSERT INTO data_governance.erasure (id, tenant_id, job_id, subject, found) "
+            "VALUES ('erasure-1', %s, 'job-1', '{}', '{}')",
+            (tenant,),
+        )
+        c.execute(
+            "INSERT INTO data_governance.needs_rebuild (tenant_id, kind, id, erasure_id) "
+            "VALUES (%s, 'model', 'erased', 'erasure-1')",
+            (tenant,),
+        )
+    make(http, "known", *models, gates={})
+    got = {}
+    for number, name in enumerate(models, 1):
+        made = ok(http.post(f"/v1/registry/known/versions/{number}/gate", json={}))
+        got[name] = (made["verdict"], forge(gateway, made, all_passed))
+    assert got.pop("fit") == ("passed", None)
+    assert set(got.values()) == {("failed", "decision_unfounded")}
