@@ -18,13 +18,11 @@ from shared.contracts.classifications import CLASSIFICATIONS, parse_classificati
 from shared.contracts.completions import parse_completion
 from shared.contracts.decoding import check_text
 from shared.contracts.embeddings import EMBEDDINGS, parse_embedding
-from shared.contracts.inference import (
-    ModelRef,
-    RerankRequest,
-)
+from shared.contracts.inference import ModelRef
 from shared.contracts.json_size import MAX_TOKEN_VALUES, MAX_VALUES, too_many_values
 from shared.contracts.model_registry import ReleaseUsed
 from shared.contracts.rerank import RERANK, check_cut, parse_rerank
+from shared.contracts.scores import RerankRequest
 from shared.contracts.serving import check_serves
 from shared.errors import HeliuError, InvalidInput
 from shared.task.bind import TaskVersion

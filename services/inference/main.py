@@ -11,20 +11,11 @@ from services.inference.engines import Engines, has_packages
 from services.inference.tasks import batches, chats, embedding_jobs, live, models, placed, scored
 from shared.contracts.background import ChatJob, chats_queue
 from shared.contracts.base import JobContract
-from shared.contracts.inference import (
-    Batch,
-    BatchShard,
-    Classify,
-    Detokenize,
-    Embed,
-    Generate,
-    Rerank,
-    Tokenize,
-    live_queue,
-    rows_queue,
-)
+from shared.contracts.batches import Batch, BatchShard
+from shared.contracts.inference import Detokenize, Embed, Generate, Tokenize, live_queue, rows_queue
 from shared.contracts.models import ImportModel
 from shared.contracts.retrieval import EmbedTexts
+from shared.contracts.scores import Classify, Rerank
 from shared.errors import HeliuError
 from shared.job_context import Handler
 from shared.kept import KeptWriters

@@ -12,7 +12,8 @@ from services.inference import vectors
 from services.inference.choices import index_of
 from services.inference.gathered import Gathered
 from shared.contracts.embeddings import place_of
-from shared.contracts.inference import Classification, Embedding, Reranking
+from shared.contracts.inference import Embedding
+from shared.contracts.scores import Classification, Reranking
 from shared.errors import HeliuError
 from shared.frames import Frame
 

@@ -21,15 +21,10 @@ from services.inference.vectors import Vectors
 from shared.contracts.answers import answer_id, completion
 from shared.contracts.classifications import classifications
 from shared.contracts.embeddings import embeddings
-from shared.contracts.inference import (
-    ClassificationRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    ModelRef,
-    RerankRequest,
-)
+from shared.contracts.inference import CompletionRequest, EmbeddingRequest, ModelRef
 from shared.contracts.marking import Marking
 from shared.contracts.rerank import reranked
+from shared.contracts.scores import ClassificationRequest, RerankRequest
 from shared.errors import HeliuError
 from shared.frames import Frame
 from shared.stop import ChildCrashed, Stop, Stopped

@@ -7,14 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from shared.contracts.inference import (
-    ClassificationRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    RerankRequest,
-)
+from shared.contracts.inference import CompletionRequest, EmbeddingRequest
 from shared.contracts.model_registry import PREFIX, RegisteredRoute, ReleaseUsed, registered_name
 from shared.contracts.retrieval import Found, Question
+from shared.contracts.scores import ClassificationRequest, RerankRequest
 from shared.contracts.task import Guard, TaskRoute, TaskSpec
 from shared.errors import InvalidInput
 from shared.task.bind import TaskVersion, bind, question, task_name

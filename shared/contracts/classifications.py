@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import Field
 
 from shared.contracts.decoding import ModelBody, check_text, read_body, short, user_of
-from shared.contracts.inference import MAX_INPUTS, MAX_TOP_K, ClassificationRequest
+from shared.contracts.inference import MAX_INPUTS
+from shared.contracts.scores import MAX_TOP_K, ClassificationRequest
 from shared.errors import InvalidInput
 
 CLASSIFICATIONS = "/v1/classifications"

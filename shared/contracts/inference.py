@@ -1,4 +1,4 @@
-"""Live calls and jobs of inference: chat, batches and their shards."""
+"""What is asked of a model for its answers, its vectors or its tokens, and which model; see `scores` and `batches`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import JobContract, LiveCall, Message
-from shared.contracts.model_registry import RegisteredRoute
+from shared.contracts.base import LiveCall, Message
 from shared.contracts.models import Kind
-from shared.contracts.task import TaskRoute
 
 MAX_PROMPTS = 128
 MAX_CHOICES = 128
 MAX_INPUTS = 2048
-MAX_DOCUMENTS = 1000
-MAX_TOP_K = 100
 
 # The endpoints whose requests a batch may hold.
 Endpoint = Literal[
@@ -195,53 +191,6 @@ class Embed(ModelCall, Embedding):
     name: ClassVar[str] = "inference.embed"
 
 
-class Classification(Message):
-    """Texts whose labels are asked for, the `top_k` likeliest; a longer text is cut to `truncate` tokens (-1 is what
-    the model takes), or refused where none is given."""
-
-    inputs: tuple[str, ...] = Field(min_length=1, max_length=MAX_INPUTS)
-    top_k: int = Field(5, ge=1, le=MAX_TOP_K)
-    truncate: Annotated[int, Field(ge=-1, le=131_072)] | None = None
-
-
-class ClassificationRequest(Classification):
-    """A checked request of a client."""
-
-    model: str
-    stream: Literal[False] = False
-    user: str | None = None
-
-
-class Classify(ModelCall, Classification):
-    """Labels of texts, in entries of a few, in the order of the texts."""
-
-    name: ClassVar[str] = "inference.classify"
-
-
-class Reranking(Message):
-    """Documents to be put in order by how well they answer a query; `truncate` as of a classification."""
-
-    query: str
-    documents: tuple[str, ...] = Field(min_length=1, max_length=MAX_DOCUMENTS)
-    truncate: Annotated[int, Field(ge=-1, le=131_072)] | None = None
-
-
-class RerankRequest(Reranking):
-    """A checked request of a client: of which model, how many of the best, and whether with their texts."""
-
-    model: str
-    top_n: Annotated[int, Field(ge=1)] | None = None
-    return_documents: bool = True
-    stream: Literal[False] = False
-    user: str | None = None
-
-
-class Rerank(ModelCall, Reranking):
-    """A score for each document, in their order."""
-
-    name: ClassVar[str] = "inference.rerank"
-
-
 class Tokenize(ModelCall):
     """Tokens of a text or of a chat, as `model` is given them."""
 
@@ -267,42 +216,3 @@ class Detokenize(ModelCall):
     name: ClassVar[str] = "inference.detokenize"
 
     tokens: tuple[int, ...]
-
-
-class Batch(JobContract):
-    """A file of requests: checked and cut into shards, then, when they have ended, put together."""
-
-    kind: ClassVar[str] = "inference.batch"
-    queue: ClassVar[str] = "inference.{pool}.batch"
-    id_prefix: ClassVar[str] = "batch_"
-
-    input_file_id: str
-    artifact: str
-    endpoint: Endpoint
-    completion_window: Literal["24h"] = "24h"
-    models: dict[str, ModelRef]
-    # By name, as they stood when the batch was accepted.
-    tasks: dict[str, TaskRoute] = Field(default_factory=dict)
-    registered: dict[str, RegisteredRoute] = Field(default_factory=dict)
-    pool: str = "default"
-
-
-class BatchShard(JobContract):
-    """Rows `first` .. `first + count - 1` of a batch, at bytes `start` .. `end` of its input."""
-
-    kind: ClassVar[str] = "inference.batch_shard"
-    queue: ClassVar[str] = "inference.{pool}.rows.batch"
-    id_prefix: ClassVar[str] = "shard_"
-
-    batch_id: str
-    artifact: str
-    endpoint: Endpoint
-    models: dict[str, ModelRef]
-    tasks: dict[str, TaskRoute] = Field(default_factory=dict)
-    registered: dict[str, RegisteredRoute] = Field(default_factory=dict)
-    # What was found for rows whose tasks answer from a vector store: an artifact, as of `FindPassages`.
-    passages: str | None = None
-    first: int = Field(ge=0)
-    count: int = Field(ge=1)
-    start: int = Field(ge=0)
-    end: int = Field(ge=0)

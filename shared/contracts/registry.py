@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from shared.contracts.background import ChatJob
 from shared.contracts.base import JobContract, LiveCall
+from shared.contracts.batches import Batch, BatchShard
 from shared.contracts.consistency import CheckConsistency
 from shared.contracts.core import Noop
 from shared.contracts.data_governance import BuildPart, BuildVersion, PreviewRows, TryRecipe
@@ -18,16 +19,7 @@ from shared.contracts.erasure import EraseSubject
 from shared.contracts.evals import RunEval
 from shared.contracts.grading import GradeSample
 from shared.contracts.heads import TrainHead
-from shared.contracts.inference import (
-    Batch,
-    BatchShard,
-    Classify,
-    Detokenize,
-    Embed,
-    Generate,
-    Rerank,
-    Tokenize,
-)
+from shared.contracts.inference import Detokenize, Embed, Generate, Tokenize
 from shared.contracts.labelling import (
     ApplyFunctions,
     ExportLabels,
@@ -42,6 +34,7 @@ from shared.contracts.models import ImportModel
 from shared.contracts.multi_task import TrainMultiTask
 from shared.contracts.preferences import TunePreferences
 from shared.contracts.retrieval import EmbedTexts, FindPassages, IndexFile, ReadChunks, SearchStore
+from shared.contracts.scores import Classify, Rerank
 from shared.contracts.searches import RunSearch
 from shared.contracts.sources import ReadRows, SyncSource, TestSource
 from shared.contracts.training import Evaluate, FineTune, Pretrain

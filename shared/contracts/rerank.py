@@ -12,7 +12,7 @@ from pydantic import Field
 
 from shared.contracts.classifications import texts, truncation
 from shared.contracts.decoding import ModelBody, check_text, read_body, short, user_of
-from shared.contracts.inference import MAX_DOCUMENTS, RerankRequest
+from shared.contracts.scores import MAX_DOCUMENTS, RerankRequest
 from shared.errors import InvalidInput
 
 RERANK = "/v1/rerank"

@@ -14,8 +14,8 @@ import psutil
 import redis
 from kombu.exceptions import OperationalError
 
+from shared.contracts.batches import Batch, BatchShard
 from shared.contracts.core import Noop
-from shared.contracts.inference import Batch, BatchShard
 from shared.queue import RING, make_app
 from shared.streams import PREFIX
 from tests.harness import Process

@@ -21,8 +21,9 @@ import httpx
 from shared import job_requests, job_store
 from shared.artifacts import ArtifactStore
 from shared.bootstrap import create_tenant
+from shared.contracts.batches import Batch
 from shared.contracts.core import Noop
-from shared.contracts.inference import Batch, ModelRef
+from shared.contracts.inference import ModelRef
 from shared.db import retrying
 from shared.errors import Conflict, Unavailable
 from shared.jobs import Job, NewJob, new_id

@@ -12,7 +12,8 @@ from functools import partial
 from services.inference.engine_process import EngineProcess
 from services.inference.main import SHARDS
 from services.inference.tasks import batches, live
-from shared.contracts.inference import Batch, BatchShard, Generate
+from shared.contracts.batches import Batch, BatchShard
+from shared.contracts.inference import Generate
 from shared.settings import read_settings
 from shared.worker import Worker, WorkerSpec, open_platform
 

@@ -13,8 +13,9 @@ import pytest
 
 from services.training.tasks.distill import distill
 from shared import bootstrap, job_requests, job_store
+from shared.contracts.batches import Batch, BatchShard
 from shared.contracts.distillation import Distill
-from shared.contracts.inference import Batch, BatchShard, ModelRef
+from shared.contracts.inference import ModelRef
 from shared.contracts.training import BaseRef, DataRef, FineTune
 from shared.errors import HeliuError
 from shared.job_context import Handler, JobContext, Outcome, Waiting

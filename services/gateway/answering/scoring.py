@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse, Response
 from services.gateway.answering import metered
 from services.gateway.context import Gateway
 from shared.contracts.classifications import CLASSIFICATIONS, classifications
-from shared.contracts.inference import ClassificationRequest, Classify, Rerank, RerankRequest
 from shared.contracts.rerank import RERANK, check_cut, reranked
+from shared.contracts.scores import ClassificationRequest, Classify, Rerank, RerankRequest
 
 
 async def classify(request: Request, gateway: Gateway, asked: ClassificationRequest) -> Response:

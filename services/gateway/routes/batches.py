@@ -21,7 +21,8 @@ from services.gateway.models import resolve
 from services.gateway.pages import PageDep, listing
 from shared import job_requests, job_store
 from shared.contracts.answers import CHAT
-from shared.contracts.inference import Batch, Endpoint
+from shared.contracts.batches import Batch
+from shared.contracts.inference import Endpoint
 from shared.db import Connection, retrying
 from shared.errors import InvalidInput
 from shared.jobs import TERMINAL, Job

@@ -21,13 +21,9 @@ from services.inference.shard import Pending, ShardRun
 from services.inference.task_rows import BatchTasks
 from services.inference.tasks.placed import asking
 from shared.contracts.answers import CHAT, TEXT
+from shared.contracts.batches import Batch, BatchShard
 from shared.contracts.embeddings import EMBEDDINGS
-from shared.contracts.inference import (
-    Batch,
-    BatchShard,
-    ModelRef,
-    rows_queue,
-)
+from shared.contracts.inference import ModelRef, rows_queue
 from shared.contracts.retrieval import FindPassages, Found, Question
 from shared.db import Connection, retrying
 from shared.errors import HeliuError, InvalidInput

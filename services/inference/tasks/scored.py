@@ -9,7 +9,7 @@ from services.inference.engine_process import EngineProcess
 from services.inference.gathered import Gathered
 from services.inference.tasks.placed import models_for_engine
 from shared import semconv
-from shared.contracts.inference import Classify, Rerank
+from shared.contracts.scores import Classify, Rerank
 from shared.errors import HeliuError
 from shared.live_server import LiveContext
 from shared.worker import Platform

@@ -16,8 +16,9 @@ from services.training.repository import distill as repository
 from services.training.spec import DataPaths
 from services.training.tasks.inputs import Inputs
 from shared.contracts.answers import CHAT
+from shared.contracts.batches import Batch
 from shared.contracts.distillation import Distill, Generation
-from shared.contracts.inference import Batch, ModelRef
+from shared.contracts.inference import ModelRef
 from shared.contracts.model_registry import RegisteredRoute
 from shared.contracts.task import PREFIX, TaskRoute
 from shared.contracts.training import DataRef, FineTune

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from services.training.repository import evals as repository
 from shared.contracts.answers import CHAT
+from shared.contracts.batches import Batch
 from shared.contracts.evals import MAX_ITEMS, RunEval
-from shared.contracts.inference import Batch, Endpoint, rows_queue
+from shared.contracts.inference import Endpoint, rows_queue
 from shared.contracts.retrieval import EMBED_TEXTS, EmbedTexts
 from shared.db import Row
 from shared.errors import InvalidInput

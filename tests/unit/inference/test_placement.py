@@ -6,7 +6,8 @@ import pytest
 
 from services.inference.engines import check_packages
 from services.inference.placement import check_served, holdings
-from shared.contracts.inference import Batch, BatchShard, Generate, ModelRef, rows_queue
+from shared.contracts.batches import Batch, BatchShard
+from shared.contracts.inference import Generate, ModelRef, rows_queue
 from shared.errors import HeliuError
 from shared.settings import read_settings
 
