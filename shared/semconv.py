@@ -46,6 +46,8 @@ GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
 GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 GEN_AI_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+# Decoding settings that the request left to the model and the model has by itself: "temperature=0.7, top_p=0.8".
+MODEL_DECODING: Final = "heliu.model.decoding"
 
 METRIC_JOBS: Final = "heliu_jobs"
 METRIC_QUEUE_DEPTH: Final = "heliu_queue_depth"

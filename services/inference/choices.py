@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.inference.upstream.messages import forward
-from shared.contracts.inference import Completion
+from shared.contracts.inference import TEXT_TOKENS, Completion
 from shared.frames import Frame
 
 
@@ -20,6 +20,8 @@ def calls(request_id: str, wanted: Completion, common: Mapping[str, Any]) -> lis
         count = wanted.n * max(1, len(wanted.prompts))
         return [forward(request_id, [f"{request_id}.{index}" for index in range(count)], wanted, common)]
     options = wanted.sampling.model_dump(mode="json", exclude={"form"})
+    if wanted.prompts:
+        options["default_tokens"] = TEXT_TOKENS
     inputs: list[dict[str, Any]] = (
         [
             {
@@ -72,10 +74,15 @@ class Choices:
         return not self._open
 
     def result(self) -> dict[str, Any]:
-        """{"choices", "usage", "timings"}: a prompt counts once, however many answers it got."""
+        """{"choices", "usage", "timings"}: a prompt counts once, however many answers it got.
+
+        `decoding` beside them are the settings that were the model's own, where there were any.
+        """
         ordered = [self._done[index] for index in range(self._count)]
         firsts = ordered[:: self._each]
+        own = next((done["decoding"] for done in ordered if done.get("decoding")), None)
         return {
+            **({"decoding": own} if own else {}),
             "choices": [
                 {
                     "text": done["text"],

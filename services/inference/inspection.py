@@ -27,6 +27,7 @@ from services.inference.engine.loading import (
     BrokenModel,
     check_folder,
     load_tokenizer,
+    own_decoding,
     read_config,
     read_json,
     refuse_pickles,
@@ -36,6 +37,7 @@ from services.inference.engine.request import EngineConfig
 from services.inference.engine.runner import ModelRunner
 from services.inference.engine.sentence_folder import read_sentence_folder
 from services.inference.weights import Weights, read_weights
+from shared.contracts.generation_config import FILE, unapplied
 
 # Weights up to here are really loaded; in float32 they may take twice as much memory as on the disk.
 REAL_BYTES = 2 * 1024**3
@@ -109,6 +111,9 @@ def _base(folder: Path, weights: Weights, real_bytes: int, warnings: list[str]) 
         warnings.append(
             f"its weights have {weights.bytes} bytes, too many to try it here: only their shapes were checked"
         )
+    decoding = own_decoding(str(folder)) or {}
+    if others := unapplied(read_json(folder / FILE)):
+        warnings.append(f"{FILE} sets {', '.join(others)}, which this platform does not apply")
     tokenizer = load_tokenizer(str(folder))
     if tokenizer is None:
         warnings.append("the folder has no tokenizer: only prompts of token ids can be answered")
@@ -125,6 +130,7 @@ def _base(folder: Path, weights: Weights, real_bytes: int, warnings: list[str]) 
         "vocabulary": len(tokenizer) if tokenizer is not None else embeddings,
         "tokenizer": tokenizer is not None,
         "chat_template": _has_template(tokenizer, warnings),
+        "decoding": decoding,
     }
 
 
@@ -143,6 +149,7 @@ def _adapter(folder: Path, base: str | None) -> dict[str, Any]:
             "another base"
         )
     options = read_json(folder / "adapter_config.json")
+    own = own_decoding(str(folder))
     return {
         "architecture": f"LoRA on {type(model).__name__}",
         "family": config.model_type,
@@ -154,6 +161,7 @@ def _adapter(folder: Path, base: str | None) -> dict[str, Any]:
         "tokenizer": tokenizer is not None,
         "chat_template": _has_template(tokenizer, []) if tokenizer is not None else None,
         "alpha": options.get("lora_alpha"),
+        "decoding": own if own is not None else own_decoding(base) or {},
     }
 
 

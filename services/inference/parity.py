@@ -21,6 +21,7 @@ from services.inference.engine.request import EngineConfig, Priority
 from services.inference.engine.runner import ModelRunner
 from services.inference.engine.scheduler import Row, Sequence
 from services.inference.prompt import render
+from shared.contracts.generation_config import Settings, shown_settings
 from shared.errors import HeliuError
 
 SAMPLES, LOGITS = "samples.json", "logits.safetensors"
@@ -44,7 +45,8 @@ class SampleRow(BaseModel):
 
 
 class Samples(BaseModel):
-    """What the trainer had: rows, the tokens that end an answer, its template's hash, the type of its weights.
+    """What the trainer had: rows, the tokens that end an answer, the decoding settings that the model is to have by
+    itself, its template's hash, the type of its weights.
 
     `tolerance` is the largest difference of a logit that passes, as a share of the largest logit (at least of 1).
     """
@@ -53,6 +55,7 @@ class Samples(BaseModel):
 
     rows: list[SampleRow] = Field(min_length=1)
     ends: list[int]
+    decoding: Settings
     template: str | None
     dtype: str
     device: str
@@ -70,12 +73,18 @@ def compare(folder: Path, base: Path | None, samples: Path) -> dict[str, Any]:
     raises."""
     told = _read(samples)
     codec = Codec.load(str(folder), {})
-    home = codec if base is None or codec.tokenizer is not None else Codec.load(str(base), {})
+    below = Codec.load(str(base), {}) if base is not None else codec
+    home = codec.on(below)
     _same_words(told, home)
-    ends = sorted(home.ends if base is None else home.ends | Codec.load(str(base), {}).ends)
+    ends = sorted(home.ends | below.ends)
     if ends != sorted(told.ends):
         raise ParityFailed(
             f"answers would end at the tokens {ends}, and ended in training at {sorted(told.ends)}"
+        )
+    decoding = home.decoding or {}
+    if decoding != told.decoding:
+        raise ParityFailed(
+            f"answers would be decoded by {_shown(decoding)}, and the job pins {_shown(told.decoding)}"
         )
     difference, allowed = _largest_difference(told, folder, base, load_file(samples / LOGITS))
     parity = {
@@ -89,7 +98,7 @@ def compare(folder: Path, base: Path | None, samples: Path) -> dict[str, Any]:
             f"the engine's logits differ from the trainer's by {difference:.3g} on {len(told.rows)} rows, more than "
             f"{allowed:.3g}"
         )
-    return {"parity": parity, "pinned": {**_hashes(folder), "stop_tokens": ends}}
+    return {"parity": parity, "pinned": {**_hashes(folder), "stop_tokens": ends, "decoding": decoding}}
 
 
 def _read(samples: Path) -> Samples:
@@ -157,6 +166,10 @@ def _largest_difference(
             row.sequence.computed = row.start + row.count
         step = [Row(s, s.computed, 1, samples=True) for s in sequences if s.computed < len(s.tokens)]
     return worst, told.tolerance * largest
+
+
+def _shown(decoding: Settings) -> str:
+    return shown_settings(decoding) or "nothing of the model's own"
 
 
 def _hashes(folder: Path) -> dict[str, Any]:

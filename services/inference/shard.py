@@ -157,6 +157,7 @@ class ShardRun:
         if isinstance(asked, CompletionRequest):
             answer = answer_id(self._endpoint, request_id)
             choices = result["choices"]
+            metadata = metadata | ({"decoding": result["decoding"]} if result.get("decoding") else {})
             if task is not None:
                 shown = f"task:{task.label}"
                 choices, refused = guard_choices(task.spec.guards.output, choices)

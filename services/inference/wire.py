@@ -22,6 +22,7 @@ from services.inference.engine.request import (
     Tools,
     Vector,
 )
+from shared.contracts.generation_config import NAMES
 from shared.errors import HeliuError, InvalidInput
 from shared.frames import Frame
 
@@ -71,14 +72,15 @@ class Function(_Message):
 
 
 class SamplingOptions(_Message):
+    # None is the model's own.
     max_tokens: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
     # Pairs of token and bias.
     logit_bias: list[Annotated[list[float], Field(min_length=2, max_length=2)]] = []
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
@@ -86,6 +88,7 @@ class SamplingOptions(_Message):
     grammar: str | None = None
     logprobs: bool = False
     top_logprobs: int = 0
+    default_tokens: int | None = Field(default=None, ge=1)
 
 
 class Generate(_Message):
@@ -169,7 +172,8 @@ def parse(adapter: TypeAdapter[M], frame: Frame) -> M:
 
 def to_request(message: Generate) -> Request:
     """The engine's request. Raises InvalidInput for values out of range."""
-    options = message.sampling.model_dump()
+    options = message.sampling.model_dump(exclude_none=True)
+    options["unsaid"] = frozenset(NAMES) - options.keys()
     options["stop"] = tuple(options["stop"])
     options["logit_bias"] = tuple((int(token), bias) for token, bias in options["logit_bias"])
     messages = None if message.messages is None else tuple(item.model_dump() for item in message.messages)
@@ -239,6 +243,8 @@ def done_frame(event: Finished) -> Frame:
         },
         "spans": [asdict(span) for span in event.spans],
     }
+    if event.decoding:
+        frame["decoding"] = dict(event.decoding)
     if event.logprobs is not None:
         frame["logprobs"] = logprobs_frame(event.logprobs)
     if event.tool_calls:

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from services.training.hyperparameters import PretrainHyperparameters
+from shared.contracts.generation_config import Settings, over, pinned, written
 from shared.errors import InvalidInput
 
 
@@ -143,6 +144,21 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     ids = model.generation_config.eos_token_id if model.generation_config else None
     found = {ids} if isinstance(ids, int) else set(ids or ())
     return sorted(found | {tokenizer.eos_token_id})
+
+
+def pin_decoding(model: PreTrainedModel, settings: Settings) -> None:
+    """Have every folder that this model is saved to say how it answers where a request does not; what `settings` leave
+    out stays as it was. Raises InvalidInput for a model whose own settings have no meaning."""
+    own = pinned_decoding(model)
+    if settings:
+        for name, value in written(over(own, settings)).items():
+            setattr(model.generation_config, name, value)
+
+
+def pinned_decoding(model: Any) -> Settings:
+    """What its folder says, or will say. Raises InvalidInput."""
+    config = model.generation_config
+    return pinned(config.to_diff_dict()) if config is not None else {}
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from services.training.dataset import Message, read_rows
-from services.training.model_folder import context_length, end_token_ids
+from services.training.model_folder import context_length, end_token_ids, pinned_decoding
 from services.training.spec import Spec
 from services.training.tokenizer import encode_rendered, encode_text, render
 
@@ -78,6 +78,7 @@ def leave_samples(
     told = {
         "rows": rows,
         "ends": end_token_ids(model, tokenizer),
+        "decoding": pinned_decoding(model),
         "template": _template(tokenizer),
         "dtype": dtype,
         "device": device.type,

@@ -17,6 +17,7 @@ from services.training.model_folder import (
     context_length,
     linear_layers,
     new_model,
+    pin_decoding,
     prepare_torch,
     save_adapter,
     save_model,
@@ -71,6 +72,7 @@ def run(spec: Spec, run: Run) -> Result:
 
     if fresh:
         model = new_model(wanted, tokenizer).to(device)
+        pin_decoding(model, spec.decoding)
     elif spec.adapter_dir is not None:
         torch.manual_seed(spec.seed)
         model = trained_on(model, spec.adapter_dir, {}, 0.0)

@@ -20,6 +20,7 @@ from services.training import world
 from services.training.checkpoint import CheckpointStore
 from services.training.plan import Schedule
 from services.training.run import STOP_REASONS, Run
+from shared.contracts.generation_config import FILE as GENERATION_CONFIG
 
 _FULL = ("valid_loss", "valid_mean_token_accuracy")
 
@@ -139,6 +140,10 @@ class Reporting(Trainer):  # type: ignore[misc]  # transformers is untyped here
             if path.name not in ("training_args.bin", "README.md"):
                 shutil.move(path, folder / path.name)
         shutil.rmtree(aside)
+        if not (folder / GENERATION_CONFIG).exists():
+            # An adapter's checkpoint may be served: it ends and decodes as the adapter will.
+            made = self.accelerator.unwrap_model(self.model)
+            made.generation_config.to_json_file(folder / GENERATION_CONFIG)
         (folder / "plan.json").write_text(json.dumps(self.plan.state()), encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shared.contracts.generation_config import Settings
 from shared.contracts.heads import HeadChoice
 from shared.errors import InvalidInput
 
@@ -51,6 +52,8 @@ class Spec(BaseModel):
     method: Literal["full", "lora"] | None = None
     parts: tuple[PartSpec, ...] = ()
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
+    # Settings that the model is to have where a request does not say.
+    decoding: Settings = Field(default_factory=dict)
     threads: int = Field(default=2, ge=1, le=1024)
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from services.training.checkpoint import file_sha256
-from services.training.model_folder import load_adapter, load_base
+from services.training.model_folder import load_adapter, load_base, pin_decoding
 from services.training.spec import Spec
 from shared.errors import InvalidInput
 
@@ -35,12 +35,14 @@ def load_start(
     assert spec.base_dir is not None
     model, tokenizer = load_base(spec.base_dir, device, chats=chats, **options)
     if spec.adapter_dir is None:
+        pin_decoding(model, spec.decoding)
         return model, tokenizer
     if (spec.adapter_dir / "tokenizer_config.json").exists():
         tokenizer = _tokenizer(spec.adapter_dir, tokenizer)
     if merge:
         # PEFT has frozen the base.
         model = load_adapter(model, spec.adapter_dir).merge_and_unload().requires_grad_(True)
+    pin_decoding(model, spec.decoding)
     return model, tokenizer
 
 

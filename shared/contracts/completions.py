@@ -44,8 +44,7 @@ def parse_completion(body: Mapping[str, Any]) -> CompletionRequest:
         user=user_of(body),
         prompts=prompts,
         n=parsed.n or 1,
-        # OpenAI's default; a text has no turn that ends.
-        sampling=parsed.sampling(max_tokens=parsed.max_tokens or 16, top_logprobs=parsed.logprobs),
+        sampling=parsed.sampling(max_tokens=parsed.max_tokens, top_logprobs=parsed.logprobs),
         stream=bool(parsed.stream),
         include_usage=bool(parsed.stream_options and parsed.stream_options.include_usage),
     )

@@ -99,13 +99,13 @@ class DecodingBody(ModelBody):
             form = {"structured_outputs": self.structured_outputs}
         return Sampling(
             max_tokens=max_tokens,
-            temperature=_or(self.temperature, 1.0),
-            top_p=_or(self.top_p, 1.0),
-            top_k=self.top_k or 0,
-            min_p=self.min_p or 0.0,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
-            repetition_penalty=_or(self.repetition_penalty, 1.0),
+            repetition_penalty=self.repetition_penalty,
             logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
             seed=self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
@@ -188,7 +188,3 @@ def short(value: Any) -> str:
     """A value as an error message shows it."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value

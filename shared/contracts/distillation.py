@@ -9,6 +9,7 @@ from pydantic import Field
 from shared.contracts.base import JobContract, Message
 from shared.contracts.inference import ModelRef
 from shared.contracts.model_registry import RegisteredRoute
+from shared.contracts.pinned import PinnedDecoding
 from shared.contracts.task import TaskRoute
 from shared.contracts.training import LIGHT_QUEUE, Auto, BaseRef, DataRef, FineTuneParameters
 
@@ -56,3 +57,4 @@ class Distill(JobContract):
     suffix: str | None = Field(default=None, min_length=1, max_length=64)
     seed: int = Field(0, ge=0, le=2**31 - 1)
     hyperparameters: FineTuneParameters = FineTuneParameters()
+    decoding: PinnedDecoding = PinnedDecoding()

@@ -12,6 +12,8 @@ from shared.contracts.models import Kind
 MAX_PROMPTS = 128
 MAX_CHOICES = 128
 MAX_INPUTS = 2048
+# Tokens that are answered to a text where neither request nor model says: OpenAI's, as a text has no turn that ends.
+TEXT_TOKENS = 16
 
 # The endpoints whose requests a batch may hold.
 Endpoint = Literal[
@@ -84,17 +86,19 @@ class ChatMessage(Message):
 class Sampling(Message):
     """Decoding settings of one request; temperature 0 is greedy, `grammar` is of `structured`.
 
+    None is the model's own, where its `generation_config.json` pins it, else as OpenAI has it.
+
     `form` is what `grammar` was made of, `response_format` or `structured_outputs` as JSON, for whoever reads that.
     """
 
     max_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
-    temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, le=100_000)
-    min_p: float = Field(0.0, ge=0, le=1)
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
-    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: tuple[str, ...] = Field((), max_length=4)

@@ -20,6 +20,7 @@ from shared.contracts.parameters import (
     Positive,
     Rate,
 )
+from shared.contracts.pinned import PinnedDecoding
 from shared.contracts.training import BaseRef, DataRef
 from shared.errors import InvalidInput
 
@@ -143,6 +144,7 @@ class TunePreferences(JobContract):
     suffix: str | None = Field(default=None, min_length=1, max_length=64)
     seed: int = Field(0, ge=0, le=2**31 - 1)
     hyperparameters: PreferenceParameters = PreferenceParameters()
+    decoding: PinnedDecoding = PinnedDecoding()
 
 
 def shape_of_record(record: Mapping[str, Any]) -> Literal["openai", "pair", "version"] | None:

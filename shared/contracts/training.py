@@ -20,6 +20,7 @@ from shared.contracts.parameters import (
     Positive,
     Rate,
 )
+from shared.contracts.pinned import PinnedDecoding
 from shared.contracts.tuning import FineTuneParameters
 from shared.errors import InvalidInput
 
@@ -137,6 +138,7 @@ class Pretrain(JobContract):
     validation: DataRef | None = None
     seed: int = Field(0, ge=0, le=2**31 - 1)
     hyperparameters: PretrainParameters = PretrainParameters()
+    decoding: PinnedDecoding = PinnedDecoding()
 
 
 class FineTune(JobContract):
@@ -153,6 +155,7 @@ class FineTune(JobContract):
     suffix: str | None = Field(default=None, min_length=1, max_length=64)
     seed: int = Field(0, ge=0, le=2**31 - 1)
     hyperparameters: FineTuneParameters = FineTuneParameters()
+    decoding: PinnedDecoding = PinnedDecoding()
 
 
 class Evaluate(JobContract):

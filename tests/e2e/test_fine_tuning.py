@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from tests.e2e.stage import PATIENCE_S, TUNING, Stage
+from tests.harness import wait_for
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -199,6 +200,7 @@ def test_a_base_is_trained_on_with_texts_and_knows_them_better(stage: Stage) -> 
             "model": stage.base,
             "training_file": file,
             "hyperparameters": {"max_steps": 12},
+            "decoding": {"temperature": 0, "max_tokens": 5},
         },
     )
     result = stage.succeeded(job["id"])["result"]
@@ -207,3 +209,27 @@ def test_a_base_is_trained_on_with_texts_and_knows_them_better(stage: Stage) -> 
     assert result["parity"]["passed"]
     made = stage.openai().models.retrieve("trained-on").model_dump()
     assert (made["kind"], made["base"]) == ("base", stage.base)
+    pinned = {"temperature": 0.0, "max_tokens": 5}
+    assert made["decoding"] == made["info"]["pinned"]["decoding"] == pinned
+    asked = {"model": "trained-on", "messages": [{"role": "user", "content": "How long does it take?"}]}
+    with stage.http() as http:
+        job = http.post("/v1/chat/completions", json={**asked, "background": True}).json()["id"]
+    live = [stage.post("/v1/chat/completions", asked) for _ in range(2)]
+    drawn = stage.post("/v1/chat/completions", {**asked, "temperature": 1.0, "max_tokens": 7})
+    stage.succeeded(job)
+    window = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch = stage.post("/v1/batches", {"input_file_id": stage.batch_file([("one", asked)]), **window})
+    stage.succeeded(batch["id"])
+    assert live[0]["choices"] == live[1]["choices"]
+    assert live[0]["usage"]["completion_tokens"] <= 5
+    assert drawn["usage"]["completion_tokens"] <= 7
+    # What the model decided stands with each answer in the ledger, however it was asked.
+    wait_for(lambda: len(decided(stage, "trained-on")) == 5, PATIENCE_S, "five answers in the ledger")
+    assert decided(stage, "trained-on") == [None] + [pinned] * 4
+
+
+def decided(stage: Stage, model: str) -> list[dict[str, float] | None]:
+    """What the ledger says of decoding settings that were the model's own, answers without any first."""
+    with stage.harness.db.core() as connection:
+        rows = connection.execute("SELECT metadata FROM gateway.usage WHERE model = %s", (model,)).fetchall()
+    return sorted((row["metadata"].get("decoding") for row in rows), key=lambda found: found is not None)

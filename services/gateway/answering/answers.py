@@ -30,6 +30,8 @@ class Answer:
     first_token_s: float | None = None
     sources: Sources | None = None
     marking: Marking | None = None
+    # Of the decoding settings, those that were the model's own.
+    decoding: Mapping[str, float | int] = field(default_factory=dict)
     _calls: dict[int, int] = field(default_factory=dict)
     _ended: set[int] = field(default_factory=set)
 
@@ -67,6 +69,7 @@ class Answer:
         self._see_first()
         self.choices = list(data["choices"])
         self.counts = dict(data["usage"])
+        self.decoding = data.get("decoding") or {}
         for index, choice in enumerate(self.choices):
             shown, whole = self.texts.get(index, ""), str(choice["text"])
             self.texts[index] = whole

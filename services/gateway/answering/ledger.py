@@ -15,6 +15,7 @@ from services.gateway.answering.usage import UsageRow
 from services.gateway.auth import Caller
 from services.gateway.context import Gateway
 from shared import semconv
+from shared.contracts.generation_config import shown_settings
 from shared.contracts.inference import ModelRef
 from shared.contracts.model_registry import ReleaseUsed
 from shared.task.bind import TaskVersion
@@ -68,9 +69,11 @@ class Ledger:
         if self._guarded is not None:
             self._guarded.record(self._gateway.platform.tracing, self._span.traceparent)
             metadata = {**metadata, **refusals(self._guarded)}
+        metadata = {**metadata, **decided(answer)}
         if not answered:
             self._span.set_all(
                 {
+                    semconv.MODEL_DECODING: shown_settings(answer.decoding),
                     semconv.GEN_AI_REQUEST_MODEL: answer.model,
                     semconv.GEN_AI_INPUT_TOKENS: answer.counts["prompt_tokens"],
                     semconv.GEN_AI_OUTPUT_TOKENS: answer.counts["completion_tokens"],
@@ -94,9 +97,15 @@ def refusals(guarded: Guarded) -> dict[str, str]:
     return {"refused_by": ", ".join(guarded.refused)} if guarded.refused else {}
 
 
+def decided(answer: Answer) -> dict[str, Any]:
+    """What the ledger says of decoding settings that were the model's own."""
+    return {"decoding": dict(answer.decoding)} if answer.decoding else {}
+
+
 def taken_up(dumped: dict[str, Any], answer: Answer, guarded: Guarded | None, seconds: float) -> UsageRow:
     """The row of an answer that whoever began it may not live to write; the fuller of two rows stays."""
     metadata = json.loads(dumped["metadata"]) | (refusals(guarded) if guarded is not None else {})
+    metadata |= decided(answer)
     return UsageRow(
         **{
             **dumped,

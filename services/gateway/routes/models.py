@@ -17,6 +17,7 @@ from services.gateway.jobs.submission import submit
 from services.gateway.models import names, upstreams_repository
 from services.gateway.models import repository as models_repository
 from services.gateway.models import shapes as model_shapes
+from services.gateway.models.decoding import decoding_of
 from services.gateway.models.resolve import model_row
 from services.gateway.pages import listing
 from services.gateway.registry import repository as registry_repository
@@ -151,12 +152,14 @@ def list_models(gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
 @router.get("/v1/models/{model}", summary="One model")
 def retrieve(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """`info` tells what it is: architecture, parameters, context length, and where it came from. A registered name and
-    a task tell which `versions` of theirs answer, and of the one that most callers get the `model`."""
+    a task tell which `versions` of theirs answer, and of the one that most callers get the `model`. `decoding` are the
+    settings that the model has by itself, where a request does not say."""
     with gateway.db.transaction(caller.tenant) as connection:
         named = names.named(connection, caller.tenant, model)
         if named is not None:
             return names.shown(connection, caller.tenant, [named], caller.tenant_name)[0]
-        return model_shapes.model(model_row(connection, caller.tenant, model), caller.tenant_name)
+        row = model_row(connection, caller.tenant, model)
+    return model_shapes.model(row, caller.tenant_name) | {"decoding": decoding_of(gateway.artifacts, row)}
 
 
 @router.delete("/v1/models/{model}", summary="Delete a model")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +15,10 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from services.inference.engine.detokenize import Decode
 from services.inference.engine.grammar import Vocabulary
-from services.inference.engine.loading import end_tokens, load_tokenizer
+from services.inference.engine.loading import end_tokens, load_tokenizer, own_decoding
 from services.inference.engine.request import Tools
 from services.inference.tool_calls import ToolReader, form_of, grammar
+from shared.contracts.generation_config import Settings
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
@@ -27,13 +28,14 @@ _BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
 class Codec:
     """A folder's tokenizer (None when it has none), its longest token's characters, and what ends an answer.
 
-    `vocabulary` is None where no grammar can limit the answer.
+    `vocabulary` is None where no grammar can limit the answer, `decoding` where the folder says nothing of it.
     """
 
     tokenizer: Any | None
     longest: int
     ends: frozenset[int]
     vocabulary: Vocabulary | None
+    decoding: Settings | None = None
 
     @classmethod
     def load(cls, path: str, known: dict[str, Vocabulary]) -> Codec:
@@ -41,7 +43,12 @@ class Codec:
         tokenizer = load_tokenizer(path)
         longest = 0 if tokenizer is None else max(map(len, tokenizer.get_vocab()), default=0)
         ends = end_tokens(path, tokenizer)
-        return cls(tokenizer, longest, ends, _vocabulary(tokenizer, ends, known))
+        return cls(tokenizer, longest, ends, _vocabulary(tokenizer, ends, known), own_decoding(path))
+
+    def on(self, base: Codec) -> Codec:
+        """An adapter's, where it has no words or no decoding settings of its own those of its base."""
+        words = self if self.tokenizer is not None else base
+        return replace(words, decoding=base.decoding if self.decoding is None else self.decoding)
 
     def decoder(self) -> Decode:
         tokenizer = self.tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -49,6 +50,8 @@ class Generation:
     cached: int = 0
     first_token: float | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    # Of the request's settings, those that are the model's own.
+    decoding: Mapping[str, float | int] = field(default_factory=dict)
     # How often each token was answered; kept only where a penalty asks for it.
     answered: Counter[int] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
@@ -130,6 +133,7 @@ def conclude(generation: Generation, reason: FinishReason, now: float) -> list[E
             *_times(generation, now),
             tuple(generation.logprobs) if request.sampling.logprobs else None,
             called,
+            generation.decoding,
         )
     )
     return events

@@ -16,7 +16,8 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from services.inference.engine.attention import UnsupportedModel
-from shared.errors import HeliuError
+from shared.contracts.generation_config import FILE, Settings, pinned
+from shared.errors import HeliuError, InvalidInput
 
 PICKLED = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 # Trainers leave it beside the weights; nothing here ever opens it.
@@ -143,6 +144,17 @@ def end_tokens(path: str, tokenizer: Any | None) -> frozenset[int]:
     if tokenizer is not None and tokenizer.eos_token_id is not None:
         ends.add(tokenizer.eos_token_id)
     return frozenset(ends)
+
+
+def own_decoding(path: str) -> Settings | None:
+    """The decoding settings that the folder pins; None where it has no file for them. Raises BrokenModel."""
+    file = Path(path) / FILE
+    if not file.exists():
+        return None
+    try:
+        return pinned(read_json(file))
+    except InvalidInput as exc:
+        raise BrokenModel(exc.message, param=exc.param) from exc
 
 
 def weight_bytes(path: str) -> int:

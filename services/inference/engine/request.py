@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -111,7 +111,9 @@ class Sampling:
     are taken off the logits of what was answered before, for each time and once; the repetition penalty (1 is none)
     divides those of prompt and answer (https://arxiv.org/abs/1909.05858). `logit_bias` is added by token. `grammar`
     limits the answer (see `grammar.py`). `top_logprobs` tokens are told beside each chosen one with `logprobs`.
-    `max_tokens` None means what fits, capped by the engine's default. `ignore_eos` is for measurements.
+    `max_tokens` None means what fits, capped by the engine's default, or by `default_tokens` where that is given.
+    `unsaid` are the names of settings that the model's own take the place of, where it has them. `ignore_eos` is for
+    measurements.
     """
 
     max_tokens: int | None = None
@@ -129,11 +131,23 @@ class Sampling:
     logprobs: bool = False
     top_logprobs: int = 0
     ignore_eos: bool = False
+    default_tokens: int | None = None
+    unsaid: frozenset[str] = frozenset()
 
     @property
     def counts_tokens(self) -> bool:
         """The choice depends on how often tokens were answered before."""
         return bool(self.frequency_penalty or self.presence_penalty or self.repetition_penalty != 1)
+
+    def of_model(self, own: Mapping[str, float | int]) -> tuple[Sampling, dict[str, float | int]]:
+        """(the same with what was left to the model, those of the model's settings that it took).
+
+        The model's `max_tokens` is what an answer has where there is room.
+        """
+        taken = {name: value for name, value in own.items() if name in self.unsaid}
+        settled = {name: value for name, value in taken.items() if name != "max_tokens"}
+        most = taken.get("max_tokens", self.default_tokens)
+        return replace(self, **settled, default_tokens=most), taken  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -309,7 +323,10 @@ class TokenDelta:
 
 @dataclass(frozen=True)
 class Finished:
-    """The request's end: whole text, all chosen tokens (the end token included), and what it took."""
+    """The request's end: whole text, all chosen tokens (the end token included), and what it took.
+
+    `decoding` are the settings that the model had by itself and the request left to it.
+    """
 
     request_id: str
     text: str
@@ -320,6 +337,7 @@ class Finished:
     spans: tuple[Span, ...]
     logprobs: tuple[TokenLogprob, ...] | None = None
     tool_calls: tuple[Call, ...] = ()
+    decoding: Mapping[str, float | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

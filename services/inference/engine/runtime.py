@@ -9,6 +9,7 @@ import hashlib
 import logging
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -74,7 +75,7 @@ class Runtime:
             )
         self.adapters.install(name, weights)
         self._installs[name] = self._installs.get(name, 0) + 1
-        self._adapter_codecs[name] = codec if codec.tokenizer is not None else self._codec
+        self._adapter_codecs[name] = codec.on(self._codec)
 
     def remove_adapter(self, name: str) -> None:
         self.adapters.remove(name)
@@ -85,6 +86,8 @@ class Runtime:
         """Tokenize and queue a request, whose adapter is in memory. Raises a typed error if it cannot be served."""
         adapter = request.adapter.id if request.adapter is not None else None
         codec = self._adapter_codecs[adapter] if adapter is not None else self._codec
+        sampling, decoding = request.sampling.of_model(codec.decoding or {})
+        request = replace(request, sampling=sampling)
         prompt = self._prompt(request, codec)
         self._check_bias(request.sampling)
         context = min(self._runner.context, self._runner.allocator.capacity_tokens)
@@ -95,9 +98,9 @@ class Runtime:
         else:
             room = answer_room(
                 len(prompt),
-                request.sampling.max_tokens,
+                sampling.max_tokens,
                 context=context,
-                default_max_tokens=self._config.default_max_tokens,
+                default_max_tokens=sampling.default_tokens or self._config.default_max_tokens,
             )
         ends = frozenset() if request.sampling.ignore_eos else codec.ends | self._codec.ends
         sequence = Sequence(
@@ -128,6 +131,7 @@ class Runtime:
             reader,
             received,
             received_ns,
+            decoding=decoding,
         )
         self.resume(generation)
         return generation

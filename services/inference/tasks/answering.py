@@ -9,6 +9,7 @@ from services.inference.choices import Choices, calls, index_of
 from services.inference.engine_process import EngineProcess
 from services.inference.tasks.placed import asking
 from shared import semconv
+from shared.contracts.generation_config import shown_settings
 from shared.contracts.inference import Generate
 from shared.errors import HeliuError
 from shared.frames import Frame
@@ -28,7 +29,7 @@ def answer(
     cancelled: Callable[[], bool],
     say: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """{"choices", "usage", "timings"}, `say` having had its tokens. Raises HeliuError with the engine's code.
+    """What `Choices` puts together, `say` having had its tokens. Raises HeliuError with the engine's code.
 
     Once it is `cancelled`, choices that had not ended end with that reason.
     """
@@ -82,6 +83,7 @@ def answer(
             semconv.GEN_AI_INPUT_TOKENS: usage["prompt_tokens"],
             semconv.GEN_AI_OUTPUT_TOKENS: usage["completion_tokens"],
             semconv.GEN_AI_FINISH_REASONS: [choice["finish_reason"] for choice in result["choices"]],
+            semconv.MODEL_DECODING: shown_settings(result.get("decoding") or {}),
         }
         span.set_all(spent)
         remote.set_all(spent)

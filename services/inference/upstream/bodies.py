@@ -1,8 +1,7 @@
 """From the platform's requests to the bodies of OpenAI's API. Pure.
 
-What OpenAI's own API has is always said, so that an answer is made as the platform documents it whatever the
-upstream's defaults are; what only vLLM, SGLang and their like have (`top_k`, `min_p`, `repetition_penalty`) where it
-was asked for.
+How tokens are chosen is said where it was asked for, and left to the upstream's model where not, as to a model of our
+own; an answer to a text has as many tokens as one of ours, since not every server has OpenAI's default.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from shared.contracts.inference import ChatMessage, Completion, Embedding, Sampling, Tool
+from shared.contracts.inference import TEXT_TOKENS, ChatMessage, Completion, Embedding, Sampling, Tool
 
 
 def completion(wanted: Completion, model: str) -> dict[str, Any]:
@@ -44,15 +43,18 @@ def embedding(wanted: Embedding, inputs: Sequence[str | tuple[int, ...]], model:
 
 
 def _sampling(sampling: Sampling, *, chat: bool) -> dict[str, Any]:
-    body: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-    if sampling.max_tokens is not None:
-        body["max_tokens"] = sampling.max_tokens
+    body: dict[str, Any] = {}
+    most = sampling.max_tokens if chat else sampling.max_tokens or TEXT_TOKENS
+    if most is not None:
+        body["max_tokens"] = most
     for name, nothing in (
+        ("temperature", None),
+        ("top_p", None),
         ("frequency_penalty", 0.0),
         ("presence_penalty", 0.0),
-        ("top_k", 0),
-        ("min_p", 0.0),
-        ("repetition_penalty", 1.0),
+        ("top_k", None),
+        ("min_p", None),
+        ("repetition_penalty", None),
         ("seed", None),
     ):
         if getattr(sampling, name) != nothing:

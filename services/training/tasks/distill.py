@@ -96,6 +96,7 @@ def _train(platform: Platform, ctx: JobContext, job: Distill, prompts: Prompts) 
             suffix=job.suffix or "distilled",
             seed=job.seed,
             hyperparameters=job.hyperparameters,
+            decoding=job.decoding,
         ),
         FineTune.queue_for(platform.settings.pool),
     )

@@ -18,6 +18,7 @@ def pretrain(platform: Platform, ctx: JobContext, job: Pretrain) -> Outcome:
         "data": run.inputs.data(job.data, job.validation),
         **(run.inputs.start(base) if base is not None else {}),
         "hyperparameters": job.hyperparameters.model_dump(exclude_defaults=True),
+        "decoding": job.decoding.settings(),
     }
     adapter = base is not None and base.adapter_artifact is not None
     return run.finish(

@@ -28,6 +28,7 @@ def _tune(platform: Platform, ctx: JobContext, job: FineTune | TunePreferences, 
         "data": run.inputs.data(job.training, job.validation),
         **run.inputs.start(job.base),
         "hyperparameters": job.hyperparameters.model_dump(exclude_unset=True),
+        "decoding": job.decoding.settings(),
     }
     adapter = job.hyperparameters.makes_adapter
     return run.finish(

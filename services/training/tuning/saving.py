@@ -9,7 +9,13 @@ from transformers import PreTrainedTokenizerBase
 
 from services.training import world
 from services.training.hyperparameters import SftHyperparameters
-from services.training.model_folder import load_adapter, load_base, save_adapter, save_model
+from services.training.model_folder import (
+    load_adapter,
+    load_base,
+    pin_decoding,
+    save_adapter,
+    save_model,
+)
 from services.training.parity import leave_samples, sample_rows
 from services.training.run import Run
 from services.training.spec import Spec
@@ -56,4 +62,5 @@ def save(
         # It is served on the base as it is stored; what differs from training is the quantization itself.
         run.event(f"trained on a base in {wanted.quantization}, served on the base as it is stored", "warn")
         model = load_adapter(load_base(spec.base_dir, model.device)[0], spec.output_dir)
+        pin_decoding(model, spec.decoding)
     leave_samples(model, tokenizer, sample_rows(spec), spec.workdir)

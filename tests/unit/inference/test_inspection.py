@@ -72,6 +72,24 @@ def test_a_base_is_told_what_it_is(made: Path) -> None:
     assert info["bytes"] == sum(file.stat().st_size for file in (made / "base").iterdir())
 
 
+def test_decoding_settings_are_told_refused_by_name_or_said_to_have_no_effect(
+    made: Path, folder: Path, tmp_path: Path
+) -> None:
+    assert inspect(str(folder), kind=None, base=None)["info"]["decoding"] == {}
+    edit(folder / "generation_config.json", do_sample=True, temperature=0.6, max_new_tokens=64, num_beams=4)
+    found = inspect(str(folder), kind=None, base=None)
+    assert found["info"]["decoding"] == {"temperature": 0.6, "max_tokens": 64}
+    assert found["warnings"] == ["generation_config.json sets num_beams, which this platform does not apply"]
+    # An adapter that says nothing decodes as its base.
+    assert not (made / "adapter" / "generation_config.json").exists()
+    told = inspect(str(made / "adapter"), kind=None, base=str(folder))["info"]
+    assert told["decoding"] == {"temperature": 0.6, "max_tokens": 64}
+    edit(folder / "generation_config.json", temperature=70)
+    refused = refusal(folder)
+    assert (refused.code, refused.param) == ("model_unreadable", "temperature")
+    assert "generation_config.json has temperature=70; it is from 0 to 2" in refused.message
+
+
 def test_an_adapter_is_laid_over_its_base_and_refused_by_another(made: Path, tmp_path: Path) -> None:
     info = inspect(str(made / "adapter"), kind=None, base=str(made / "base"))["info"]
     assert (info["rank"], info["architecture"]) == (4, "LoRA on Qwen2ForCausalLM")

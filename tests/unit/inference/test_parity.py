@@ -97,6 +97,10 @@ def _retokenise(folder: Path) -> None:
             ),
             r"answers would end at the tokens \[2, 7\], and ended in training at \[2\]",
         ),
+        (
+            lambda _, adapter: _edit(adapter, "generation_config.json", lambda c: c.update(temperature=0.5)),
+            "answers would be decoded by temperature=0.5, and the job pins nothing of the model's own",
+        ),
     ],
 )
 def test_a_planted_change_does_not_pass(

@@ -27,9 +27,9 @@ def test_a_prompt_has_four_shapes(prompt: Any, read: tuple[Any, ...]) -> None:
     assert parse_completion(body(prompt=prompt)).prompts == read
 
 
-def test_defaults_are_openais() -> None:
+def test_what_is_not_said_is_left_to_the_model() -> None:
     request = parse_completion(body())
-    assert (request.sampling.max_tokens, request.n, request.sampling.logprobs) == (16, 1, False)
+    assert (request.sampling.max_tokens, request.n, request.sampling.logprobs) == (None, 1, False)
     asked = parse_completion(body(logprobs=0)).sampling
     assert (asked.logprobs, asked.top_logprobs) == (True, 0)
 

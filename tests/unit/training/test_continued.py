@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from services.inference.parity import compare
 from services.training.losses import collate, next_token_loss, splits
+from shared.contracts.generation_config import FILE, read_pinned
 from shared.errors import InvalidInput
 from tests.unit.training import tiny_runs
 
@@ -77,6 +78,7 @@ def test_of_an_adapter_its_own_matrices_are_trained_further(
         base_dir=str(tiny_base),
         adapter_dir=str(started),
         hyperparameters=CONTINUED,
+        decoding={"temperature": 0.5, "top_k": 7},
     )
     result, _ = tiny_runs.run_here(spec)
     assert result.data["held_out"]["perplexity"] < result.data["baseline"]["perplexity"]
@@ -84,7 +86,11 @@ def test_of_an_adapter_its_own_matrices_are_trained_further(
     mine, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (made, started))
     assert {name: t.shape for name, t in mine.items()} == {name: t.shape for name, t in theirs.items()}
     assert any(not torch.equal(mine[name], theirs[name]) for name in theirs)
-    assert compare(made, tiny_base, tmp_path / "work" / "parity")["parity"]["passed"]
+    found = compare(made, tiny_base, tmp_path / "work" / "parity")
+    assert (found["parity"]["passed"], found["pinned"]["decoding"]) == (
+        True,
+        {"temperature": 0.5, "top_k": 7},
+    )
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -104,9 +110,13 @@ def test_fine_tuning_begins_where_the_adapter_was(
         tiny_data,
         base_dir=str(tiny_base),
         adapter_dir=str(started),
-        hyperparameters=wanted,
+        hyperparameters=wanted | {"checkpoint_every": 2},
+        decoding={"temperature": 0.0, "max_tokens": 5},
     )
-    result, _ = tiny_runs.run_here(spec)
+    result, frames = tiny_runs.run_here(spec)
+    kept = next(Path(frame["path"]) for frame in frames if frame["type"] == "checkpoint")
+    for folder in (kept, Path(result.output_dir)):
+        assert read_pinned((folder / FILE).read_bytes()) == {"temperature": 0.0, "max_tokens": 5}
     assert result.data["valid_loss"] == pytest.approx(before["valid_loss"], abs=1e-3)
     base = tiny_base if method == "lora" else None
     assert compare(Path(result.output_dir), base, tmp_path / "work" / "parity")["parity"]["passed"]

@@ -21,6 +21,7 @@ from tests.unit.training import tiny_runs
 from tests.unit.training.child_runs import kill_after_a_checkpoint
 
 TUNED = {"max_steps": 24, "batch_size": 8, "lora_r": 4, "learning_rate": 1e-2, "log_every": 1}
+PINNED = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
 POLITE, RUDE = {"zh": "谢谢您。", "en": " Thanks!"}, {"zh": "走开吧。", "en": " Go off!"}
 
 
@@ -56,7 +57,8 @@ def tuned(
     tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, pairs: dict[str, list[str]]
 ) -> tuple[Path, Any, list[Any]]:
     folder = tmp_path_factory.mktemp("tuned")
-    spec = tiny_runs.spec("dpo", folder, pairs, base_dir=str(tiny_base), hyperparameters=TUNED)
+    about = {"base_dir": str(tiny_base), "hyperparameters": TUNED, "decoding": PINNED}
+    spec = tiny_runs.spec("dpo", folder, pairs, **about)
     return folder, *tiny_runs.run_here(spec)
 
 
@@ -85,6 +87,7 @@ def test_the_engine_computes_what_was_tuned(tuned: tuple[Path, Any, list[Any]], 
     found = compare(Path(result.output_dir), tiny_base, folder / "work" / "parity")
     assert found["parity"]["passed"]
     assert found["parity"]["rows"] >= 4
+    assert found["pinned"]["decoding"] == PINNED
     config = json.loads((Path(result.output_dir) / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] is None
     assert not (Path(result.output_dir) / "ref").exists()

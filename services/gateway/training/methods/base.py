@@ -12,6 +12,7 @@ from services.gateway.bodies import Body
 from services.gateway.jobs.metadata import Metadata
 from services.gateway.models import resolve
 from shared.contracts.base import JobContract
+from shared.contracts.pinned import PinnedDecoding
 from shared.contracts.training import BaseRef, DataRef
 from shared.contracts.tuning import LoraParameters, check_adapter
 from shared.db import Connection
@@ -53,6 +54,16 @@ class MethodBody(Urgency):
         """The job, with every name resolved to content as this tenant. Raises what `resolve` raises."""
 
 
+class PinningBody(Body):
+    """What makes a model that answers."""
+
+    decoding: PinnedDecoding = Field(
+        PinnedDecoding(),
+        description="Settings that the new model has where a request does not say; what is left out is as of the model "
+        "that it is made of.",
+    )
+
+
 class TrainingBody(MethodBody):
     """A way of training that learns from one file or version."""
 
@@ -78,7 +89,7 @@ class TrainingBody(MethodBody):
         return resolve.data_ref(connection, tenant, self.validation_file, param="validation_file")
 
 
-class TuningBody(TrainingBody):
+class TuningBody(TrainingBody, PinningBody):
     """What tunes a causal model, by an adapter or in all its weights; the new one's name is made of the old one's."""
 
     model: str = Field(

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import Field, model_validator
 
 from services.gateway.models import resolve
-from services.gateway.training.methods.base import TrainingBody
+from services.gateway.training.methods.base import PinningBody, TrainingBody
 from shared.contracts.answers import CHAT
 from shared.contracts.distillation import MOST_HELD_OUT, MOST_PROMPTS, Distill, Generation
 from shared.contracts.inference import ModelRef
@@ -20,7 +20,7 @@ from shared.errors import InvalidInput, NotFound
 from shared.task.bind import task_name
 
 
-class DistillBody(TrainingBody):
+class DistillBody(TrainingBody, PinningBody):
     """The teacher answers the prompts of the training rows (their own answers are not used) in a batch on the inference
     workers; `model` is fine-tuned on what it said. Teacher, student and untrained `model` are then asked the held-out
     prompts, and their figures stand side by side in the job's result."""
@@ -87,6 +87,7 @@ class DistillBody(TrainingBody):
             suffix=self.suffix,
             seed=self.seed,
             hyperparameters=self.hyperparameters,
+            decoding=self.decoding,
         )
 
     def _teacher(

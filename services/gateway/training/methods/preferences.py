@@ -41,4 +41,5 @@ class PreferenceBody(TuningBody):
             suffix=self.suffix,
             seed=self.seed,
             hyperparameters=wanted,
+            decoding=self.decoding,
         )

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from services.gateway.models import repository as models_repository
 from services.gateway.models import resolve
-from services.gateway.training.methods.base import TrainingBody
+from services.gateway.training.methods.base import PinningBody, TrainingBody
+from services.gateway.training.methods.versions import check_held_out
 from shared.contracts.training import (
     PRETRAIN_NAME,
     Pretrain,
@@ -20,7 +21,7 @@ from shared.contracts.training import (
 from shared.db import Connection
 
 
-class PretrainBody(TrainingBody):
+class PretrainBody(TrainingBody, PinningBody):
     """Without `model`, from scratch, tokenizer included. With one, its weights (of an adapter, the adapter's own) are
     trained on; its tokenizer stays. The perplexity of held-out text, beside that of the model before, stands in the
     job's result."""
@@ -54,11 +55,14 @@ class PretrainBody(TrainingBody):
             row = resolve.model_row(connection, tenant, self.model)
             base = resolve.base_ref(row)
             check_context(self.hyperparameters, row["info"].get("context_length"))
+        data, validation = self.training(connection, tenant), self.validation(connection, tenant)
+        check_held_out(connection, tenant, self.hyperparameters, data, validation, of_files=True)
         return Pretrain(
             name=self.name,
             base=base,
-            data=self.training(connection, tenant),
-            validation=self.validation(connection, tenant),
+            data=data,
+            validation=validation,
             seed=self.seed,
             hyperparameters=self.hyperparameters,
+            decoding=self.decoding,
         )

@@ -31,4 +31,5 @@ class TuneBody(TuningBody):
             suffix=self.suffix,
             seed=self.seed,
             hyperparameters=wanted,
+            decoding=self.decoding,
         )
