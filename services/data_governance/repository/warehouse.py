@@ -12,7 +12,8 @@ from shared.errors import HeliuError
 
 TENANTS = "SELECT id FROM core.tenant ORDER BY id"
 
-# Counted from the newest; what is current, tagged, learned from, or needed by a job that has not ended stays.
+# Counted from the newest; what is current, tagged, learned from, asked by the eval of a registered model's gate, or
+# needed by a job that has not ended stays.
 OVERDUE = """
 WITH ranked AS (
     SELECT v.id, v.dataset_id, d.name AS dataset, d.current_version, v.created_at, r.keep_last, r.keep_days,
@@ -31,6 +32,10 @@ WHERE v.place > v.keep_last AND v.created_at < now() - make_interval(days => v.k
   AND NOT EXISTS (SELECT 1 FROM training.model m JOIN core.job j ON j.id = m.job_id
                   WHERE m.tenant_id = %(tenant)s AND m.deleted_at IS NULL
                     AND j.payload #>> '{validation,id}' = v.id)
+  AND NOT EXISTS (SELECT 1 FROM core.job j JOIN training.eval_run e ON e.id = j.id AND e.deleted_at IS NULL
+                  JOIN gateway.registry g ON g.tenant_id = j.tenant_id AND g.gates ->> 'eval_id' = e.eval_id
+                  WHERE j.tenant_id = %(tenant)s AND j.kind = 'eval.run' AND j.payload #>> '{items,id}' = v.id
+                    AND g.deleted_at IS NULL)
   AND NOT EXISTS (SELECT 1 FROM core.job j WHERE j.tenant_id = %(tenant)s
                   AND j.state IN ('queued', 'leased', 'paused', 'dead') AND strpos(j.payload::text, v.id) > 0)
 ORDER BY v.dataset, v.id"""

@@ -146,13 +146,13 @@ def pairs(weights: Sequence[Sequence[int]]) -> Weights:
 
 
 def _check_model(connection: Connection, tenant: UUID, spec: TaskSpec) -> None:
-    row = resolve.model_row(connection, tenant, spec.model, "spec.model")
+    row = resolve.kept_row(connection, tenant, spec.model, "spec.model")
     try:
         resolve.served(row, CHAT)
     except InvalidInput as exc:
         raise InvalidInput(exc.message, code=exc.code, param="spec.model") from exc
     asked = spec.retrieval
-    if asked is not None and vector_stores_repository.find(connection, tenant, asked.vector_store) is None:
+    if asked is not None and not vector_stores_repository.lock(connection, tenant, asked.vector_store):
         raise NotFound(f"no vector store {asked.vector_store[:80]!r}", param="spec.retrieval.vector_store")
 
 

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from services.gateway.adaptation import store as task_store
+from services.gateway.answering.stored import check_some
 from services.gateway.evals import repository
 from services.gateway.models import repository as models_repository
 from services.gateway.models import resolve
 from shared.contracts.answers import CHAT
 from shared.contracts.classifications import CLASSIFICATIONS
 from shared.contracts.embeddings import EMBEDDINGS
-from shared.contracts.evals import (
-    Classifications,
-    Completions,
+from shared.contracts.eval_items import (
+    MAX_ITEMS,
+    Config,
     DatasetVersion,
     FileId,
     ItemsRef,
+    StoredCompletions,
+    StoredConfig,
+)
+from shared.contracts.evals import (
+    Classifications,
+    Completions,
+    ItemMessages,
     Jsonl,
     Metric,
     PerplexityMetric,
@@ -29,6 +38,7 @@ from shared.contracts.evals import (
 from shared.contracts.graders import Criterion, LabelModel, ScoreModel, TextSimilarity
 from shared.contracts.inference import ModelRef
 from shared.contracts.rerank import RERANK
+from shared.contracts.stored_chats import Chosen
 from shared.contracts.task import TaskRoute
 from shared.contracts.training import BaseRef
 from shared.db import Connection, Row
@@ -107,7 +117,7 @@ def _encoder(connection: Connection, tenant: UUID, name: str | None, place: str)
 
 
 def _served(connection: Connection, tenant: UUID, name: str, endpoint: str, place: str) -> ModelRef:
-    row = resolve.model_row(connection, tenant, name, place)
+    row = resolve.kept_row(connection, tenant, name, place)
     try:
         return resolve.served(row, endpoint)
     except HeliuError as exc:
@@ -158,9 +168,47 @@ def likelihood_base(
     return resolve.base_ref(row) if row["kind"] in ("base", "adapter") else None
 
 
-def items(connection: Connection, tenant: UUID, source: Source) -> ItemsRef | None:
+def as_asked(source: Source) -> Source:
+    """The source as it is carried out: stored chats without a model are answers that are there, and with one they are
+    asked again with their own messages where no others are given."""
+    if not isinstance(source, Completions | Responses) or not isinstance(source.source, StoredCompletions):
+        return source
+    if not source.model:
+        return Jsonl(type="jsonl", source=source.source)
+    if source.input_messages is None and not source.variables:
+        own = ItemMessages(type="item_reference", item_reference="item.input")
+        return source.model_copy(update={"input_messages": own})
+    return source
+
+
+def _stored(connection: Connection, tenant: UUID, config: Config, asked: StoredCompletions) -> ItemsRef:
+    """The chats that are there now. Raises InvalidInput where there are none, or labels exclude each other."""
+    place = "data_source.source"
+    labels = dict((config.metadata or {}) if isinstance(config, StoredConfig) else {})
+    for name, value in (asked.metadata or {}).items():
+        if labels.setdefault(name, value) != value:
+            raise InvalidInput(
+                f"{place}.metadata.{name} is {value!r}, and the eval is over chats with {labels[name]!r}; leave it "
+                "out, or make an eval without it",
+                param=f"{place}.metadata.{name}",
+            )
+    now = int(time.time())
+    chosen = Chosen(
+        model=asked.model,
+        metadata=labels,
+        created_after=asked.created_after,
+        created_before=now if asked.created_before is None else min(now, asked.created_before),
+        limit=asked.limit or MAX_ITEMS,
+    )
+    check_some(connection, tenant, chosen, place)
+    return ItemsRef(kind="stored", id="stored", chats=chosen)
+
+
+def items(connection: Connection, tenant: UUID, source: Source, config: Config) -> ItemsRef | None:
     """Where the items stand; None where they came with the request."""
     match source.source:
+        case StoredCompletions():
+            return _stored(connection, tenant, config, source.source)
         case FileId(id=file_id):
             row = resolve.file_row(connection, file_id, param="data_source.source.id", purpose=PURPOSE)
             return ItemsRef(kind="file", id=row["id"], artifact=row["artifact"])
@@ -173,6 +221,8 @@ def items(connection: Connection, tenant: UUID, source: Source) -> ItemsRef | No
 def as_shown(source: Source) -> dict[str, Any]:
     """The source as its run shows it; of many items that came along the first are enough to know it again."""
     told = source.model_dump(mode="json", exclude_none=True)
+    if not told.get("model", "asked"):
+        del told["model"]
     if told["source"]["type"] == "file_content":
         size, kept = 0, list[Any]()
         for one in told["source"]["content"]:

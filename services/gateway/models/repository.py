@@ -13,7 +13,6 @@ TAKEN = "SELECT deleted_at FROM training.model WHERE tenant_id = %s AND id = %s"
 
 # Held until the transaction ends: whoever adds a use of it, and whoever deletes it, follow each other.
 HOLD = "SELECT 1 FROM training.model WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL FOR SHARE"
-LOCK = "SELECT 1 FROM training.model WHERE tenant_id = %s AND id = %s FOR UPDATE"
 
 LIST = """
 SELECT * FROM training.model WHERE tenant_id = %s AND deleted_at IS NULL
@@ -26,26 +25,6 @@ SELECT id FROM training.model WHERE tenant_id = %s AND deleted_at IS NULL ORDER 
 
 DELETE = """
 UPDATE training.model SET deleted_at = now() WHERE tenant_id = %s AND id = %s AND deleted_at IS NULL RETURNING id"""
-
-ADAPTERS_OF = """
-SELECT id FROM training.model WHERE tenant_id = %s AND base_id = %s AND kind = 'adapter' AND deleted_at IS NULL
-ORDER BY created_at DESC LIMIT %s"""
-
-# A batch names every model that its rows might ask for until they have been read; its shards name those they do.
-JOBS_WITH = """
-SELECT id, kind FROM core.job WHERE tenant_id = %(tenant)s AND state IN ('queued', 'leased', 'paused') AND (
-    payload #>> '{base,model}' = %(name)s OR payload #>> '{base,base}' = %(name)s
-    OR payload #>> '{model,model}' = %(name)s
-    OR payload #>> '{call,model,name}' = %(name)s OR payload #>> '{job,base,model}' = %(name)s
-    OR (payload -> 'models' ? %(name)s AND NOT (kind = 'inference.batch' AND progress ? 'phase')))
-ORDER BY created_at LIMIT %(limit)s"""
-
-# In the versions that their callers get now; earlier ones may be gone back to, and then fail by name.
-TASKS_WITH = """
-SELECT DISTINCT t.name FROM gateway.task t JOIN gateway.task_route r ON r.id = t.route_id
-    CROSS JOIN LATERAL jsonb_array_elements(r.weights) AS routed
-    JOIN gateway.task_version v ON v.task_id = t.id AND v.version = (routed ->> 0)::int
-WHERE t.tenant_id = %s AND t.deleted_at IS NULL AND v.spec ->> 'model' = %s ORDER BY t.name LIMIT %s"""
 
 CHECKPOINTS = """
 SELECT * FROM training.checkpoint WHERE job_id = %(job)s
@@ -62,11 +41,6 @@ def get_model(connection: Connection, tenant: UUID, name: str) -> Row | None:
 def hold(connection: Connection, tenant: UUID, name: str) -> bool:
     """Keep the model from being deleted until the transaction ends; False where it is gone."""
     return connection.execute(HOLD, (tenant, name)).fetchone() is not None
-
-
-def lock(connection: Connection, tenant: UUID, name: str) -> None:
-    """Wait for whoever holds it; nobody new does until the transaction ends."""
-    connection.execute(LOCK, (tenant, name))
 
 
 def name_taken(connection: Connection, tenant: UUID, name: str) -> str | None:
@@ -102,21 +76,6 @@ def model_names(connection: Connection, tenant: UUID) -> list[str]:
 
 def delete_model(connection: Connection, tenant: UUID, name: str) -> bool:
     return connection.execute(DELETE, (tenant, name)).fetchone() is not None
-
-
-def adapters_of(connection: Connection, tenant: UUID, name: str, limit: int) -> list[str]:
-    """Names of the adapters that stand on this base, newest first."""
-    return [row["id"] for row in connection.execute(ADAPTERS_OF, (tenant, name, limit)).fetchall()]
-
-
-def jobs_with(connection: Connection, tenant: UUID, name: str, limit: int) -> list[Row]:
-    """`id` and `kind` of the jobs that have not ended and were given this model, oldest first."""
-    return connection.execute(JOBS_WITH, {"tenant": tenant, "name": name, "limit": limit}).fetchall()
-
-
-def tasks_with(connection: Connection, tenant: UUID, name: str, limit: int) -> list[str]:
-    """Names of the tasks that are answered by this model now."""
-    return [row["name"] for row in connection.execute(TASKS_WITH, (tenant, name, limit)).fetchall()]
 
 
 def list_checkpoints(connection: Connection, job_id: str, after: str | None, limit: int) -> list[Row]:

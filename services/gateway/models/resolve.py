@@ -45,6 +45,14 @@ def model_row(connection: Connection, tenant: UUID, name: str, param: str = "mod
     return row
 
 
+def kept_row(connection: Connection, tenant: UUID, name: str, param: str = "model") -> Row:
+    """The same, of a model that is not deleted until the transaction ends: for whoever comes to need it."""
+    row = model_row(connection, tenant, name, param)
+    if not models_repository.hold(connection, tenant, row["id"]):
+        raise NotFound(f"the model {name!r} was deleted meanwhile", code="model_not_found", param=param)
+    return row
+
+
 def called(
     connection: Connection, tenant: UUID, name: str, endpoint: str, key: str | None
 ) -> tuple[ModelRef, ReleaseUsed | None]:

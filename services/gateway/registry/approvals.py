@@ -9,8 +9,8 @@ from services.gateway.registry import decisions_repository as decisions
 from services.gateway.registry import repository
 from services.gateway.registry.releases import registered, version
 from services.gateway.registry.repository import Move
-from services.gateway.registry.store import hold, tell, told
-from shared.contracts.model_registry import waivable
+from services.gateway.registry.store import check_gates, hold, tell, told
+from shared.contracts.model_registry import GateRules, waivable
 from shared.db import Connection, Row
 from shared.errors import InvalidInput, NotFound
 from shared.jobs import new_id
@@ -20,6 +20,9 @@ def approve(connection: Connection, caller: Caller, name: str, request_id: str) 
     """(registered model, event): what was asked for happens, by another key than the one that asked."""
     found = registered(connection, caller.tenant, name)
     asked = request(connection, found, request_id)
+    if asked["settings"] is not None:
+        # What its gates name may have been deleted since.
+        check_gates(connection, caller.tenant, GateRules.model_validate(asked["settings"]["gates"]))
     wanted = Move(asked["action"], asked["version"], asked["share"], asked["decision_id"], asked["settings"])
     event = repository.move(
         connection, found["id"], wanted, request=request_id, key=caller.key_id, reason=asked["reason"]

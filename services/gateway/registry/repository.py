@@ -53,14 +53,6 @@ DESCRIBE = "UPDATE gateway.registry SET description = %s WHERE id = %s"
 
 DELETE = "UPDATE gateway.registry SET deleted_at = now() WHERE id = %s"
 
-# A task's prompt may name it with a version or without.
-TASKS_WITH = """
-SELECT DISTINCT t.name FROM gateway.task t JOIN gateway.task_route r ON r.id = t.route_id
-    CROSS JOIN LATERAL jsonb_array_elements(r.weights) AS routed
-    JOIN gateway.task_version v ON v.task_id = t.id AND v.version = (routed ->> 0)::int
-WHERE t.tenant_id = %s AND t.deleted_at IS NULL AND split_part(v.spec ->> 'model', '@', 1) = %s
-ORDER BY t.name LIMIT %s"""
-
 VERSION = "SELECT * FROM gateway.registry_version WHERE registry_id = %s AND version = %s"
 
 VERSIONS = """
@@ -194,11 +186,6 @@ def describe(connection: Connection, registry_id: str, description: str | None) 
 
 def delete(connection: Connection, registry_id: str) -> None:
     connection.execute(DELETE, (registry_id,))
-
-
-def tasks_with(connection: Connection, tenant: UUID, model: str, limit: int) -> list[str]:
-    """Names of the tasks that are answered by this registered model, given as `registry:NAME`."""
-    return [row["name"] for row in connection.execute(TASKS_WITH, (tenant, model, limit)).fetchall()]
 
 
 def version(connection: Connection, registry_id: str, number: int) -> Row | None:

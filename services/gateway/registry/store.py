@@ -10,8 +10,10 @@ from uuid import UUID
 from services.gateway.auth import Caller
 from services.gateway.models import repository as models_repository
 from services.gateway.models import resolve
+from services.gateway.models.uses import check_name_unused
 from services.gateway.registry import decisions_repository as decisions
 from services.gateway.registry import repository
+from services.gateway.registry.evidence_repository import hold_eval
 from services.gateway.registry.releases import registered, version
 from services.gateway.registry.repository import Move
 from shared import job_store
@@ -30,7 +32,6 @@ from shared.jobs import new_id
 MOST_NAMES = 1000
 # How long what was asked for waits for a second key.
 REQUEST_DAYS = 14
-NAMED = 5
 EVENTS = {
     "register": "model.registered",
     "stage": "model.staged",
@@ -78,13 +79,11 @@ def create(
 
 
 def check_gates(connection: Connection, tenant: UUID, gates: GateRules) -> None:
-    """Raise NotFound for an eval or a baseline that is not there."""
-    if gates.eval_id is not None:
-        row = decisions.eval_row(connection, tenant, gates.eval_id)
-        if row is None or row["deleted_at"] is not None:
-            raise NotFound(f"no eval {gates.eval_id!r}", param="gates.eval_id")
+    """Raise NotFound for an eval or a baseline that is not there. They stay until the transaction ends."""
+    if gates.eval_id is not None and not hold_eval(connection, tenant, gates.eval_id):
+        raise NotFound(f"no eval {gates.eval_id!r}", param="gates.eval_id")
     if gates.baseline_model is not None:
-        resolve.model_row(connection, tenant, gates.baseline_model, "gates.baseline_model")
+        resolve.kept_row(connection, tenant, gates.baseline_model, "gates.baseline_model")
 
 
 def check_approval(caller: Caller, approval: Approval) -> None:
@@ -101,9 +100,7 @@ def add(connection: Connection, caller: Caller, name: str, model: str, note: str
     found = registered(connection, caller.tenant, name)
     if registered_name(model) is not None:
         raise InvalidInput(f"{model!r} is a registered name itself; name a model", param="model")
-    row = resolve.model_row(connection, caller.tenant, model)
-    if not models_repository.hold(connection, caller.tenant, row["id"]):
-        raise NotFound(f"the model {model!r} was deleted meanwhile", code="model_not_found", param="model")
+    row = resolve.kept_row(connection, caller.tenant, model)
     if found["latest"] >= MAX_VERSIONS:
         raise InvalidInput(
             f"a registered model has {MAX_VERSIONS} versions at most; make another", param="model"
@@ -192,15 +189,9 @@ def roll_back(
 
 
 def delete(connection: Connection, caller: Caller, name: str) -> None:
-    """The name is free at once. Raises Conflict while a task is answered by it."""
+    """The name is free at once. Raises Conflict while tasks, graders or other gates name it."""
     found = registered(connection, caller.tenant, name)
-    tasks = repository.tasks_with(connection, caller.tenant, PREFIX + name, NAMED)
-    if tasks:
-        raise Conflict(
-            f"the registered model {name!r} is needed by tasks {', '.join(tasks)}; change or delete those first",
-            code="model_in_use",
-            param="name",
-        )
+    check_name_unused(connection, caller.tenant, name, found["latest"])
     repository.delete(connection, found["id"])
     tell(connection, caller.tenant, name, "model.deleted", {})
 

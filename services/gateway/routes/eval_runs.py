@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from services.gateway.bodies import Body, Incoming, incoming
 from services.gateway.context import CallerDep, Gateway, GatewayDep
@@ -19,8 +19,10 @@ from services.gateway.jobs.metadata import Metadata
 from services.gateway.jobs.submission import submit
 from services.gateway.models import resolve
 from services.gateway.pages import Page, PageDep, listing, unknown_cursor
+from services.gateway.registry.evidence import check_run_unused
 from shared import job_requests
-from shared.contracts.evals import CustomConfig, DataSource, FileContent, ItemsRef, RunEval
+from shared.contracts.eval_items import Config, FileContent, ItemsRef
+from shared.contracts.evals import DataSource, RunEval
 from shared.db import Connection, retrying
 from shared.errors import Conflict, NotFound
 from shared.jobs import Job, new_id
@@ -31,6 +33,7 @@ router = APIRouter(tags=["evals"])
 Order = Annotated[Literal["asc", "desc"], Query()]
 RunStatus = Literal["queued", "in_progress", "completed", "canceled", "failed"]
 ItemStatus = Literal["pass", "fail", "failed", "error", "errored"]
+CONFIG: TypeAdapter[Config] = TypeAdapter(Config)
 ENDED = frozenset({"completed", "canceled", "failed"})
 
 
@@ -68,11 +71,11 @@ def create(
 ) -> dict[str, Any]:
     """Answers are sampled as a batch on the inference workers, judged where a model judges, then graded."""
     body, tenant = request.body, request.caller.tenant
-    source = body.data_source
+    source = names.as_asked(body.data_source)
     gateway.limiter.check_tokens(request.caller)
     with gateway.db.transaction(tenant) as connection:
         stored = names.eval_row(connection, tenant, eval_id)
-    config = CustomConfig.model_validate(stored["data_source_config"])
+    config = CONFIG.validate_python(stored["data_source_config"])
     check_data_source(config, source)
     given = _given(gateway, source.source) if isinstance(source.source, FileContent) else None
     run_id = new_id(RunEval.id_prefix)
@@ -88,7 +91,7 @@ def create(
                 "metrics": row["metrics"],
                 "slices": row["slices"],
                 "cluster": row["cluster"],
-                "items": given or names.items(connection, tenant, source),
+                "items": given or names.items(connection, tenant, source, config),
                 "data_source": names.as_stored(source, asked),
                 "tasks": tasks,
                 "registered": resolve.batch_registered(connection, tenant) if tasks else {},
@@ -96,7 +99,7 @@ def create(
             }
         )
         criteria, judges, encoder = names.judges(connection, tenant, whole.criteria)
-        shown = names.as_shown(source)
+        shown = names.as_shown(body.data_source)
         model = str(shown.get("model", ""))
         repository.add_run(
             connection, tenant, run_id, eval_id, name=body.name or run_id, model=model, source=shown
@@ -183,11 +186,12 @@ def cancel(
 
 @router.delete("/v1/evals/{eval_id}/runs/{run_id}", summary="Delete a run")
 def delete(eval_id: str, run_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """With its items; while it runs it is refused."""
+    """With its items. Refused while it runs, or a decision of a registered model rests on it."""
     with gateway.db.transaction(caller.tenant) as connection:
         row = names.run_row(connection, caller.tenant, eval_id, run_id)
         if row["status"] not in ENDED:
             raise Conflict(f"the run {run_id} is {row['status']}; cancel it first", param="run_id")
+        check_run_unused(connection, caller.tenant, eval_id, run_id)
         repository.delete_runs(connection, eval_id, run_id)
     return {"object": "eval.run.deleted", "deleted": True, "run_id": run_id}
 

@@ -15,7 +15,9 @@ from services.gateway.evals import shapes as eval_shapes
 from services.gateway.evals.names import check_judges, eval_row
 from services.gateway.jobs.metadata import Metadata
 from services.gateway.pages import PageDep, listing, unknown_cursor
-from shared.contracts.evals import MAX_METRICS, MAX_SLICES, CustomConfig, Metric
+from services.gateway.registry.evidence import check_eval_unused
+from shared.contracts.eval_items import Config
+from shared.contracts.evals import MAX_METRICS, MAX_SLICES, Metric
 from shared.contracts.graders import MAX_CRITERIA, Criterion, PythonGrader
 from shared.errors import Conflict, InvalidInput
 from shared.jobs import new_id
@@ -27,16 +29,10 @@ EvalName = Annotated[str, Field(min_length=1, max_length=256)]
 SliceName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class StoredAnswers(Body):
-    """OpenAI's configurations over stored answers, known so that they are refused by name."""
-
-    type: Literal["logs", "stored_completions"]
-    metadata: dict[str, Any] | None = None
-
-
 class CreateEval(Body):
-    data_source_config: Annotated[CustomConfig | StoredAnswers, Field(discriminator="type")] = Field(
-        description="The JSON schema of an item, and whether there are samples of a model beside it."
+    data_source_config: Config = Field(
+        description="The JSON schema of an item, and whether there are samples of a model beside it; or `logs` or "
+        "`stored_completions`, with metadata, for chats that were stored with `store`."
     )
     testing_criteria: list[Criterion] = Field(
         min_length=1,
@@ -96,12 +92,6 @@ def create(
     """Everything that can be wrong with it is told here, and not when it runs."""
     body, tenant = request.body, request.caller.tenant
     config = body.data_source_config
-    if isinstance(config, StoredAnswers):
-        raise InvalidInput(
-            f"data_source_config of the type {config.type!r} is not served; use 'custom' with a schema of the items",
-            code="unsupported_parameter",
-            param="data_source_config.type",
-        )
     check_python(gateway, body.testing_criteria)
     check_eval(config, body.testing_criteria, body.metrics or [], body.slices or [], body.cluster)
     eval_id = new_id("eval_")
@@ -175,11 +165,13 @@ def update(
 
 @router.delete("/v1/evals/{eval_id}", summary="Delete an eval")
 def delete(eval_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """With its runs and their items; while one of them runs it is refused."""
+    """With its runs and their items. Refused while one of them runs, a registered model's gates name it, or a decision
+    rests on a run of it."""
     with gateway.db.transaction(caller.tenant) as connection:
         eval_row(connection, caller.tenant, eval_id, lock=True)
         running = repository.open_runs(connection, eval_id)
         if running:
             raise Conflict(f"the run {running[0]} has not ended; cancel it first", param="eval_id")
+        check_eval_unused(connection, caller.tenant, eval_id)
         repository.delete_eval(connection, eval_id)
     return {"object": "eval.deleted", "deleted": True, "eval_id": eval_id}

@@ -16,6 +16,7 @@ from services.gateway.docs import upload_body
 from services.gateway.errors import RangeNotSatisfiable
 from services.gateway.models.resolve import file_row
 from services.gateway.pages import listing, unknown_cursor
+from services.gateway.registry.evidence import check_file_unused
 from services.gateway.uploads import multipart as uploads
 from services.gateway.uploads import repository as files_repository
 from services.gateway.uploads import shapes as upload_shapes
@@ -153,8 +154,9 @@ def _check_range(asked: str, size: int) -> None:
 
 @router.delete("/v1/files/{file_id}", summary="Delete a file")
 def delete(file_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """Jobs that were given the file keep its content."""
+    """Jobs that were given the file keep its content. Refused while a registered model is gated by its items."""
     with gateway.db.transaction(caller.tenant) as connection:
+        check_file_unused(connection, caller.tenant, file_id)
         if not files_repository.delete_file(connection, file_id):
             raise NotFound(f"no file {file_id!r}", param="file_id")
     return {"id": file_id, "object": "file", "deleted": True}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Self
-from uuid import UUID
 
 from fastapi import APIRouter, Depends
 from pydantic import Field, model_validator
@@ -19,8 +18,8 @@ from services.gateway.models import repository as models_repository
 from services.gateway.models import shapes as model_shapes
 from services.gateway.models.decoding import decoding_of
 from services.gateway.models.resolve import model_row
+from services.gateway.models.uses import check_unused
 from services.gateway.pages import listing
-from services.gateway.registry import repository as registry_repository
 from services.gateway.uploads import blobs_repository
 from shared.contracts.model_registry import registered_name
 from shared.contracts.models import (
@@ -36,13 +35,12 @@ from shared.contracts.models import (
     check_paths,
 )
 from shared.db import Connection
-from shared.errors import Conflict, HeliuError, InvalidInput
+from shared.errors import HeliuError, InvalidInput
 from shared.task.bind import task_name
 
 router = APIRouter(tags=["models"])
 
 MOST = 10_000
-NAMED = 5
 
 
 class CreateModel(Body):
@@ -164,8 +162,8 @@ def retrieve(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, An
 
 @router.delete("/v1/models/{model}", summary="Delete a model")
 def delete(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """Refused while adapters, tasks, registered versions or unfinished jobs need it. Else the name is gone; answers
-    being made end as they began."""
+    """Refused while adapters, tasks, registered versions and their gates, graders of evals, vector stores or unfinished
+    jobs need it. Else the name is gone; answers being made end as they began."""
     if registered_name(model) is not None:
         raise InvalidInput(
             f"{model!r} is a registered name; DELETE /v1/registry/NAME takes that away", param="model"
@@ -184,32 +182,3 @@ def delete(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]
         models_repository.delete_model(connection, caller.tenant, model)
         upstreams_repository.delete(connection, caller.tenant, model)
     return {"id": model, "object": "model", "deleted": True}
-
-
-def check_unused(connection: Connection, tenant: UUID, model: str) -> None:
-    """Raise Conflict (`model_in_use`) for a model that adapters, tasks, registered versions or jobs need.
-
-    Nothing new comes to need it until the transaction ends.
-    """
-    models_repository.lock(connection, tenant, model)
-    adapters = models_repository.adapters_of(connection, tenant, model, NAMED + 1)
-    jobs = models_repository.jobs_with(connection, tenant, model, NAMED + 1)
-    tasks = models_repository.tasks_with(connection, tenant, model, NAMED + 1)
-    versions = registry_repository.needing(connection, tenant, model, NAMED + 1)
-    users = [
-        _few("registered versions", versions),
-        _few("adapters", adapters),
-        _few("tasks", tasks),
-        _few("jobs", [f"{job['id']} ({job['kind']})" for job in jobs]),
-    ]
-    if any(users):
-        raise Conflict(
-            f"the model {model!r} is needed by {' and by '.join(filter(None, users))}; delete or end those first",
-            code="model_in_use",
-            param="model",
-        )
-
-
-def _few(what: str, names: list[str]) -> str:
-    more = ", ..." if len(names) > NAMED else ""
-    return f"{what} {', '.join(names[:NAMED])}{more}" if names else ""

@@ -19,8 +19,8 @@ from services.gateway.models import repository as models_repository
 from services.gateway.models import shapes as model_shapes
 from services.gateway.models import upstreams_repository
 from services.gateway.models.probe import Probed, probe
+from services.gateway.models.uses import check_unused
 from services.gateway.pages import listing
-from services.gateway.routes.models import check_unused
 from shared.contracts.models import NAME
 from shared.contracts.upstream import SETTING, check_endpoints, check_key, secret_name
 from shared.db import Connection, Row
@@ -165,7 +165,7 @@ async def run_test(name: str, gateway: GatewayDep, tenant: TenantQuery = "defaul
 def delete(
     name: str, gateway: GatewayDep, caller: CallerDep, tenant: TenantQuery = "default"
 ) -> dict[str, Any]:
-    """Refused while tasks or unfinished jobs need it. Its key is forgotten."""
+    """Refused while tasks, graders of evals, gates or unfinished jobs need it. Its key is forgotten."""
     row, of = _find(gateway, tenant, name), _tenant(gateway, tenant)
     with gateway.db.transaction(of) as connection:
         check_unused(connection, of, name)

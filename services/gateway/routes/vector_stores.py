@@ -16,7 +16,7 @@ from services.gateway.models import resolve
 from services.gateway.pages import listing, unknown_cursor
 from services.gateway.vector_stores import repository, retrieval
 from services.gateway.vector_stores import shapes as vector_shapes
-from services.gateway.vector_stores.files import Given, attach, end_jobs, store
+from services.gateway.vector_stores.files import Given, attach, check_unused, end_jobs, store
 from services.gateway.vector_stores.pages import VectorPage, VectorPageDep
 from shared.contracts.embeddings import EMBEDDINGS
 from shared.contracts.retrieval import (
@@ -132,7 +132,7 @@ def create(
 def _encoder(connection: Connection, caller: CallerDep, name: str | None) -> dict[str, Any] | None:
     if name is None:
         return None
-    row = resolve.model_row(connection, caller.tenant, name, "embedding_model")
+    row = resolve.kept_row(connection, caller.tenant, name, "embedding_model")
     try:
         ref = resolve.served(row, EMBEDDINGS)
     except InvalidInput as exc:
@@ -201,9 +201,10 @@ def update(
 
 @router.delete("/v1/vector_stores/{vector_store_id}", summary="Delete a vector store")
 def delete(vector_store_id: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """Its files stay among the files; what was indexed of them is forgotten."""
+    """Its files stay among the files; what was indexed of them is forgotten. Refused while a task answers from it."""
     with gateway.db.transaction(caller.tenant) as connection:
         found = store(connection, caller, vector_store_id)
+        check_unused(connection, caller, found["id"])
         gone = repository.delete(connection, found["id"])
         end_jobs(connection, [row["job_id"] for row in gone])
     return {"id": vector_store_id, "object": "vector_store.deleted", "deleted": True}

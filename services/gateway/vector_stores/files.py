@@ -8,6 +8,7 @@ from typing import Any
 
 from services.gateway.auth import Caller
 from services.gateway.models import resolve
+from services.gateway.models.uses import NAMED, few
 from services.gateway.vector_stores import repository
 from shared import job_requests, job_store
 from shared.contracts.inference import ModelRef
@@ -42,6 +43,18 @@ def store(connection: Connection, caller: Caller, store_id: str, *, usable: bool
             param="vector_store_id",
         )
     return row
+
+
+def check_unused(connection: Connection, caller: Caller, store_id: str) -> None:
+    """Raise Conflict (`in_use`) for a store that tasks answer from. No task comes to until the transaction ends."""
+    repository.lock(connection, caller.tenant, store_id)
+    tasks = repository.tasks_with(connection, caller.tenant, store_id, NAMED + 1)
+    if tasks:
+        raise Conflict(
+            f"the vector store {store_id} is needed by {few('tasks', tasks)}; change or delete those first",
+            code="in_use",
+            param="vector_store_id",
+        )
 
 
 def attach(

@@ -49,6 +49,14 @@ TOUCH = """
 UPDATE data_governance.vector_store SET last_active_at = now()
 WHERE id = %s AND last_active_at < now() - interval '1 minute'"""
 
+# In the versions that their callers get now.
+TASKS_WITH = """
+SELECT DISTINCT t.name FROM gateway.task t JOIN gateway.task_route r ON r.id = t.route_id
+    CROSS JOIN LATERAL jsonb_array_elements(r.weights) AS routed
+    JOIN gateway.task_version v ON v.task_id = t.id AND v.version = (routed ->> 0)::int
+WHERE t.tenant_id = %s AND t.deleted_at IS NULL AND v.spec #>> '{retrieval,vector_store}' = %s
+ORDER BY t.name LIMIT %s"""
+
 DELETE = "UPDATE data_governance.vector_store SET deleted_at = now() WHERE id = %s"
 
 DELETE_FILES = """
@@ -103,6 +111,11 @@ def find(connection: Connection, tenant: UUID, store: str) -> Row | None:
 
 def lock(connection: Connection, tenant: UUID, store: str) -> bool:
     return connection.execute(LOCK, (tenant, store)).fetchone() is not None
+
+
+def tasks_with(connection: Connection, tenant: UUID, store: str, limit: int) -> list[str]:
+    """Names of the tasks that answer from this store now."""
+    return [row["name"] for row in connection.execute(TASKS_WITH, (tenant, store, limit)).fetchall()]
 
 
 def existed(connection: Connection, store: str) -> bool:
