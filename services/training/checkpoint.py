@@ -45,6 +45,11 @@ class CheckpointStore:
         for leftover in root.glob(".writing-*"):
             shutil.rmtree(leftover)
 
+    @property
+    def root(self) -> Path:
+        """The folder of them all, where a run may keep a file of its own beside them."""
+        return self._root
+
     def write(self, step: int, fill: Callable[[Path], None], metrics: Mapping[str, float]) -> Checkpoint:
         """Let `fill` put files into an empty folder, then seal and publish it. OSError when the disk refuses."""
         aside = self._root / f".writing-{step:08d}-{os.getpid()}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from shared.errors import InvalidInput
@@ -29,14 +29,9 @@ def _switch(default: bool | None = None) -> Any:
 
 
 @dataclass(frozen=True)
-class PretrainHyperparameters:
-    """A Llama-shaped model from scratch. With the defaults: 1.1 million parameters."""
+class Steps:
+    """How long and how fast a run of any kind is, and how often it looks up."""
 
-    vocab_size: int = _number(int, 300, 200_000, 2048)
-    hidden_size: int = _number(int, 8, 16_384, 128)
-    layers: int = _number(int, 1, 200, 4)
-    heads: int = _number(int, 1, 256, 2)
-    context_length: int = _number(int, 16, 131_072, 512)
     n_epochs: int | None = _number(int, 1, 1000)
     max_steps: int | None = _number(int, 1, 10_000_000)
     batch_size: int | None = _number(int, 1, 4096)
@@ -45,10 +40,36 @@ class PretrainHyperparameters:
     max_seconds: float | None = _number(float, 1.0, 1e8)
     checkpoint_every: int | None = _number(int, 1, 10_000_000)
     log_every: int | None = _number(int, 1, 10_000_000)
+    early_stopping_patience: int | None = _number(int, 1, 1000)
+    keep_best: bool | None = _switch()
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a run, for its fingerprint. What earlier releases did not know is left out where nothing is
+        asked for, so that their checkpoints can be gone on from."""
+        late = ("early_stopping_patience", "keep_best")
+        return {name: value for name, value in asdict(self).items() if name not in late or value is not None}
 
 
 @dataclass(frozen=True)
-class SftHyperparameters:
+class HeldOut(Steps):
+    """Of runs that hold a part of their rows out where no others are given."""
+
+    validation_share: float = _number(float, 1e-6, 0.999, 0.2)
+
+
+@dataclass(frozen=True)
+class PretrainHyperparameters(Steps):
+    """A Llama-shaped model from scratch. With the defaults: 1.1 million parameters."""
+
+    vocab_size: int = _number(int, 300, 200_000, 2048)
+    hidden_size: int = _number(int, 8, 16_384, 128)
+    layers: int = _number(int, 1, 200, 4)
+    heads: int = _number(int, 1, 256, 2)
+    context_length: int = _number(int, 16, 131_072, 512)
+
+
+@dataclass(frozen=True)
+class SftHyperparameters(Steps):
     """Supervised fine-tuning on the assistant's answers: a LoRA adapter, or every weight."""
 
     method: str = _choice("lora", "full")
@@ -61,16 +82,8 @@ class SftHyperparameters:
     use_rslora: bool = _switch(False)
     use_dora: bool = _switch(False)
     quantization: str = _choice("none", "nf4", "int8")
-    n_epochs: int | None = _number(int, 1, 1000)
-    max_steps: int | None = _number(int, 1, 10_000_000)
-    batch_size: int | None = _number(int, 1, 4096)
-    learning_rate: float | None = _number(float, 1e-9, 10.0)
     learning_rate_multiplier: float = _number(float, 1e-4, 10_000.0, 1.0)
-    warmup_ratio: float = _number(float, 0.0, 0.999, 0.05)
     max_length: int | None = _number(int, 16, 131_072)
-    max_seconds: float | None = _number(float, 1.0, 1e8)
-    checkpoint_every: int | None = _number(int, 1, 10_000_000)
-    log_every: int | None = _number(int, 1, 10_000_000)
     packing: bool | None = _switch()
     gradient_accumulation_steps: int | None = _number(int, 1, 4096)
     gradient_checkpointing: bool | None = _switch()
@@ -84,7 +97,7 @@ class SftHyperparameters:
 
 
 @dataclass(frozen=True)
-class DpoHyperparameters:
+class DpoHyperparameters(Steps):
     """Tuning on preference pairs: a LoRA adapter, or every weight."""
 
     method: str = _choice("lora", "full")
@@ -97,34 +110,18 @@ class DpoHyperparameters:
     lora_alpha: float | None = _number(float, 1e-4, 10_000.0)
     target_modules: str | tuple[str, ...] = field(default="auto", metadata={"kind": tuple})
     use_rslora: bool = _switch(False)
-    n_epochs: int | None = _number(int, 1, 1000)
-    max_steps: int | None = _number(int, 1, 10_000_000)
-    batch_size: int | None = _number(int, 1, 4096)
-    learning_rate: float | None = _number(float, 1e-9, 10.0)
     learning_rate_multiplier: float = _number(float, 1e-4, 10_000.0, 1.0)
-    warmup_ratio: float = _number(float, 0.0, 0.999, 0.05)
     max_length: int | None = _number(int, 16, 131_072)
-    max_seconds: float | None = _number(float, 1.0, 1e8)
-    checkpoint_every: int | None = _number(int, 1, 10_000_000)
-    log_every: int | None = _number(int, 1, 10_000_000)
+    processes: int | None = _number(int, 1, 64)
 
 
 @dataclass(frozen=True)
-class HeadHyperparameters:
+class HeadHyperparameters(HeldOut):
     """A head: rates and lengths of its training, what its loss asks for, and the shape of an LSTM."""
 
-    n_epochs: int | None = _number(int, 1, 1000)
-    max_steps: int | None = _number(int, 1, 10_000_000)
-    batch_size: int | None = _number(int, 1, 4096)
-    learning_rate: float | None = _number(float, 1e-9, 10.0)
-    warmup_ratio: float = _number(float, 0.0, 0.999, 0.05)
     weight_decay: float = _number(float, 0.0, 1.0, 0.01)
     dropout: float = _number(float, 0.0, 0.99, 0.1)
     max_length: int | None = _number(int, 8, 131_072)
-    max_seconds: float | None = _number(float, 1.0, 1e8)
-    checkpoint_every: int | None = _number(int, 1, 10_000_000)
-    log_every: int | None = _number(int, 1, 10_000_000)
-    validation_share: float = _number(float, 1e-6, 0.999, 0.2)
     label_smoothing: float = _number(float, 1e-6, 0.999, 0.1)
     focal_gamma: float = _number(float, 1e-6, 10.0, 2.0)
     margin: float = _number(float, 1e-6, 100.0, 1.0)
@@ -139,45 +136,29 @@ class HeadHyperparameters:
 
 
 @dataclass(frozen=True)
-class MultiTaskHyperparameters:
+class MultiTaskHyperparameters(HeldOut):
     """Several heads on one trunk: how they are mixed, rates and lengths."""
 
     temperature: float = _number(float, 1.0, 1000.0, 2.0)
-    n_epochs: int | None = _number(int, 1, 1000)
-    max_steps: int | None = _number(int, 1, 10_000_000)
-    batch_size: int | None = _number(int, 1, 4096)
-    learning_rate: float | None = _number(float, 1e-9, 10.0)
-    warmup_ratio: float = _number(float, 0.0, 0.999, 0.05)
     weight_decay: float = _number(float, 0.0, 1.0, 0.01)
     dropout: float = _number(float, 0.0, 0.99, 0.1)
     max_length: int | None = _number(int, 8, 131_072)
-    max_seconds: float | None = _number(float, 1.0, 1e8)
-    checkpoint_every: int | None = _number(int, 1, 10_000_000)
-    log_every: int | None = _number(int, 1, 10_000_000)
-    validation_share: float = _number(float, 1e-6, 0.999, 0.2)
     lora_r: int = _number(int, 1, 512, 16)
     lora_alpha: float | None = _number(float, 1e-4, 10_000.0)
 
 
 @dataclass(frozen=True)
-class EncoderHyperparameters:
+class EncoderHyperparameters(HeldOut):
     """A character-level sentence encoder from scratch. With the defaults: about 1.7 million parameters."""
 
     hidden_size: int = _number(int, 16, 1024, 192)
     layers: int = _number(int, 1, 24, 1)
     heads: int = _number(int, 1, 16, 4)
     max_length: int = _number(int, 16, 512, 128)
-    n_epochs: int | None = _number(int, 1, 1000)
-    max_steps: int | None = _number(int, 1, 10_000_000)
     batch_size: int | None = _number(int, 2, 4096)
-    learning_rate: float | None = _number(float, 1e-9, 10.0)
     warmup_ratio: float = _number(float, 0.0, 0.999, 0.1)
     temperature: float = _number(float, 1e-3, 1.0, 0.05)
     dropout: float = _number(float, 0.0, 0.99, 0.2)
-    max_seconds: float | None = _number(float, 1.0, 1e8)
-    checkpoint_every: int | None = _number(int, 1, 10_000_000)
-    log_every: int | None = _number(int, 1, 10_000_000)
-    validation_share: float = _number(float, 1e-6, 0.999, 0.2)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -103,3 +104,49 @@ class Schedule:
     def restore(self, state: dict[str, int | bool]) -> None:
         self.total, self.warmup = int(state["total"]), int(state["warmup"])
         self.measured = bool(state["measured"])
+
+
+class Wishes(Protocol):
+    """What of a run's hyperparameters says how long it is and how often it looks up."""
+
+    @property
+    def learning_rate(self) -> float | None: ...
+    @property
+    def warmup_ratio(self) -> float: ...
+    @property
+    def max_seconds(self) -> float | None: ...
+    @property
+    def checkpoint_every(self) -> int | None: ...
+    @property
+    def log_every(self) -> int | None: ...
+    @property
+    def early_stopping_patience(self) -> int | None: ...
+    @property
+    def keep_best(self) -> bool | None: ...
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How long and how fast a run goes, how often it tells and saves, and what looks at held-out rows decide."""
+
+    schedule: Schedule
+    learning_rate: float
+    checkpoint_every: int
+    log_every: int
+    patience: int | None = None
+    keep_best: bool = False
+
+    @classmethod
+    def of(
+        cls, wanted: Wishes, steps: int, learning_rate: float, *, least: int = 25, keeps: bool = True
+    ) -> Rhythm:
+        """`learning_rate` and `keeps`, whether the best weights are kept, where nothing is asked for; `least` steps
+        between two checkpoints then."""
+        return cls(
+            Schedule.of(steps, wanted.warmup_ratio, wanted.max_seconds),
+            wanted.learning_rate or learning_rate,
+            wanted.checkpoint_every or max(least, steps // 4),
+            wanted.log_every or max(1, steps // 50),
+            wanted.early_stopping_patience,
+            keeps if wanted.keep_best is None else wanted.keep_best,
+        )

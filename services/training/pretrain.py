@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,14 @@ from services.training.model_folder import (
     save_model,
 )
 from services.training.parity import leave_samples, sample_rows
-from services.training.plan import Schedule, epochs_for, order
+from services.training.plan import Rhythm, epochs_for, order
 from services.training.pretrainer import Documents, Pace, Pretrainer
 from services.training.run import Result, Run
 from services.training.spec import Spec
 from services.training.start import load_start, trained_on, weights_of
 from services.training.texts import cut_texts, piece_length, read_texts, watched
 from services.training.tokenizer import train_tokenizer
+from shared.contracts.early_stopping import check_watched
 from shared.errors import InvalidInput
 
 TARGET_TOKENS = 380_000
@@ -67,6 +67,7 @@ def run(spec: Spec, run: Run) -> Result:
                 param="training_file",
             )
         held_out = watched(cut_texts(tokenizer, others, length), spec.seed)
+        check_watched(wanted, bool(held_out))
         corpus_tokens = sum(len(d) for d in documents)
         seen |= {"vocabulary": len(tokenizer), "tokens": corpus_tokens}
 
@@ -87,15 +88,15 @@ def run(spec: Spec, run: Run) -> Result:
     }
     run.event(
         f"{'pretraining' if fresh else 'training on'} {trainer.trainable_parameters:,} parameters on {len(texts):,} "
-        f"texts ({corpus_tokens:,} tokens) for {pace.schedule.total} steps",
+        f"texts ({corpus_tokens:,} tokens) for {pace.rhythm.schedule.total} steps",
         data={
             **facts,
             "texts": len(texts),
             "tokens": corpus_tokens,
             "epochs": epochs,
             "batch_size": pace.batch_size,
-            "learning_rate": pace.learning_rate,
-            "total_steps": pace.schedule.total,
+            "learning_rate": pace.rhythm.learning_rate,
+            "total_steps": pace.rhythm.schedule.total,
         },
     )
     baseline = _baseline(trainer, documents, held_out, len(tokenizer), fresh)
@@ -118,7 +119,7 @@ def run(spec: Spec, run: Run) -> Result:
         trainer.trained_tokens,
         {
             **facts,
-            "steps": trainer.step,
+            **trainer.ends,
             "epochs": trainer.epoch,
             **({"held_out": found, "baseline": baseline} if found else {}),
             # What an adapter on it can go on is known before a worker is taken.
@@ -129,7 +130,7 @@ def run(spec: Spec, run: Run) -> Result:
 
 
 def _fingerprint(spec: Spec, wanted: PretrainHyperparameters) -> str:
-    facts = {"kind": spec.kind, "seed": spec.seed, "hyperparameters": asdict(wanted)}
+    facts = {"kind": spec.kind, "seed": spec.seed, "hyperparameters": wanted.identity()}
     if spec.base_dir is not None:
         facts["base"] = weights_of(spec)
     return fingerprint(facts, {"train": list(spec.data.train), "validation": list(spec.data.validation)})
@@ -160,20 +161,15 @@ def _pace(
         epochs = wanted.n_epochs or epochs_for(tokens, TARGET_TOKENS // 2, 3)
     rows = order(lengths, epochs, batch_size, spec.seed)
     steps = -(-len(rows) // batch_size)
-    schedule = Schedule.of(min(steps, wanted.max_steps or steps), wanted.warmup_ratio, wanted.max_seconds)
     if spec.base_dir is None:
         usual = 8e-3 * (128 / width) ** 0.5
     else:
         usual = (1e-4 if spec.adapter_dir is None else 2e-4) * max(1.0, 4096 / width) ** 0.75
-    pace = Pace(
-        rows,
-        batch_size,
-        schedule,
-        wanted.learning_rate or usual,
-        wanted.checkpoint_every or max(25, schedule.total // 4),
-        wanted.log_every or max(1, schedule.total // 50),
-    )
-    return pace, epochs
+    # A model from scratch is nearly always best at its end, and a copy of it is large; one that knew something may
+    # have lost it on the way.
+    keeps = spec.base_dir is not None or wanted.early_stopping_patience is not None
+    rhythm = Rhythm.of(wanted, min(steps, wanted.max_steps or steps), usual, keeps=keeps)
+    return Pace(rows, batch_size, rhythm), epochs
 
 
 def _baseline(

@@ -4,40 +4,33 @@ of rows and no tokenizer's making.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from services.training.checkpoint import CheckpointStore
 from services.training.loop import Loop
 from services.training.losses import collate, micro_batches, next_token_loss, splits
 from services.training.muon import MuonAdamW
-from services.training.plan import Schedule
+from services.training.plan import Rhythm
 from services.training.run import Run, Stopped
 
 Documents = Sequence[npt.NDArray[np.int32]]
-_WEIGHTS = "trainable.safetensors"
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long and how fast: `rows` are all epochs' row numbers in order."""
+    """`rows` are all epochs' row numbers in order."""
 
     rows: npt.NDArray[np.int64]
     batch_size: int
-    schedule: Schedule
-    learning_rate: float
-    checkpoint_every: int
-    log_every: int
+    rhythm: Rhythm
 
 
 @dataclass
@@ -48,7 +41,6 @@ class _Tally:
     correct: int = 0
     tokens: int = 0
     steps: int = 0
-    started: float = field(default_factory=time.perf_counter)
 
 
 class GentleAdamW(torch.optim.AdamW):
@@ -84,91 +76,54 @@ class Pretrainer(Loop):
         self._documents, self._held_out, self._pace = documents, held_out, pace
         self._device = next(model.parameters()).device
         self._whole = not splits(self._causal)
-        self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._tally = _Tally()
+        weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         optimizer: Any
         if fresh:
             optimizer = MuonAdamW(model.named_parameters(), weight_decay=0.05)
         else:
-            optimizer = GentleAdamW(list(self._trainable.values()))
-        super().__init__(run, pace.schedule, optimizer, store)
-
-    @property
-    def trainable_parameters(self) -> int:
-        return sum(p.numel() for p in self._trainable.values())
+            optimizer = GentleAdamW(list(weights.values()))
+        super().__init__(run, weights, optimizer, pace.rhythm, store, watched=bool(held_out))
 
     @property
     def epoch(self) -> float:
         return min(self.step * self._pace.batch_size, len(self._pace.rows)) / len(self._documents)
 
-    def train(self) -> None:
-        """Run to the end of the schedule; raises Stopped at a step boundary when asked to."""
-        schedule, tally, epoch_start = self._pace.schedule, _Tally(), time.time_ns()
-        self._model.train()
-        if self.owes_validation:
-            self._validate()
-        while self.step < schedule.total:
-            if self._run.stop_reason:
-                self.leave(partial(self._report, tally) if tally.steps else None)
-            before = int(self.epoch)
-            self._one_step(tally)
-            if schedule.after_step(self.step):
-                self._run.event(f"cut to {schedule.total} steps to stay within max_seconds", "warn")
-            last = self.step >= schedule.total
-            boundary = int(self.epoch) > before or last
-            due = self.step % self._pace.checkpoint_every == 0 and not last
-            if boundary:
-                self._run.span("epoch", epoch_start, {"epoch": self.epoch, "step": self.step})
-                epoch_start = time.time_ns()
-            if last or due or schedule.logs_at(self.step, self._pace.log_every):
-                self._report(tally)
-                tally = _Tally()
-            if boundary and self._held_out:
-                self._validate()
-            if due:
-                self.save()
-
-    def _one_step(self, tally: _Tally) -> None:
-        pace = self._pace
-        start = self.step * pace.batch_size
-        chosen = [self._documents[i] for i in pace.rows[start : start + pace.batch_size]]
+    def one_step(self) -> int:
+        start = self.step * self._pace.batch_size
+        chosen = [self._documents[i] for i in self._pace.rows[start : start + self._pace.batch_size]]
         count = sum(len(d) - 1 for d in chosen)
-        self._optimizer.set_rate(pace.learning_rate * pace.schedule.factor(self.step))
+        self._optimizer.set_rate(self.rate)
+        self._model.train()
         loss, correct = 0.0, 0
         for part in micro_batches(chosen):
             part_loss, right, _ = self._loss(part)
             (part_loss / count).backward()  # type: ignore[no-untyped-call]
             loss, correct = loss + part_loss.item(), correct + right
-        torch.nn.utils.clip_grad_norm_(self._trainable.values(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self._weights.values(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self.step += 1
-        self.trained_tokens += count
+        tally = self._tally
         tally.loss += loss / count
         tally.correct += correct
         tally.tokens += count
         tally.steps += 1
+        return count
 
     def _loss(self, documents: Documents) -> tuple[torch.Tensor, int, int]:
         ids, labels = collate(documents, self._tokenizer.pad_token_id, self._device)
         return next_token_loss(self._causal, ids, labels, whole=self._whole)
 
-    def _report(self, tally: _Tally) -> None:
-        seconds = time.perf_counter() - tally.started
-        data = {
+    def report(self, seconds: float) -> dict[str, float]:
+        tally, self._tally = self._tally, _Tally()
+        return {
             "train_loss": tally.loss / tally.steps,
             "train_mean_token_accuracy": tally.correct / max(1, tally.tokens),
-            "learning_rate": self._pace.learning_rate * self._pace.schedule.factor(self.step - 1),
             "tokens_per_second": tally.tokens / seconds,
-            "epoch": self.epoch,
-            "total_steps": self._pace.schedule.total,
         }
-        self.last_metrics = self.last_metrics | data
-        self._run.metrics(self.step, data)
-        self._run.progress(self.step, self._pace.schedule.total)
 
     def evaluate(self) -> tuple[float, float, int]:
         """(loss a token, share of tokens guessed right, tokens) of the held-out texts. Raises Stopped."""
-        training = self._model.training
         self._model.eval()
         loss, correct, count = 0.0, 0, 0
         with torch.no_grad():
@@ -177,30 +132,11 @@ class Pretrainer(Loop):
                     raise Stopped(self._run.stop_reason, self.step)
                 part_loss, right, number = self._loss(documents)
                 loss, correct, count = loss + part_loss.item(), correct + right, count + number
-        self._model.train(training)
         return loss / count, correct / count, count
 
-    def _validate(self) -> None:
-        self.owes_validation = True
-        with self._run.timed("eval", step=self.step):
-            try:
-                loss, accuracy, _ = self.evaluate()
-            except Stopped:
-                # The loop leaves at its next step, with a checkpoint.
-                self._model.train()
-                return
-        self.owes_validation = False
-        self.last_metrics = self.last_metrics | {
-            "valid_loss": loss,
-            "valid_mean_token_accuracy": accuracy,
-        }
-        self._run.metrics(self.step, self.last_metrics)
+    def validate(self) -> dict[str, float]:
+        loss, accuracy, _ = self.evaluate()
+        return {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
 
-    def write_weights(self, folder: Path) -> None:
-        weights = {name: p.detach().cpu().contiguous() for name, p in self._trainable.items()}
-        save_file(weights, folder / _WEIGHTS)
+    def write_beside(self, folder: Path) -> None:
         self._tokenizer.save_pretrained(folder)
-
-    def read_weights(self, folder: Path) -> None:
-        for name, value in load_file(folder / _WEIGHTS).items():
-            self._trainable[name].data.copy_(value)

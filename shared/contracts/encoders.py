@@ -7,8 +7,21 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from shared.contracts.base import JobContract, Message
+from shared.contracts.early_stopping import EARLY_STOPPING_PATIENCE, KEEP_BEST, KeepBest, Patience
 from shared.contracts.models import NAME
-from shared.contracts.training import Auto, Count, DataRef, Rate
+from shared.contracts.parameters import (
+    LOG_EVERY,
+    MAX_SECONDS,
+    MAX_STEPS,
+    VALIDATION_SHARE,
+    Auto,
+    Count,
+    Rate,
+    Seconds,
+    Share,
+    Warmup,
+)
+from shared.contracts.training import DataRef
 
 
 class EncoderParameters(Message):
@@ -29,12 +42,12 @@ class EncoderParameters(Message):
     n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = Field(
         "auto", description="How often all texts are seen; `auto` makes 160,000 texts of them in all."
     )
-    max_steps: Count | Auto = Field("auto", description="Steps at most, whatever the epochs come to.")
+    max_steps: Count | Auto = MAX_STEPS
     batch_size: Annotated[int, Field(ge=2, le=4096)] | Auto = Field(
         "auto", description="Texts of a step, each other's negatives; `auto` is 128."
     )
     learning_rate: Rate | Auto = Field("auto", description="Peak rate; `auto` is 0.001.")
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
+    warmup_ratio: Warmup | Auto = Field(
         "auto", description="Share of the steps in which the rate rises from nothing; `auto` is 0.1."
     )
     temperature: Annotated[float, Field(gt=0, le=1)] | Auto = Field(
@@ -44,18 +57,14 @@ class EncoderParameters(Message):
     dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
         "auto", description="Within the layers; `auto` is 0.2."
     )
-    max_seconds: Annotated[float, Field(ge=1, le=1e8)] | Auto = Field(
-        "auto", description="Seconds of training that the steps are cut to, once the first ones are measured."
-    )
+    max_seconds: Seconds | Auto = MAX_SECONDS
     checkpoint_every: Count | Auto = Field(
         "auto", description="Steps between checkpoints; `auto` is a quarter of the run, 50 at least."
     )
-    log_every: Count | Auto = Field(
-        "auto", description="Steps between reported losses; `auto` is a fiftieth of the run."
-    )
-    validation_share: Annotated[float, Field(gt=0, lt=1)] | Auto = Field(
-        "auto", description="Held out of a file that comes without a validation file; `auto` is 0.2."
-    )
+    log_every: Count | Auto = LOG_EVERY
+    validation_share: Share | Auto = VALIDATION_SHARE
+    early_stopping_patience: Patience = EARLY_STOPPING_PATIENCE
+    keep_best: KeepBest = KEEP_BEST
 
 
 class TrainEncoder(JobContract):

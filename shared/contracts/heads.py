@@ -11,8 +11,10 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from shared.contracts.base import JobContract, Message
+from shared.contracts.head_parameters import LossSettings, TrunkParameters
 from shared.contracts.models import NAME
-from shared.contracts.training import Auto, BaseRef, Count, DataRef, Positive, Rate
+from shared.contracts.parameters import Auto
+from shared.contracts.training import BaseRef, DataRef
 from shared.errors import InvalidInput
 
 HeadKind = Literal["single_label", "multi_label", "regression", "rank_pairwise", "rank_pointwise"]
@@ -45,7 +47,7 @@ _OF_METHOD = {
 }
 
 
-class HeadParameters(Message):
+class HeadParameters(TrunkParameters, LossSettings):
     """Hyperparameters of a head; "auto" is chosen once data and base are seen, and told."""
 
     n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = Field(
@@ -53,58 +55,6 @@ class HeadParameters(Message):
     )
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = Field(
         "auto", description="Rows of a step; `auto` is 32, fewer for under 256 rows."
-    )
-    learning_rate: Rate | Auto = Field(
-        "auto",
-        description="Peak rate of the trunk; `auto` by method and width. The last layer learns ten times as fast.",
-    )
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
-        "auto", description="Share of the steps in which the rate rises from nothing; `auto` is 0.05."
-    )
-    weight_decay: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
-        "auto", description="AdamW's decay; `auto` is 0.01."
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
-        "auto", description="Before the last layer, and within an LSTM; `auto` is 0.1."
-    )
-    max_length: Annotated[int, Field(ge=8, le=131_072)] | Auto = Field(
-        "auto",
-        description="Tokens of a text at most, longer ones are cut; `auto` is what the model takes, to 512.",
-    )
-    max_steps: Count | Auto = Field("auto", description="Steps at most, whatever the epochs come to.")
-    max_seconds: Annotated[float, Field(ge=1, le=1e8)] | Auto = Field(
-        "auto", description="Seconds of training that the steps are cut to, once the first ones are measured."
-    )
-    checkpoint_every: Count | Auto = Field(
-        "auto", description="Steps between checkpoints; `auto` is a quarter of the run, 25 at least."
-    )
-    log_every: Count | Auto = Field(
-        "auto", description="Steps between reported losses; `auto` is a fiftieth of the run."
-    )
-    validation_share: Annotated[float, Field(gt=0, lt=1)] | Auto = Field(
-        "auto", description="Held out of a file that comes without a validation file; `auto` is 0.2."
-    )
-    label_smoothing: Annotated[float, Field(gt=0, lt=1)] | Auto = Field(
-        "auto", description="Of the loss `label_smoothing`: what the other labels share; `auto` is 0.1."
-    )
-    focal_gamma: Annotated[float, Field(gt=0, le=10)] | Auto = Field(
-        "auto",
-        description="Of the loss `focal`: how much less rows count that are right already; `auto` is 2.",
-    )
-    margin: Annotated[float, Field(gt=0, le=100)] | Auto = Field(
-        "auto", description="Of the loss `hinge`: how far the better document shall lie ahead; `auto` is 1."
-    )
-    contrastive_weight: Annotated[float, Field(gt=0, lt=1)] | Auto = Field(
-        "auto", description="Of the loss `contrastive`: its share beside the cross-entropy; `auto` is 0.5."
-    )
-    contrastive_temperature: Annotated[float, Field(gt=0, le=1)] | Auto = Field(
-        "auto", description="Of the loss `contrastive`: the lower, the more near texts weigh; `auto` is 0.1."
-    )
-    lora_r: Annotated[int, Field(ge=1, le=512)] | Auto = Field(
-        "auto", description="Rank of the method `lora`, at most the trunk's width; `auto` is 16."
-    )
-    lora_alpha: Positive | Auto = Field(
-        "auto", description="What LoRA's matrices are scaled by, over the rank; `auto` is twice the rank."
     )
     vocab_size: Annotated[int, Field(ge=300, le=200_000)] | Auto = Field(
         "auto", description="Of an LSTM's tokenizer, which is trained on the rows; `auto` is 4,096."

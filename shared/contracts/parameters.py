@@ -11,6 +11,9 @@ Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Positive = Annotated[float, Field(ge=1e-4, le=10_000)]
 Rate = Annotated[float, Field(ge=1e-9, le=10)]
+Seconds = Annotated[float, Field(ge=1, le=1e8)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Warmup = Annotated[float, Field(ge=0, lt=1)]
 
 N_EPOCHS: Any = Field(
     "auto",
@@ -31,6 +34,9 @@ MAX_SECONDS: Any = Field(
 CHECKPOINT_EVERY: Any = Field(
     "auto",
     description="Steps between checkpoints, from which a run is resumed; auto is a quarter of the run.",
+)
+VALIDATION_SHARE: Any = Field(
+    "auto", description="Held out of a file that comes without a validation file; auto is 0.2."
 )
 LOG_EVERY: Any = Field(
     "auto", description="Steps between two points of the loss curve; auto is a fiftieth of the run."

@@ -35,8 +35,7 @@ _BY_KIND: Mapping[str, tuple[str, ...]] = {
         "valid_loss",
         "train_loss",
     ),
-    # Their order of texts is measured once, of the finished encoder.
-    "training.train_encoder": ("valid_recall_at_1", "train_loss"),
+    "training.train_encoder": ("valid_recall_at_1", "valid_mrr", "valid_loss", "train_loss"),
 }
 _BY_HEAD: Mapping[str, tuple[str, ...]] = {
     "single_label": ("valid_accuracy", "valid_macro_f1"),

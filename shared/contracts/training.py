@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from shared.contracts.base import JobContract, Message
+from shared.contracts.early_stopping import EARLY_STOPPING_PATIENCE, KeepBest, Patience
 from shared.contracts.parameters import (
     BATCH_SIZE,
     CHECKPOINT_EVERY,
@@ -101,6 +102,13 @@ class PretrainParameters(Message):
     max_seconds: Annotated[float, Field(ge=1, le=1e8)] | Auto = MAX_SECONDS
     checkpoint_every: Count | Auto = CHECKPOINT_EVERY
     log_every: Count | Auto = LOG_EVERY
+    early_stopping_patience: Patience = EARLY_STOPPING_PATIENCE
+    keep_best: KeepBest = Field(
+        "auto",
+        description="Whether the weights of the look with the lowest `valid_loss` are kept, and not the last ones; "
+        "`best_step` in the result says whose they are. Auto is true where held-out texts are watched, but for a new "
+        "model without early_stopping_patience, which is nearly always best at its end.",
+    )
 
 
 def check_continued(given: PretrainParameters) -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import torch
 
 from services.training.checkpoint import CheckpointStore, fingerprint, verify
 from services.training.dataset import is_version
+from services.training.encoders.measure import Rows
 from services.training.encoders.model import EncoderModel, check_parity, new_tokenizer, save_encoder
-from services.training.encoders.trainer import EncoderTrainer, Pace, Rows
+from services.training.encoders.trainer import EncoderTrainer, Pace
 from services.training.heads.examples import Example, hold_out, labels_of, read_examples
 from services.training.hyperparameters import EncoderHyperparameters, parse
 from services.training.model_folder import prepare_torch
-from services.training.plan import Schedule
+from services.training.plan import Rhythm
 from services.training.run import Result, Run
 from services.training.spec import Spec
 from shared.errors import InvalidInput
 
 # Texts that all epochs together should come to, where nothing is asked for.
 _TEXTS = 160_000
+# Looks at held-out rows at most, about: each makes the vectors of thousands of texts, and epochs may be of few steps.
+_LOOKS = 25
 
 
 def run(spec: Spec, run: Run) -> Result:
@@ -30,7 +32,7 @@ def run(spec: Spec, run: Run) -> Result:
     """
     wanted = parse(EncoderHyperparameters, spec.hyperparameters)
     device = prepare_torch(spec.threads, spec.seed)
-    facts = {"kind": spec.kind, "seed": spec.seed, "hyperparameters": asdict(wanted)}
+    facts = {"kind": spec.kind, "seed": spec.seed, "hyperparameters": wanted.identity()}
     mark = fingerprint(facts, {"train": list(spec.data.train), "validation": list(spec.data.validation)})
     resumed = verify(spec.resume_from, fingerprint=mark) if spec.resume_from else None
 
@@ -55,8 +57,9 @@ def run(spec: Spec, run: Run) -> Result:
         "context_length": wanted.max_length,
     }
     run.event(
-        f"training an encoder on {len(training):,} texts of {len(labels):,} meanings for {pace.schedule.total} steps",
-        data={**told, "batch_size": pace.batch_size, "total_steps": pace.schedule.total},
+        f"training an encoder on {len(training):,} texts of {len(labels):,} meanings for "
+        f"{pace.rhythm.schedule.total} steps",
+        data={**told, "batch_size": pace.batch_size, "total_steps": pace.rhythm.schedule.total},
     )
     with run.timed("eval", step=0):
         # Bags of characters find something by themselves: that is what training has to beat.
@@ -80,7 +83,7 @@ def run(spec: Spec, run: Run) -> Result:
         trainer.trained_tokens,
         {
             **told,
-            "steps": trainer.step,
+            **trainer.ends,
             "held_out": figures,
             "baseline": baseline,
             "parity": parity,
@@ -125,12 +128,6 @@ def _pace(rows: Rows, wanted: EncoderHyperparameters, seed: int) -> Pace:
     each = max(1, len(rows) // size)
     epochs = wanted.n_epochs or max(1, round(_TEXTS / len(rows)))
     total = wanted.max_steps or epochs * each
-    return Pace(
-        size,
-        Schedule.of(total, wanted.warmup_ratio, wanted.max_seconds),
-        wanted.learning_rate or 1e-3,
-        wanted.temperature,
-        wanted.checkpoint_every or max(50, total // 4),
-        wanted.log_every or max(1, total // 50),
-        seed,
-    )
+    between = each * max(1, round(total / each / _LOOKS))
+    rhythm = Rhythm.of(wanted, total, 1e-3, least=50)
+    return Pace(size, each, between, rhythm, wanted.temperature, seed)

@@ -6,49 +6,42 @@ one label are never each other's negatives. Checkpoints resume bitwise. Knows no
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from services.training.checkpoint import CheckpointStore
+from services.training.encoders.measure import Rows, drawn, figures, losses, rank
 from services.training.encoders.model import EncoderModel
 from services.training.loop import Loop
-from services.training.plan import Schedule
-from services.training.run import Run
+from services.training.plan import Rhythm
+from services.training.run import Run, Stopped
 
-_WEIGHTS = "encoder.safetensors"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Tokens of each text, and the number of its label."""
-
-    tokens: list[list[int]]
-    labels: list[int]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
+# Texts whose vectors are made at once.
+_AT_ONCE = 256
+# Held-out texts that are looked at on the way, and training texts that they are compared with; all count at the end.
+WATCHED, COMPARED = 512, 4096
 
 
 @dataclass(frozen=True)
 class Pace:
+    """`each` steps are an epoch; held-out rows are looked at after every `between` steps, a whole number of epochs."""
+
     batch_size: int
-    schedule: Schedule
-    learning_rate: float
+    each: int
+    between: int
+    rhythm: Rhythm
     temperature: float
-    checkpoint_every: int
-    log_every: int
     seed: int
 
 
 class EncoderTrainer(Loop):
     """One run. `train` raises Stopped at a step boundary when asked to."""
+
+    weights_file: ClassVar[str] = "encoder.safetensors"
 
     def __init__(
         self,
@@ -59,38 +52,34 @@ class EncoderTrainer(Loop):
         pace: Pace,
         store: CheckpointStore,
     ) -> None:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=pace.learning_rate, weight_decay=0.01)
-        super().__init__(run, pace.schedule, optimizer, store)
+        weights = dict(model.body.named_parameters())
+        optimizer = torch.optim.AdamW(weights.values(), lr=pace.rhythm.learning_rate, weight_decay=0.01)
+        super().__init__(run, weights, optimizer, pace.rhythm, store)
         self._model, self._pace = model, pace
         self._training, self._held_out = training, held_out
+        self._asked = held_out.only(drawn(held_out, WATCHED, pace.seed))
+        self._known = training.only(drawn(training, COMPARED, pace.seed, needed=self._asked.labels))
+        self._losses: list[float] = []
         self._alike: dict[int, list[int]] = defaultdict(list)
         for row, label in enumerate(training.labels):
             self._alike[label].append(row)
 
-    def train(self) -> None:
-        pace, losses, began = self._pace, [], time.perf_counter()
-        while self.step < pace.schedule.total:
-            if self._run.stop_reason:
-                self.leave()
-            losses.append(self._one_step())
-            if pace.schedule.after_step(self.step):
-                self._run.event(f"cut to {pace.schedule.total} steps to stay within max_seconds", "warn")
-            last = self.step >= pace.schedule.total
-            if last or pace.schedule.logs_at(self.step, pace.log_every):
-                self._report(losses, time.perf_counter() - began)
-                losses, began = [], time.perf_counter()
-            if self.step % pace.checkpoint_every == 0 and not last:
-                self.save()
+    @property
+    def epoch(self) -> float:
+        return self.step / self._pace.each
 
-    def _one_step(self) -> float:
-        pace, schedule = self._pace, self._pace.schedule
+    @property
+    def part(self) -> int:
+        return self.step // self._pace.between
+
+    def one_step(self) -> int:
         for group in self._optimizer.param_groups:
-            group["lr"] = pace.learning_rate * schedule.factor(self.step)
+            group["lr"] = self.rate
         anchors, positives = self._pairs()
         self._model.train()
         both = [self._training.tokens[row] for row in (*anchors, *positives)]
         vectors = self._model(both)
-        likeness = vectors[: len(anchors)] @ vectors[len(anchors) :].T / pace.temperature
+        likeness = vectors[: len(anchors)] @ vectors[len(anchors) :].T / self._pace.temperature
         labels = torch.tensor([self._training.labels[row] for row in anchors], device=likeness.device)
         same = (labels[:, None] == labels[None, :]) & ~torch.eye(
             len(anchors), dtype=torch.bool, device=likeness.device
@@ -102,12 +91,11 @@ class EncoderTrainer(Loop):
             + torch.nn.functional.cross_entropy(likeness.T, right)
         ) / 2
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self._weights.values(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self.step += 1
-        self.trained_tokens += sum(map(len, both))
-        return loss.item()
+        self._losses.append(loss.item())
+        return sum(map(len, both))
 
     def _pairs(self) -> tuple[list[int], list[int]]:
         """Rows of this step and one of the same label for each: decided by seed and step alone.
@@ -115,8 +103,7 @@ class EncoderTrainer(Loop):
         A row that is alone with its label is its own positive, and only dropout tells the two apart.
         """
         size, count = self._pace.batch_size, len(self._training)
-        each = max(1, count // size)
-        epoch, part = divmod(self.step, each)
+        epoch, part = divmod(self.step, self._pace.each)
         order = np.random.default_rng((self._pace.seed, epoch)).permutation(count)
         anchors = [int(row) for row in order[part * size : (part + 1) * size]]
         draw = np.random.default_rng((self._pace.seed, epoch, part))
@@ -129,51 +116,36 @@ class EncoderTrainer(Loop):
         other = alike[int(draw.integers(len(alike) - 1))]
         return alike[-1] if other == row else other
 
-    def evaluate(self) -> dict[str, float]:
-        """How early the right label comes when the labels are ordered by their most like training text."""
-        trained = self._model.vectors(self._training.tokens)
-        asked = self._model.vectors(self._held_out.tokens)
-        labels = torch.tensor(self._training.labels)
-        ranks = [
-            _rank(vector @ trained.T, labels, right)
-            for vector, right in zip(asked, self._held_out.labels, strict=True)
-        ]
-        return figures(ranks)
-
-    def _report(self, losses: Sequence[float], seconds: float) -> None:
-        self.last_metrics |= {
+    def report(self, seconds: float) -> dict[str, float]:
+        losses, self._losses = self._losses, []
+        return {
             "train_loss": float(np.mean(losses)),
-            "learning_rate": self._pace.learning_rate * self._pace.schedule.factor(self.step - 1),
             "texts_per_second": 2 * self._pace.batch_size * len(losses) / seconds,
-            "total_steps": float(self._pace.schedule.total),
         }
-        self._run.metrics(self.step, self.last_metrics)
-        self._run.progress(self.step, self._pace.schedule.total)
 
-    def write_weights(self, folder: Path) -> None:
-        save_file(
-            {name: p.detach().cpu().contiguous() for name, p in self._model.body.named_parameters()},
-            folder / _WEIGHTS,
-        )
+    def validate(self) -> dict[str, float]:
+        found = self._measured(self._asked, self._known)
+        return {f"valid_{name}": value for name, value in found.items()}
 
-    def read_weights(self, folder: Path) -> None:
-        held = dict(self._model.body.named_parameters())
-        for name, value in load_file(folder / _WEIGHTS).items():
-            held[name].data.copy_(value)
+    def evaluate(self) -> dict[str, float]:
+        """How early the right label comes when the labels are ordered by their most like training text, and `loss`, how
+        unlikely it is. Raises Stopped."""
+        return {**self._measured(self._held_out, self._training), "rows": float(len(self._held_out))}
 
+    def _measured(self, asked: Rows, known: Rows) -> dict[str, float]:
+        likeness = self._vectors(asked) @ self._vectors(known).T
+        labels, right = torch.tensor(known.labels), torch.tensor(asked.labels)
+        ranks = [rank(row, labels, label) for row, label in zip(likeness, asked.labels, strict=True)]
+        loss = losses(likeness / self._pace.temperature, labels, right).mean()
+        return {"loss": float(loss), **figures(ranks)}
 
-def _rank(likeness: torch.Tensor, labels: torch.Tensor, right: int) -> int:
-    """The place of the right label, from 1, among labels by their best text."""
-    best = float(likeness[labels == right].max())
-    return 1 + len(set(labels[likeness > best].tolist()))
-
-
-def figures(ranks: Sequence[int]) -> dict[str, float]:
-    """Recall at 1 and 5, and the mean reciprocal rank."""
-    places = np.array(ranks, dtype=float)
-    return {
-        "recall_at_1": float((places <= 1).mean()),
-        "recall_at_5": float((places <= 5).mean()),
-        "mrr": float((1 / places).mean()),
-        "rows": float(len(places)),
-    }
+    def _vectors(self, rows: Rows) -> torch.Tensor:
+        """(rows, width) on the CPU, without gradients; like lengths together, so that little is padded."""
+        self._model.eval()
+        order = sorted(range(len(rows)), key=lambda row: len(rows.tokens[row]))
+        found: list[torch.Tensor] = []
+        for at in range(0, len(order), _AT_ONCE):
+            if self._run.stop_reason:
+                raise Stopped(self._run.stop_reason, self.step)
+            found.append(self._model.vectors([rows.tokens[row] for row in order[at : at + _AT_ONCE]]))
+        return torch.cat(found)[torch.from_numpy(np.argsort(order))]

@@ -94,6 +94,22 @@ def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list
     return training, [example for example in examples if example.group in held]
 
 
+def drawn(examples: Sequence[Example], most: int, seed: int) -> list[int]:
+    """Places of about `most` examples, in their order, drawn by the seed: all of a text or of a query, or none, so that
+    a query's documents can be put in order."""
+    if len(examples) <= most:
+        return list(range(len(examples)))
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, example in enumerate(examples):
+        places[example.group].append(place)
+    groups, found = list(places.values()), list[int]()
+    for number in np.random.default_rng((seed, 5)).permutation(len(groups)):
+        if len(found) >= most:
+            break
+        found += groups[number]
+    return sorted(found)
+
+
 def check(training: Sequence[Example], held_out: Sequence[Example], head: HeadKind, loss: str) -> None:
     """Raise InvalidInput for rows that nothing can be learned from, or not be measured on."""
     if not training:

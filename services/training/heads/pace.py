@@ -13,7 +13,7 @@ import numpy.typing as npt
 from services.training.heads.losses import CONTRASTIVE
 from services.training.heads.rows import Rows
 from services.training.hyperparameters import HeadHyperparameters
-from services.training.plan import Schedule, order
+from services.training.plan import Rhythm, order
 from shared.contracts.heads import HeadChoice
 
 # By method: rows that all epochs together should come to, the fewest and the most epochs.
@@ -30,15 +30,12 @@ LAYER_FACTOR = 10.0
 
 @dataclass(frozen=True)
 class Pace(ABC):
-    """How long and how fast; the last layers learn `layer_factor` times as fast as the trunk."""
+    """The last layers learn `layer_factor` times as fast as the trunk, which the rhythm's rate is of."""
 
     batch_size: int
-    schedule: Schedule
-    learning_rate: float
+    rhythm: Rhythm
     layer_factor: float
     weight_decay: float
-    checkpoint_every: int
-    log_every: int
 
     @abstractmethod
     def batch(self, step: int) -> tuple[int, npt.NDArray[np.int64]]:
@@ -75,12 +72,9 @@ def pace_of(rows: Rows, choice: HeadChoice, wanted: HeadHyperparameters, width: 
     total = min(steps, wanted.max_steps or steps)
     return PaceOfOne(
         batch_size,
-        Schedule.of(total, wanted.warmup_ratio, wanted.max_seconds),
-        wanted.learning_rate or learning_rate(choice.method, width),
+        Rhythm.of(wanted, total, learning_rate(choice.method, width)),
         LAYER_FACTOR if choice.method in ("full", "lora") else 1.0,
         wanted.weight_decay,
-        wanted.checkpoint_every or max(25, total // 4),
-        wanted.log_every or max(1, total // 50),
         ordered[: total * batch_size],
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from services.training.heads.examples import Example
+from services.training.heads.examples import Example, drawn
 from services.training.heads.losses import CONTRASTIVE, Loss, LossOptions, contrast, make_loss
 from services.training.heads.model import HeadModel
 from services.training.heads.rows import Rows, rows_of, scale_of
@@ -18,12 +18,15 @@ from services.training.run import Run, Stopped
 from shared.contracts.heads import HeadChoice
 
 EVALUATED_AT_ONCE = 64
+# Held-out rows that are looked at on the way; all of them count at the end.
+WATCHED = 512
 
 
 @dataclass
 class Part:
-    """`scale` is (factor, shift) from logits to what is measured and answered. Of several parts that share a trunk
-    each has a `name` and a `weight`, which its loss is multiplied by."""
+    """`scale` is (factor, shift) from logits to what is measured and answered, `watched` the places of held-out rows
+    that are looked at on the way. Of several parts that share a trunk each has a `name` and a `weight`, which its loss
+    is multiplied by."""
 
     model: HeadModel
     choice: HeadChoice
@@ -34,6 +37,7 @@ class Part:
     options: LossOptions
     yardstick: Yardstick
     scale: tuple[float, float]
+    watched: npt.NDArray[np.int64]
     name: str = ""
     weight: float = 1.0
 
@@ -66,6 +70,7 @@ class Part:
             options,
             yardstick(training, choice.head, labels, seed),
             learned if choice.head == "regression" else (1.0, 0.0),
+            np.array(drawn(held_out, WATCHED, seed), dtype=np.int64),
             name,
             weight,
         )
@@ -84,23 +89,25 @@ class Part:
     def tokens_of(self, chosen: npt.NDArray[np.int64]) -> int:
         return sum(len(one.ids) for i in chosen for one in self.training.encodings[i])
 
-    def evaluate(self, run: Run, step: int, most: int | None = None) -> tuple[dict[str, float], float]:
-        """(figures, loss) over the held-out rows, or the first `most` of them. Raises Stopped when asked to stop."""
+    def evaluate(
+        self, run: Run, step: int, chosen: npt.NDArray[np.int64] | None = None
+    ) -> tuple[dict[str, float], float]:
+        """(figures, loss) over the held-out rows, or those at `chosen`. Raises Stopped when asked to stop."""
         rows = self.held_out
-        count = len(rows) if most is None else min(most, len(rows))
+        places = np.arange(len(rows)) if chosen is None else chosen
         # Like lengths together, so that little is padded.
-        order = np.argsort(rows.lengths[:count], kind="stable")
+        order = places[np.argsort(np.array(rows.lengths)[places], kind="stable")]
         found: list[torch.Tensor] = []
         with torch.no_grad():
             self.model.eval()
-            for start in range(0, count, EVALUATED_AT_ONCE):
+            for start in range(0, len(order), EVALUATED_AT_ONCE):
                 if run.stop_reason:
                     raise Stopped(run.stop_reason, step)
                 found.append(self._logits(rows, order[start : start + EVALUATED_AT_ONCE]))
         logits = torch.cat(found)[torch.from_numpy(np.argsort(order))]
-        loss = float(self.loss(logits, rows.targets[:count]))
+        loss = float(self.loss(logits, rows.targets[places]))
         scaled = logits.double().cpu().numpy() * self.scale[0] + self.scale[1]
-        return self.yardstick.score(rows.examples[:count], scaled), loss
+        return self.yardstick.score([rows.examples[place] for place in places], scaled), loss
 
     def _logits(self, rows: Rows, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
         """(rows, outputs); of pairs (rows, 2)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import torch
 from transformers import AutoTokenizer
@@ -72,12 +71,12 @@ def run(spec: Spec, run: Run) -> Result:
     run.event(
         f"training a {choice.head} head ({choice.method}, {choice.named_loss}) on {len(training):,} rows"
         + (f" of {len(labels)} labels" if labels else "")
-        + f" for {pace.schedule.total} steps",
+        + f" for {pace.rhythm.schedule.total} steps",
         data={
             **facts,
             "batch_size": pace.batch_size,
-            "learning_rate": pace.learning_rate,
-            "total_steps": pace.schedule.total,
+            "learning_rate": pace.rhythm.learning_rate,
+            "total_steps": pace.rhythm.schedule.total,
         },
     )
     if resumed:
@@ -97,7 +96,7 @@ def run(spec: Spec, run: Run) -> Result:
         {
             **facts,
             "labels": list(labels),
-            "steps": trainer.step,
+            **trainer.ends,
             "epochs": trainer.epoch,
             "context_length": trunk.longest,
             **figures,
@@ -117,7 +116,7 @@ def _fingerprint(spec: Spec, choice: HeadChoice, wanted: HeadHyperparameters) ->
     facts = {
         "kind": spec.kind,
         "seed": spec.seed,
-        "hyperparameters": asdict(wanted),
+        "hyperparameters": wanted.identity(),
         "choice": choice.model_dump(),
         "base": sorted(file_sha256(path) for path in weights),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from services.training.heads.trunk import Trunk, load_trunk
 from services.training.hyperparameters import HeadHyperparameters, MultiTaskHyperparameters, parse
 from services.training.model_folder import prepare_torch
 from services.training.multitask.mix import Mix, rows_of_tasks, shares, steps_of
-from services.training.plan import Schedule
+from services.training.plan import Rhythm
 from services.training.run import Result, Run
 from services.training.spec import PartSpec, Spec
 from shared.errors import InvalidInput
@@ -64,13 +64,13 @@ def run(spec: Spec, run: Run) -> Result:
     }
     drawn = shares([len(part.training) for part in parts], wanted.temperature)
     run.event(
-        f"training {len(parts)} tasks on one trunk ({spec.method}) for {pace.schedule.total} steps: "
+        f"training {len(parts)} tasks on one trunk ({spec.method}) for {pace.rhythm.schedule.total} steps: "
         + ", ".join(f"{p.name} {s:.0%}" for p, s in zip(parts, drawn, strict=True)),
         data={
             **facts,
             "batch_size": pace.batch_size,
-            "learning_rate": pace.learning_rate,
-            "total_steps": pace.schedule.total,
+            "learning_rate": pace.rhythm.learning_rate,
+            "total_steps": pace.rhythm.schedule.total,
             "shares": {part.name: float(share) for part, share in zip(parts, drawn, strict=True)},
         },
     )
@@ -99,7 +99,7 @@ def run(spec: Spec, run: Run) -> Result:
         trainer.trained_tokens,
         {
             **facts,
-            "steps": trainer.step,
+            **trainer.ends,
             "epochs": trainer.epoch,
             "tasks": told,
             "valid_loss": sum(p.weight * told[p.name]["held_out"]["loss"] for p in parts)
@@ -153,12 +153,9 @@ def mix_of(parts: list[Part], method: str, wanted: MultiTaskHyperparameters, wid
 
     return Mix(
         batch_size,
-        Schedule.of(steps, wanted.warmup_ratio, wanted.max_seconds),
-        wanted.learning_rate or learning_rate(method, width),
+        Rhythm.of(wanted, steps, learning_rate(method, width)),
         LAYER_FACTOR,
         wanted.weight_decay,
-        wanted.checkpoint_every or max(25, steps // 4),
-        wanted.log_every or max(1, steps // 50),
         tasks,
         places,
         rows_of_tasks(sizes, tasks, batch_size, ordered),
@@ -171,7 +168,7 @@ def _fingerprint(spec: Spec, wanted: MultiTaskHyperparameters) -> str:
         "kind": spec.kind,
         "seed": spec.seed,
         "method": spec.method,
-        "hyperparameters": asdict(wanted),
+        "hyperparameters": wanted.identity(),
         "tasks": [part.model_dump(mode="json", exclude={"data"}) for part in spec.parts],
         "base": sorted(file_sha256(path) for folder in folders for path in folder.rglob("*.safetensors")),
     }

@@ -1,4 +1,5 @@
-"""Dataset versions that no head can learn from, told by their quality report before a worker is taken."""
+"""Dataset versions that a job could not learn from, or not be measured on, told by their quality report before a worker
+is taken."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from services.gateway.models import resolve
+from shared.contracts.early_stopping import StopsEarly, asks_for_looks, check_watched
 from shared.contracts.head_rows import why_no_classes
 from shared.contracts.heads import RANKS, HeadKind
 from shared.contracts.training import DataRef
@@ -49,6 +51,27 @@ def check_version(
         reason = why_no_classes(names)
         assert reason is not None
         raise _refused(reason, param)
+
+
+def check_held_out(
+    connection: Connection,
+    tenant: UUID,
+    given: StopsEarly,
+    training: DataRef,
+    validation: DataRef | None,
+    *,
+    of_files: bool,
+) -> None:
+    """Raises InvalidInput where hyperparameters ask for looks at held-out rows and none are held out, as far as it is
+    known. `of_files` says whether this way of training holds a part of a file's rows out by itself."""
+    if validation is not None or asks_for_looks(given) is None:
+        return
+    if training.kind == "version":
+        report = resolve.version_row(connection, tenant, training.id, param="training_file")["report"]
+        # A report that does not tell leaves it to the job.
+        check_watched(given, (report.get("splits") or {}).get("validation") != 0)
+    else:
+        check_watched(given, of_files)
 
 
 def _refused(message: str, param: str) -> InvalidInput:
