@@ -92,8 +92,9 @@ class GateRules(BaseModel):
     )
     data_gate: Literal["required", "where_known", "off"] = Field(
         default="required",
-        description="whether the training data must be a version whose gate passed; `where_known` lets through "
-        "models trained on a file or brought in from elsewhere, of whose data nothing is known",
+        description="whether the training data, and that of each model it stands on, must be a version whose gate "
+        "passed; `where_known` lets through what was trained on a file or brought in from elsewhere, of whose data "
+        "nothing is known",
     )
     leakage: Literal["none", "off"] = Field(
         default="none",

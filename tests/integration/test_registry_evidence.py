@@ -174,3 +174,59 @@ def test_a_decision_that_says_more_of_the_model_than_is_known_is_refused(
         got[name] = (made["verdict"], forge(gateway, made, all_passed))
     assert got.pop("fit") == ("passed", None)
     assert set(got.values()) == {("failed", "decision_unfounded")}
+
+
+def test_the_data_gate_walks_to_what_a_model_stands_on_and_names_it(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    gateway.add_version("dsv-clean")
+    gateway.add_version("dsv-dirty", passed=False)
+    agreed = {"lineage": {}, "parity": {"passed": True}}
+    # (base, what it began as, learned from): `brought` is from elsewhere.
+    chain = {
+        "brought": (None, None, None),
+        "root": ("brought", None, "dsv-dirty"),
+        "tuned": ("root", None, "dsv-clean"),
+        "adapter": ("tuned", None, "dsv-clean"),
+        "further": ("tuned", "adapter", "dsv-clean"),
+        "taught": ("brought", None, "dsv-clean"),
+        "clean": ("brought", None, "dsv-clean"),
+        "of-a-file": ("brought", None, "file-9"),
+        "on-a-file": ("of-a-file", None, "dsv-clean"),
+    }
+    for name, (base, began_as, learned) in chain.items():
+        gateway.add_model(name, base_id=base)
+        with gateway.as_tenant() as c:
+            c.execute(
+                "UPDATE training.model SET dataset_version = %s, info = %s WHERE id = %s",
+                (learned, Jsonb({**agreed, "started_from": began_as} if learned else {}), name),
+            )
+    with gateway.as_tenant() as c:
+        for job, kind, parent in (
+            ("distill-1", "training.distill", None),
+            ("ftjob-1", "training.fine_tune", "distill-1"),
+        ):
+            c.execute(
+                "INSERT INTO core.job (id, tenant_id, kind, queue, state, payload, max_attempts, max_crashes,"
+                " finished_at, parent_id) VALUES (%s, %s, %s, 'training', 'succeeded', %s, 1, 1, now(), %s)",
+                (job, gateway.tenants["acme"], kind, Jsonb({"teacher": "root"}), parent),
+            )
+        c.execute("UPDATE training.model SET job_id = 'ftjob-1' WHERE id = 'taught'")
+    names = ("tuned", "adapter", "further", "taught", "clean", "on-a-file")
+    for asked in ("required", "where_known"):
+        make(http, f"stands-{asked.replace('_', '-')}", *names, gates={"data_gate": asked})
+    got: dict[str, list[Any]] = {name: [] for name in names}
+    for registered in ("stands-required", "stands-where-known"):
+        for number, name in enumerate(names, 1):
+            told = ok(http.post(f"/v1/registry/{registered}/versions/{number}/gate", json={}))
+            found = next(check for check in told["checks"] if check["name"] == "data_gate")
+            got[name].append(found.get("ancestor") or found["outcome"])
+    assert got == {
+        **{name: ["root", "root"] for name in ("tuned", "adapter", "further", "taught")},
+        "clean": ["passed", "passed"],
+        "on-a-file": ["of-a-file", "passed"],
+    }
+    card = ok(http.get("/v1/models/adapter/card"))
+    assert "It stands on root, which learned from data that fails its gate." in card["limits"]
+    assert promote(http, "stands-required", 2).status_code == 409
+    ok(promote(http, "stands-required", 5))

@@ -136,6 +136,9 @@ def limits(model: Row, facts: Facts, evals: Sequence[Shape], decision: Shape | N
         found.append("It was brought in: what it learned from is not known here.")
     if facts.data_gate_passed is False:
         found.append(f"The data that it learned from fails its gate: {'; '.join(facts.data_gate_reasons)}")
+    refused = facts.refused_ancestor()
+    if refused is not None:
+        found.append(f"It stands on {refused['model']}, which learned from data that fails its gate.")
     if facts.leaked_questions:
         found.append(f"{facts.leaked_questions} questions stand in training and held-out rows alike.")
     if facts.erased:

@@ -14,8 +14,9 @@ from services.gateway.registry import decisions_repository as decisions
 from services.gateway.registry import repository
 from services.gateway.registry import shapes as registry_shapes
 from services.gateway.registry.checks import Item
-from services.gateway.registry.decisions import DATASET, facts_of, items_of
+from services.gateway.registry.decisions import items_of
 from services.gateway.registry.facts import Facts
+from services.gateway.registry.known import DATASET, facts_of
 from shared.artifacts import Artifacts
 from shared.contracts.model_registry import PREFIX
 from shared.db import Connection, Row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,13 +14,12 @@ from services.gateway.models import repository as models_repository
 from services.gateway.registry import decisions_repository as repository
 from services.gateway.registry.checks import METHOD, Item, decide, digest, items_hash, with_waivers
 from services.gateway.registry.facts import Check, Facts
+from services.gateway.registry.known import facts_of
 from services.gateway.registry.releases import registered, version
 from shared.contracts.model_registry import PREFIX, GateRules
 from shared.db import Connection, Database, Row
 from shared.errors import Conflict, NotFound
 from shared.jobs import new_id
-
-DATASET = "dsv-"
 
 
 @dataclass(frozen=True)
@@ -140,34 +139,6 @@ def decision(connection: Connection, found: Row, decision_id: str) -> Row:
     return row
 
 
-def facts_of(connection: Connection, tenant: UUID, model: Row, champion: str | None = None) -> Facts:
-    """What is known of a model: of itself, and of the data that it learned from."""
-    learned, info = model["dataset_version"], model["info"]
-    data = None
-    if learned is not None and learned.startswith(DATASET):
-        data = repository.data_of(connection, tenant, learned)
-    parity = info.get("parity")
-    erased = repository.is_erased(connection, tenant, model["id"])
-    return Facts(
-        model=model["id"],
-        kind=model["kind"],
-        trained_here=learned is not None or "lineage" in info,
-        parity=parity if isinstance(parity, Mapping) else None,
-        dataset_version=learned if data is not None else None,
-        file=learned if data is None else None,
-        data_gate_passed=data["gate_passed"] if data is not None else None,
-        data_gate_reasons=tuple(data["gate"].get("reasons", ())) if data is not None else (),
-        leaked_questions=_leaked(data["report"]) if data is not None else None,
-        erased=erased or (data is not None and data["needs_rebuild"]),
-        champion=champion,
-    )
-
-
-def _leaked(report: Mapping[str, Any]) -> int | None:
-    leaked = (report.get("leakage") or {}).get("questions_in_both_splits")
-    return leaked if isinstance(leaked, int) else None
-
-
 def _gather(connection: Connection, caller: Caller, name: str, number: int, asked: Runs) -> _Evidence:
     tenant = caller.tenant
     found = registered(connection, tenant, name)
@@ -202,8 +173,9 @@ def _gather(connection: Connection, caller: Caller, name: str, number: int, aske
             run = _run(connection, tenant, rules.eval_id, run_id, names, role)
             if run is not None:
                 runs[role] = run
-        if "candidate" in runs and runs["candidate"].is_of(model["dataset_version"]):
-            facts = replace(facts, tested_on=model["dataset_version"])
+        learned = [model["dataset_version"], *(ancestor["data"] for ancestor in facts.ancestors)]
+        own = next((data for data in learned if "candidate" in runs and runs["candidate"].is_of(data)), None)
+        facts = replace(facts, tested_on=own)
     waivers = [
         waiver
         for waiver in repository.waivers(connection, found["id"], number)

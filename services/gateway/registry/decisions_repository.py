@@ -40,6 +40,24 @@ SELECT v.id, d.name AS dataset, v.gate_passed, v.gate, v.report, v.rows, v.train
 FROM data_governance.version v JOIN data_governance.dataset d ON d.id = v.dataset_id
 WHERE v.tenant_id = %s AND v.id = %s ORDER BY v.created_at DESC LIMIT 1"""
 
+# All that a model stands on, as far back as it is known: its base, what it began as, and who taught it. Each with what
+# it learned from; nearest first.
+ANCESTORS = """
+WITH RECURSIVE up AS (
+    SELECT %(model)s::text AS id, 0 AS far
+    UNION
+    SELECT way.id, up.far + 1 FROM up JOIN training.model m ON m.tenant_id = %(tenant)s AND m.id = up.id
+        LEFT JOIN core.job j ON j.id = m.job_id
+        LEFT JOIN core.job d ON d.id = j.parent_id AND d.kind = 'training.distill'
+        CROSS JOIN LATERAL (VALUES (m.base_id), (m.info ->> 'started_from'), (d.payload ->> 'teacher')) AS way (id)
+    WHERE way.id IS NOT NULL AND way.id <> up.id AND up.far < 50)
+SELECT m.id AS model, m.dataset_version AS data, v.gate_passed, v.gate
+FROM (SELECT id, min(far) AS far FROM up GROUP BY id) a
+JOIN training.model m ON m.tenant_id = %(tenant)s AND m.id = a.id
+LEFT JOIN LATERAL (SELECT gate_passed, gate FROM data_governance.version
+    WHERE tenant_id = m.tenant_id AND id = m.dataset_version ORDER BY created_at DESC LIMIT 1) v ON true
+WHERE m.dataset_version IS NOT NULL AND m.id <> %(model)s ORDER BY a.far, m.id"""
+
 ERASED = """
 SELECT erasure_id FROM data_governance.needs_rebuild WHERE tenant_id = %s AND kind = 'model' AND id = %s LIMIT 1"""
 
@@ -192,6 +210,12 @@ def eval_row(connection: Connection, tenant: UUID, eval_id: str) -> Row | None:
 def data_of(connection: Connection, tenant: UUID, version_id: str) -> Row | None:
     """A dataset version with its gate and report."""
     return connection.execute(DATA, (tenant, version_id)).fetchone()
+
+
+def ancestors(connection: Connection, tenant: UUID, model: str) -> list[Row]:
+    """Models that this one stands on and that learned from something here: `model`, `data`, and of a dataset version
+    `gate_passed` and `gate`. Nearest first."""
+    return connection.execute(ANCESTORS, {"tenant": tenant, "model": model}).fetchall()
 
 
 def is_erased(connection: Connection, tenant: UUID, model: str) -> bool:

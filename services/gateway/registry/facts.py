@@ -26,15 +26,25 @@ class Facts:
     leaked_questions: int | None = None
     erased: bool = False
     champion: str | None = None
-    # What it learned from, where the items of its eval are rows of that.
+    # What it, or one that it stands on, learned from, where the items of its eval are rows of that.
     tested_on: str | None = None
+    # The models that it stands on and that learned from something here: `model`, `data`, of a dataset version
+    # `gate_passed` and `reasons`. Nearest first.
+    ancestors: tuple[Mapping[str, Any], ...] = ()
 
     def dump(self) -> dict[str, Any]:
-        return {**asdict(self), "data_gate_reasons": list(self.data_gate_reasons)}
+        lists = {name: list(getattr(self, name)) for name in ("data_gate_reasons", "ancestors")}
+        return {**asdict(self), **lists}
 
     @classmethod
     def load(cls, stored: Mapping[str, Any]) -> Facts:
-        return cls(**{**stored, "data_gate_reasons": tuple(stored["data_gate_reasons"])})
+        """Of a decision's record; an older one says nothing of ancestors, which were not asked of then."""
+        tuples = {name: tuple(stored.get(name, ())) for name in ("data_gate_reasons", "ancestors")}
+        return cls(**{**stored, **tuples})
+
+    def refused_ancestor(self) -> Mapping[str, Any] | None:
+        """The nearest model that it stands on whose data failed its gate."""
+        return next((one for one in self.ancestors if one["gate_passed"] is False), None)
 
 
 def checks_of(rules: GateRules, facts: Facts) -> list[Check]:
@@ -63,6 +73,11 @@ def _parity(rules: GateRules, facts: Facts) -> Check:
 def _data_gate(rules: GateRules, facts: Facts) -> Check:
     if rules.data_gate == "off":
         return check("data_gate", "not_applicable", "not asked for")
+    own = _own_data(rules, facts)
+    return own if own["outcome"] == "failed" else _data_beneath(rules, facts) or own
+
+
+def _own_data(rules: GateRules, facts: Facts) -> Check:
     if facts.dataset_version is not None and facts.data_gate_passed is not None:
         if facts.data_gate_passed:
             return check("data_gate", "passed", f"{facts.dataset_version} passed its gate")
@@ -75,16 +90,44 @@ def _data_gate(rules: GateRules, facts: Facts) -> Check:
     )
 
 
+def _data_beneath(rules: GateRules, facts: Facts) -> Check | None:
+    """What stands against the data of a model that it stands on; one that was brought in has none that is known."""
+    refused = facts.refused_ancestor()
+    if refused is not None:
+        why = "; ".join(refused["reasons"]) or "the gate did not pass"
+        words = f"it stands on {refused['model']}, which learned from {refused['data']}: {why}"
+        return check("data_gate", "failed", words, ancestor=refused["model"])
+    ungoverned = next((one for one in facts.ancestors if one["gate_passed"] is None), None)
+    if ungoverned is None or rules.data_gate == "where_known":
+        return None
+    words = (
+        f"it stands on {ungoverned['model']}, which learned from {ungoverned['data']}, which has no gate; train that "
+        "on a dataset version, or ask where_known"
+    )
+    return check("data_gate", "failed", words, ancestor=ungoverned["model"])
+
+
 def _leakage(rules: GateRules, facts: Facts) -> Check:
     if rules.leakage == "off":
         return check("leakage", "not_applicable", "not asked for")
     if facts.tested_on is not None:
-        return check("leakage", "failed", f"its eval asks rows of {facts.tested_on}, which it learned from")
+        return check(
+            "leakage",
+            "failed",
+            f"its eval asks rows of {facts.tested_on}, which {_learned(facts)} learned from",
+        )
     if facts.leaked_questions is None:
         return check("leakage", "not_applicable", "its data has no report")
     leaked = facts.leaked_questions
     outcome: Outcome = "failed" if leaked else "passed"
     return check("leakage", outcome, f"{leaked} questions stand in both splits", n=leaked)
+
+
+def _learned(facts: Facts) -> str:
+    """Who learned from what it is tested on."""
+    if facts.tested_on in (facts.dataset_version, facts.file):
+        return "it"
+    return next((one["model"] for one in facts.ancestors if one["data"] == facts.tested_on), "it")
 
 
 def _erasure(facts: Facts) -> Check:

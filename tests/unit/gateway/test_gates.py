@@ -167,6 +167,54 @@ def test_how_a_model_was_made_is_a_check_of_its_own(
     assert outcomes(rules(**rule), replace(FACTS, **facts))[check] == outcome
 
 
+REFUSED = {"model": "base", "data": "dsv-0", "gate_passed": False, "reasons": ["9 rows have an id card"]}
+OF_A_FILE = {"model": "base", "data": "file-0", "gate_passed": None, "reasons": []}
+GOVERNED = {"model": "base", "data": "dsv-0", "gate_passed": True, "reasons": []}
+
+
+@pytest.mark.parametrize(
+    ("ancestors", "asked", "outcome", "told"),
+    [
+        ((), "required", "passed", "dsv-1 passed"),
+        ((GOVERNED,), "required", "passed", "dsv-1 passed"),
+        (
+            (GOVERNED, REFUSED),
+            "required",
+            "failed",
+            "stands on base, which learned from dsv-0: 9 rows have an id card",
+        ),
+        ((REFUSED,), "where_known", "failed", "stands on base"),
+        ((REFUSED,), "off", "not_applicable", "not asked"),
+        ((OF_A_FILE,), "required", "failed", "stands on base, which learned from file-0, which has no gate"),
+        ((OF_A_FILE,), "where_known", "passed", "dsv-1 passed"),
+    ],
+)
+def test_the_data_gate_asks_of_what_a_model_stands_on(
+    ancestors: tuple[dict[str, Any], ...], asked: str, outcome: str, told: str
+) -> None:
+    facts = replace(FACTS, ancestors=ancestors)
+    found = next(
+        c for c in decide(rules(data_gate=asked), facts, None, None, None) if c["name"] == "data_gate"
+    )
+    assert (found["outcome"], told in found["reason"]) == (outcome, True), found
+    assert Facts.load(facts.dump()) == facts
+
+
+def test_facts_of_a_decision_from_before_ancestors_were_asked_of_are_read() -> None:
+    stored = FACTS.dump()
+    del stored["ancestors"]
+    assert Facts.load(stored) == FACTS
+
+
+def test_a_model_is_not_tested_on_what_its_base_learned_from() -> None:
+    facts = replace(FACTS, ancestors=(OF_A_FILE,), tested_on="file-0")
+    found = next(c for c in decide(RULES, facts, None, None, None) if c["name"] == "leakage")
+    assert (found["outcome"], found["reason"]) == (
+        "failed",
+        "its eval asks rows of file-0, which base learned from",
+    )
+
+
 def test_a_waiver_lets_through_what_may_be_waived_and_says_so() -> None:
     found = decide(RULES, replace(FACTS, parity=None), items([1.0] * 10), items([1.0] * 10), None)
     waivers = [
