@@ -1,7 +1,7 @@
-"""Evals: what the items are, where a run's come from, what is measured over them, and the job of a run. Pure.
+"""Evals: what a run asks of its items, what is measured over them, and the job of a run. Pure.
 
-Shapes after https://platform.openai.com/docs/api-reference/evals; versions of datasets, `variables`, classifications,
-rankings, metrics and slices are ours.
+Shapes after https://platform.openai.com/docs/api-reference/evals; `variables`, classifications, rankings,
+metrics and slices are ours.
 """
 
 from __future__ import annotations
@@ -10,27 +10,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import JobContract, Message
+from shared.contracts.base import JobContract
+from shared.contracts.eval_items import Config, ItemsRef, Reference, Source, StoredCompletions
 from shared.contracts.graders import Criterion, ModelName, Name, Part, TemplateMessage, TemplateText
 from shared.contracts.inference import ModelRef
 from shared.contracts.model_registry import RegisteredRoute
 from shared.contracts.task import TaskRoute
 from shared.contracts.training import LIGHT_QUEUE, BaseRef
+from shared.errors import InvalidInput
 
-MAX_ITEMS = 50_000
 MAX_METRICS = 32
 MAX_SLICES = 16
-
-# A field of an item: item.name, or deeper.
-Reference = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^item\.\S+$")]
-
-
-class CustomConfig(Part):
-    """Items of one's own, as a JSON schema has them."""
-
-    type: Literal["custom"]
-    item_schema: dict[str, Any]
-    include_sample_schema: bool = False
 
 
 class ClassificationMetric(Part):
@@ -73,59 +63,6 @@ class PerplexityMetric(Part):
 Metric = Annotated[
     ClassificationMetric | TextMetric | RankingMetric | PerplexityMetric, Field(discriminator="type")
 ]
-
-
-class ContentItem(Part):
-    item: dict[str, Any]
-    sample: dict[str, Any] | None = None
-
-
-class FileContent(Part):
-    type: Literal["file_content"]
-    content: list[ContentItem] = Field(min_length=1, max_length=MAX_ITEMS)
-
-
-class FileId(Part):
-    """A file of the purpose `evals`: a line is {"item": {...}, "sample": {...}?}."""
-
-    type: Literal["file_id"]
-    id: str = Field(min_length=1, max_length=256)
-
-
-class DatasetVersion(Part):
-    """Rows of a governed version, by `dsv-...` or DATASET@TAG; a row is an item."""
-
-    type: Literal["dataset_version"]
-    id: str = Field(min_length=1, max_length=256)
-    split: Literal["train", "validation", "all"] = "validation"
-    limit: int | None = Field(default=None, ge=1, le=MAX_ITEMS)
-
-
-class NotServed(Part):
-    """OpenAI's queries over stored answers, which are known so that they can be refused by name."""
-
-    type: Literal["stored_completions", "responses"]
-    created_after: Any = None
-    created_before: Any = None
-    limit: Any = None
-    metadata: Any = None
-    model: Any = None
-    instructions_search: Any = None
-    reasoning_effort: Any = None
-    temperature: Any = None
-    tools: Any = None
-    top_p: Any = None
-    users: Any = None
-
-    @model_validator(mode="after")
-    def _refuse(self) -> Self:
-        raise ValueError(
-            f"a source of the type {self.type!r} is not served; upload the items as a file of the purpose evals "
-            "(file_id), send them (file_content), or name a dataset_version"
-        )
-
-
-Source = Annotated[FileContent | FileId | DatasetVersion | NotServed, Field(discriminator="type")]
 
 
 class TemplateMessages(Part):
@@ -180,17 +117,28 @@ class Jsonl(Part):
 
 
 class _Sampled(Part):
-    """Chats with a served model, adapter or task."""
+    """Chats with a served model, adapter or task. Stored chats without a model are graded as they are, and with one
+    asked again with their own messages where no others are given."""
 
     source: Source
-    model: ModelName
+    # Empty where none is asked.
+    model: ModelName = ""
     input_messages: InputMessages | None = None
     # Of a task, by name: a template, or the value itself where the template is one reference.
     variables: dict[Annotated[str, Field(min_length=1, max_length=64)], TemplateText] | None = None
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
-        if self.input_messages is None and not self.variables:
+        stored = isinstance(self.source, StoredCompletions)
+        asking = self.input_messages is not None or bool(self.variables)
+        if not self.model and (asking or not stored):
+            raise InvalidInput(
+                "missing required parameter 'data_source.model'; only stored_completions are graded without one, and "
+                "then without input_messages",
+                code="missing_required_parameter",
+                param="data_source.model",
+            )
+        if not asking and not stored:
             raise ValueError("input_messages is missing: a template, or a reference to messages of the item")
         return self
 
@@ -230,14 +178,6 @@ DataSource = Annotated[
 ]
 
 
-class ItemsRef(Message):
-    """The items of a run by content; `given` are those that came with the request, JSONL as a file's."""
-
-    kind: Literal["file", "version", "given"]
-    id: str
-    artifact: str
-
-
 class RunEval(JobContract):
     """Answers sampled as a batch where they are not given, judged as another where a model judges, then graded."""
 
@@ -247,7 +187,7 @@ class RunEval(JobContract):
     stall_limit_s: ClassVar[float | None] = 900.0
 
     eval_id: str
-    config: CustomConfig
+    config: Config
     criteria: list[Criterion]
     metrics: list[Metric] = Field(default_factory=list)
     slices: list[str] = Field(default_factory=list)

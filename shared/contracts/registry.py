@@ -37,6 +37,7 @@ from shared.contracts.retrieval import EmbedTexts, FindPassages, IndexFile, Read
 from shared.contracts.scores import Classify, Rerank
 from shared.contracts.searches import RunSearch
 from shared.contracts.sources import ReadRows, SyncSource, TestSource
+from shared.contracts.stored_chats import ExportChats
 from shared.contracts.training import Evaluate, FineTune, Pretrain
 from shared.contracts.warehouse import CollectGarbage, DiffVersions, ExportVersion, QueryVersions
 from shared.errors import InvalidInput
@@ -75,6 +76,7 @@ JOBS: Mapping[str, type[JobContract]] = {
         FindSuspects,
         PickItems,
         ApplyFunctions,
+        ExportChats,
     )
 }
 CALLS: Mapping[str, type[LiveCall]] = {

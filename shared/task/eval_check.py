@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared.contracts.eval_items import STORED_ITEM, Config, FileContent, Source, StoredCompletions
 from shared.contracts.evals import (
     ClassificationMetric,
     Classifications,
     Completions,
-    CustomConfig,
-    FileContent,
     ItemMessages,
     Jsonl,
     Metric,
@@ -57,13 +56,13 @@ class Fields:
         check_reference(reference, place, fields=self.names, open_fields=self.open)
 
 
-def fields(config: CustomConfig) -> Fields:
+def fields(config: Config) -> Fields:
     names, others = fields_of(config.item_schema)
     return Fields(names, others, config.include_sample_schema)
 
 
 def check_eval(
-    config: CustomConfig,
+    config: Config,
     criteria: Sequence[Criterion],
     metrics: Sequence[Metric],
     slices: Sequence[str],
@@ -163,7 +162,7 @@ def _check_source(source: str, place: str) -> None:
 
 
 def check_data_source(
-    config: CustomConfig, source: Jsonl | Completions | Responses | Classifications | Ranking
+    config: Config, source: Jsonl | Completions | Responses | Classifications | Ranking
 ) -> None:
     """Raise InvalidInput for a run's source that does not go with its eval; items that came along are looked at."""
     known = fields(config)
@@ -173,6 +172,7 @@ def check_data_source(
             "include_sample_schema true",
             param="data_source.type",
         )
+    _check_stored(config, source.source)
     # A request is made of the item alone.
     asking = Fields(known.names, known.open, False)
     match source:
@@ -188,6 +188,21 @@ def check_data_source(
             check_item(config, one.item, f"data_source.source.content[{index}].item")
 
 
+def _check_stored(config: Config, source: Source) -> None:
+    """Raise InvalidInput for stored chats in an eval whose items have what no chat has."""
+    if not isinstance(source, StoredCompletions):
+        return
+    missing = [
+        name for name in config.item_schema.get("required", []) if name not in STORED_ITEM["properties"]
+    ]
+    if missing:
+        raise InvalidInput(
+            f"this eval's items need {', '.join(missing)}, which a stored chat has not; it has "
+            f"{', '.join(STORED_ITEM['properties'])}; make an eval with the data_source_config stored_completions",
+            param="data_source.source",
+        )
+
+
 def _check_messages(source: Completions | Responses, asking: Fields) -> None:
     place = "data_source.input_messages"
     if isinstance(source.input_messages, ItemMessages):
@@ -199,7 +214,7 @@ def _check_messages(source: Completions | Responses, asking: Fields) -> None:
         asking.template(template, f"data_source.variables.{name}")
 
 
-def check_item(config: CustomConfig, item: Mapping[str, Any], place: str) -> None:
+def check_item(config: Config, item: Mapping[str, Any], place: str) -> None:
     """Raise InvalidInput where an item does not fit its eval's schema."""
     if (wrong := misfit(config.item_schema, item, place)) is not None:
         raise InvalidInput(wrong, code="invalid_item", param=place)

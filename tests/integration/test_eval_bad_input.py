@@ -26,7 +26,16 @@ def gateway(
 
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
-    ({"data_source_config": {"type": "logs"}}, "data_source_config.type", "is not served"),
+    (
+        {"data_source_config": {"type": "logs", "metadata": {"use": 1}}},
+        "data_source_config.metadata.use",
+        "valid string",
+    ),
+    (
+        {"data_source_config": {"type": "logs", "item_schema": {"type": "object"}}},
+        "data_source_config.item_schema",
+        "unknown parameter",
+    ),
     (
         {"data_source_config": config({"type": "list"})},
         "data_source_config.item_schema.type",
@@ -116,7 +125,9 @@ def test_a_wrong_run_is_refused_before_a_worker_is_taken(gateway: RunningGateway
     good = given({"question": "a", "answer": "a"})
     template = {"type": "template", "template": [{"role": "user", "content": "{{item.quest}}"}]}
     wrong: list[tuple[dict[str, Any], str, str]] = [
-        ({"type": "jsonl", "source": {"type": "stored_completions"}}, "data_source.source", "not served"),
+        ({"type": "jsonl", "source": {"type": "responses"}}, "data_source.source", "not served"),
+        ({"type": "jsonl", "source": {"type": "stored_completions"}}, "data_source.source", "need question"),
+        ({"type": "completions", "source": good}, "data_source.model", "missing"),
         (
             {"type": "jsonl", "source": {"type": "file_id", "id": "file-x"}},
             "data_source.source.id",
@@ -170,3 +181,36 @@ def test_python_is_refused_where_the_operator_has_not_let_it(
     assert made.json()["error"]["param"] == "testing_criteria[1].type"
     assert "HELIU_EVAL_PYTHON=on" in made.json()["error"]["message"]
     assert (tried.status_code, tried.json()["error"]["param"]) == (400, "grader.type")
+
+
+def test_a_wrong_run_over_stored_chats_is_refused_before_a_worker_is_taken(gateway: RunningGateway) -> None:
+    grader = {**EXACT, "reference": "{{item.output_text}}"}
+    config = {"type": "stored_completions", "metadata": {"use": "refunds"}}
+    with gateway.http() as http:
+        made = http.post(
+            "/v1/evals", json={"data_source_config": config, "testing_criteria": [grader]}
+        ).json()
+        unknown = {**EXACT, "reference": "{{item.answer}}"}
+        refused = http.post("/v1/evals", json={"data_source_config": config, "testing_criteria": [unknown]})
+        assert refused.json()["error"]["param"] == "testing_criteria[0].reference"
+        source = {"type": "stored_completions"}
+        asking = {"type": "item_reference", "item_reference": "item.input"}
+        wrong: list[tuple[dict[str, Any], str, str]] = [
+            ({"source": source}, "data_source.source", "no stored chat"),
+            (
+                {"source": {**source, "metadata": {"use": "other"}}},
+                "data_source.source.metadata.use",
+                "refunds",
+            ),
+            ({"source": {**source, "created_after": 9, "created_before": 3}}, "created_after", "behind"),
+            ({"source": {**source, "limit": 0}}, "data_source.source.limit", "greater"),
+            ({"source": source, "input_messages": asking}, "data_source.model", "missing"),
+            ({"source": source, "model": "nope"}, "data_source.model", "does not exist"),
+        ]
+        for more, param, words in wrong:
+            answer = http.post(
+                f"/v1/evals/{made['id']}/runs", json={"data_source": {"type": "completions", **more}}
+            )
+            error = answer.json()["error"]
+            assert answer.status_code in (400, 404), error
+            assert (error["param"], words in error["message"]) == (param, True), error

@@ -658,3 +658,86 @@ def test_a_models_perplexity_is_that_of_the_references(stage: Stage) -> None:
     assert (told["n"], told["skipped"]) == (6, {"no_likelihood": 1})
     # An upstream's weights are not here.
     assert far.model_extra["metrics"][0]["skipped"] == {"no_likelihood": 7}
+
+
+def test_stored_chats_are_graded_as_they_are_and_asked_again_of_another_model(stage: Stage) -> None:
+    client = stage.client
+    said: list[Any] = [
+        client.chat.completions.create(
+            model="far",
+            messages=[{"role": "system", "content": "echo"}, {"role": "user", "content": text}],
+            store=True,
+            metadata={"use": "stored", "kind": kind},
+        )
+        for text, kind in (("red", "colour"), ("blue", "colour"), ("seven", "number"))
+    ]
+    job = stage.operator.post(
+        "/v1/chat/completions",
+        json={
+            "model": "far",
+            "messages": [{"role": "user", "content": "green"}],
+            "background": True,
+            "store": True,
+            "metadata": {"use": "stored", "kind": "colour"},
+        },
+        headers={"authorization": f"Bearer {stage.harness.key()}"},
+    ).json()
+    stage.harness.wait_job(job["id"])
+    for kind in ("stored_completions", "logs"):
+        made = client.evals.create(
+            name=kind,
+            data_source_config={"type": kind, "metadata": {"use": "stored"}},  # type: ignore[misc,arg-type]
+            testing_criteria=[
+                {
+                    "type": "string_check",
+                    "name": "about red",
+                    "input": "{{sample.output_text}} {{item.input[1].content}}",
+                    "reference": "red red",
+                    "operation": "eq",
+                },
+                {
+                    "type": "string_check",
+                    "name": "as before",
+                    "input": "{{sample.output_text}}",
+                    "reference": "{{item.output_text}}",
+                    "operation": "eq",
+                },
+            ],
+        )
+        told = made.data_source_config.to_dict()
+        assert (told["type"], told["metadata"]) == (kind, {"use": "stored"})
+        assert set(told["schema"]["properties"]) == {"item", "sample"}  # type: ignore[index]
+    assert {one.id for one in client.chat.completions.list(metadata={"use": "stored"})} >= {
+        one.id for one in said
+    }
+
+    as_they_are = client.evals.runs.create(
+        made.id,
+        data_source={
+            "type": "completions",
+            "source": {"type": "stored_completions", "metadata": {"kind": "colour"}},
+        },
+    )
+    again = client.evals.runs.create(
+        made.id,
+        data_source={
+            "type": "completions",
+            "source": {"type": "stored_completions", "model": "far", "limit": 3},
+            "model": "far",
+            "sampling_params": {"temperature": 0},
+        },
+    )
+    as_they_are, again = stage.ended(made.id, as_they_are.id), stage.ended(made.id, again.id)
+    assert (as_they_are.status, as_they_are.error) == ("completed", None)
+    counts = as_they_are.result_counts
+    assert (counts.total, counts.passed, counts.errored) == (3, 1, 1), "the one without a system message errs"
+    assert "model" not in as_they_are.data_source.to_dict()
+    assert as_they_are.per_model_usage == []
+    items = list(client.evals.runs.output_items.list(as_they_are.id, eval_id=made.id, status="pass"))  # type: ignore[arg-type]
+    assert items[0].datasource_item["id"] == said[0].id
+    assert [one.content for one in items[0].sample.input] == ["echo", "red"]
+    assert items[0].sample.output[0].content == "red"
+    assert (again.status, again.error) == ("completed", None)
+    by_name = {one.testing_criteria: one for one in again.per_testing_criteria_results}
+    assert (again.result_counts.total, by_name["as before"].passed) == (3, 3)
+    assert again.per_model_usage[0].invocation_count == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from services.gateway.shapes import Row, Shape, unix
+from shared.contracts.eval_items import STORED_ITEM
 from shared.contracts.item_schema import TOLD
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "cached_tokens": 0}
@@ -45,12 +46,18 @@ def eval_(row: Row) -> Shape:
 
 def _config(stored: Row) -> Shape:
     """The schema of all that a template may use, as OpenAI answers it."""
+    if stored["type"] != "custom":
+        schema = _schema({"item": STORED_ITEM, "sample": SAMPLE_SCHEMA})
+        return {"type": stored["type"], "metadata": stored.get("metadata") or {}, "schema": schema}
     item = {k: v for k, v in stored["item_schema"].items() if k not in TOLD or k == "title"}
     properties: Shape = {"item": item}
     if stored["include_sample_schema"]:
         properties["sample"] = SAMPLE_SCHEMA
-    schema = {"type": "object", "properties": properties, "required": list(properties)}
-    return {"type": "custom", "schema": schema}
+    return {"type": "custom", "schema": _schema(properties)}
+
+
+def _schema(properties: Shape) -> Shape:
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def run(row: Row, criteria: list[Shape], base: str) -> Shape:

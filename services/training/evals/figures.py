@@ -13,13 +13,7 @@ import numpy as np
 from services.training.evals import classes, corpus
 from services.training.evals.items import Item
 from services.training.evals.sampling import Sample
-from shared.contracts.evals import (
-    ClassificationMetric,
-    Metric,
-    PerplexityMetric,
-    RankingMetric,
-    TextMetric,
-)
+from shared.contracts.evals import ClassificationMetric, Metric, PerplexityMetric, RankingMetric, TextMetric
 from shared.errors import HeliuError, InvalidInput
 from shared.statistics import Interval, interval, interval_of
 from shared.task.eval_check import metric_name

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.contracts.evals import MAX_ITEMS, CustomConfig
+from shared.contracts.eval_items import MAX_ITEMS, Config
 from shared.errors import HeliuError, InvalidInput
 from shared.task.eval_check import LANGUAGE, LONGEST_ITEM, SHORT, check_item, sliced
 from shared.task.item_template import look_up
@@ -22,7 +22,7 @@ from shared.text.language import script_of
 CODE = "invalid_eval_data"
 LONGEST_SLICE = 64
 KEYS = frozenset({"item", "sample"})
-NO_TEXT = (*SHORT, "role", "id")
+NO_TEXT = (*SHORT, "role", "id", "model", "metadata", "finish_reason")
 Raw = tuple[dict[str, Any], dict[str, Any] | None]
 
 
@@ -89,7 +89,7 @@ def of_version(paths: Sequence[Path], split: str) -> Iterator[Raw]:
 
 def items_of(
     rows: Iterable[Raw],
-    config: CustomConfig,
+    config: Config,
     *,
     slices: Sequence[str],
     cluster: str | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from services.training.evals.items import Item
 from shared.contracts.chat import parse_chat
 from shared.contracts.classifications import parse_classification
+from shared.contracts.eval_items import StoredCompletions
 from shared.contracts.evals import (
     Classifications,
     Completions,
@@ -97,7 +98,11 @@ def _chat(
             name: _variable(template, item, values, f"data_source.variables.{name}")
             for name, template in source.variables.items()
         }
-    return body | _settings(source)
+    settings = _settings(source)
+    if isinstance(source.source, StoredCompletions) and "tools" not in settings and item.get("tools"):
+        # Asked again as it was asked.
+        settings["tools"] = item["tools"]
+    return body | settings
 
 
 def _messages(value: Any, reference: str) -> list[Any]:
@@ -141,7 +146,7 @@ def _response_format(form: dict[str, Any]) -> dict[str, Any]:
 def asked_of(source: Jsonl | Asking, item: Item, check: Check) -> list[dict[str, str]]:
     """The messages that were sent, as an output item shows them; empty where there were none or the item made none."""
     if isinstance(source, Jsonl):
-        return []
+        return _shown(item.item["input"]) if isinstance(source.source, StoredCompletions) else []
     try:
         body = request(source, item, check)
     except HeliuError:
@@ -149,7 +154,11 @@ def asked_of(source: Jsonl | Asking, item: Item, check: Check) -> list[dict[str,
     if "messages" not in body:
         text = str(body.get("query") or body.get("input") or "")
         return [{"role": "user", "content": text}]
-    return [{"role": str(m.get("role")), "content": _plain(m.get("content"))} for m in body["messages"]]
+    return _shown(body["messages"])
+
+
+def _shown(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [{"role": str(m.get("role")), "content": _plain(m.get("content"))} for m in messages]
 
 
 def _plain(content: Any) -> str:
@@ -159,7 +168,7 @@ def _plain(content: Any) -> str:
 def sample_of(source: Jsonl | Asking, item: Item, row: Mapping[str, Any] | None, check: Check) -> Sample:
     """The sample of an item: what came with it, or what its row of the batch (a line of its output) says."""
     if isinstance(source, Jsonl):
-        return Sample(with_json(item.sample or {}), [])
+        return Sample(with_json(item.sample or {}), asked_of(source, item, check))
     asked = asked_of(source, item, check)
     if row is None:
         try:
@@ -187,11 +196,17 @@ def _values(source: Asking, body: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(source, Ranking):
         ordered = body["results"]
         return {**head, "output_text": json.dumps(ordered), "output_json": ordered, "finish_reason": "stop"}
+    return chat_values(source.model, body)
+
+
+def chat_values(model: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What templates see of a chat's answer, in OpenAI's shape: its first choice."""
     choice = body["choices"][0]
     message = choice["message"]
     return with_json(
         {
-            **head,
+            "model": model,
+            "usage": body.get("usage") or {},
             "output_text": message.get("content") or "",
             "output_tools": message.get("tool_calls") or [],
             "finish_reason": choice["finish_reason"],

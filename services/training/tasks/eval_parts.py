@@ -17,7 +17,8 @@ import numpy.typing as npt
 from services.training.repository import evals as repository
 from shared.contracts.answers import CHAT
 from shared.contracts.batches import Batch
-from shared.contracts.evals import MAX_ITEMS, RunEval
+from shared.contracts.eval_items import MAX_ITEMS
+from shared.contracts.evals import RunEval
 from shared.contracts.inference import Endpoint, rows_queue
 from shared.contracts.retrieval import EMBED_TEXTS, EmbedTexts
 from shared.db import Row

@@ -13,12 +13,15 @@ from services.training.evals import sampling
 from services.training.evals.figures import Row, gather, summary
 from services.training.evals.items import Item, Raw, items_of, of_lines, of_version
 from services.training.evals.sampling import Asking, Sample, sample_of
+from services.training.evals.stored import item_of
 from services.training.repository import evals as repository
 from services.training.tasks import eval_likelihoods as likelihoods
 from services.training.tasks import eval_parts
 from services.training.tasks.eval_grading import Grading, is_cosine, result_counts
 from services.training.tasks.eval_parts import Rows
-from shared.contracts.evals import DatasetVersion, Jsonl, RunEval
+from shared import stored_chats
+from shared.contracts.eval_items import DatasetVersion
+from shared.contracts.evals import Jsonl, RunEval
 from shared.contracts.graders import LabelModel, ScoreModel
 from shared.contracts.task import TaskSpec
 from shared.errors import HeliuError, InvalidInput
@@ -107,6 +110,11 @@ class _Run:
             cache = self._platform.settings.home / "cache"
             folder = Path(self._platform.artifacts.materialize(ref.artifact, cache))
             yield from of_version(sorted(folder.glob("data/*.parquet")), self._source.source.split)
+            return
+        if ref.chats is not None:
+            tenant = self._ctx.job.tenant_id
+            for chat in stored_chats.each(self._ctx.transaction, tenant, ref.chats):
+                yield item_of(chat.id, chat.model, chat.metadata, chat.body)
             return
         with self._platform.artifacts.open(ref.artifact) as source:
             yield from of_lines(source)

@@ -14,7 +14,7 @@ from services.training.evals.grade import Answers, Graded, Graders
 from services.training.evals.items import Item, items_of, of_lines
 from services.training.evals.python_grader import MOST_HANGS, PythonGrading
 from services.training.evals.sampling import Sample, request, sample_of, source_of, with_json
-from shared.contracts.evals import CustomConfig
+from shared.contracts.eval_items import CustomConfig
 from shared.contracts.graders import Criterion, LabelModel, ScoreModel
 from shared.errors import InvalidInput
 from shared.task.judging import judge_body, read_verdict
