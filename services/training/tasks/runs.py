@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,23 +12,17 @@ from services.training import repository
 from services.training.engine_check import check_engine
 from services.training.lineage import lineage, settings_in
 from services.training.supervise import Sink, supervise
+from services.training.tasks.checkpoints import Checkpoints
 from services.training.tasks.inputs import Inputs
 from services.training.tasks.tracking import Tracking
 from services.training.tasks.trials import open_trial
 from shared.contracts.preferences import TunePreferences
 from shared.contracts.training import FineTune
-from shared.db import Connection, retrying
+from shared.db import Connection
 from shared.errors import HeliuError
 from shared.job_context import JobContext, Outcome
-from shared.jobs import new_id
 from shared.stop import ChildCrashed, Stopped
 from shared.worker import Platform
-
-# What an engine needs of a checkpoint; the optimizer's state is not for serving.
-SERVED = re.compile(
-    r"adapter_(config\.json|model\.safetensors)|(generation_)?config\.json|model[^/]*\.(safetensors|index\.json)"
-    r"|tokenizer[^/]*|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja|vocab\.json|merges\.txt"
-)
 
 # Progress is written no more often than this, and always for the last step.
 PROGRESS_S = 1.0
@@ -61,7 +54,6 @@ class TrainingRun:
         tuned: FineTune | TunePreferences | None = None,
     ) -> None:
         self._platform = platform
-        self._tuned = tuned
         self._ctx = ctx
         self._model_name = model_name
         self._trial = open_trial(ctx)
@@ -71,6 +63,9 @@ class TrainingRun:
         self._told_at = 0.0
         # What the run says of the settings that it was to choose.
         self._chosen: dict[str, Any] = {}
+        # A trial of a search registers no model.
+        served = tuned if self._trial is None else None
+        self._checkpoints = Checkpoints(platform, ctx, model_name, served, self.inputs, self._lineage)
 
     def train(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Run the child to its result frame. Raises Stopped, ChildCrashed, or the child's own typed error."""
@@ -90,7 +85,7 @@ class TrainingRun:
         sink = Sink(
             event=self._event,
             metrics=self._metrics,
-            checkpoint=self._checkpoint,
+            checkpoint=self._checkpoints.keep,
             span=self._span,
             progress=self._progress,
             touch=ctx.touch,
@@ -110,7 +105,7 @@ class TrainingRun:
         self._ctx.event("message", message, data, level)
 
     def _span(self, name: str, start_ns: int, end_ns: int, attributes: dict[str, Any]) -> None:
-        self._tracking.pace.interrupt(name, (end_ns - start_ns) / 1e9)
+        self._tracking.span(name, start_ns, end_ns)
         self._platform.tracing.record(
             name, start_ns, end_ns, parent=self._ctx.span.traceparent, attributes=attributes
         )
@@ -160,58 +155,6 @@ class TrainingRun:
         self._tracking.metrics(step, data)
         if self._trial is not None:
             self._trial.told(step, data)
-
-    def _checkpoint(self, step: int, path: Path, metrics: dict[str, Any]) -> None:
-        """Store the folder, then move the job's pointer to it under the fence: resume reads the pointer only."""
-        ctx = self._ctx
-        artifact = self._platform.artifacts.put_tree(path)
-        serves = (
-            self._tuned is not None and self._tuned.hyperparameters.serves_checkpoints and self._trial is None
-        )
-        served = self._platform.artifacts.put_tree(path, SERVED.fullmatch) if serves else None
-
-        def write() -> None:
-            with ctx.transaction() as connection:
-                if self._tuned and served:
-                    self._add_model(connection, self._tuned, step, served, metrics)
-                repository.add_checkpoint(
-                    connection,
-                    new_id("ftckpt_"),
-                    ctx.job.tenant_id,
-                    ctx.job.id,
-                    step=step,
-                    epoch=ctx.job.epoch,
-                    artifact=artifact,
-                    model_id=f"{self._model_name}:ckpt-step-{step}",
-                    metrics=metrics,
-                )
-                repository.set_checkpoint(connection, ctx.job.id, step, artifact)
-
-        retrying(write, attempts=8, patience=0.2)
-        ctx.job.progress["checkpoint"] = {"step": step, "artifact": artifact}
-        ctx.event("message", f"checkpoint at step {step}", {"step": step})
-
-    def _add_model(
-        self,
-        connection: Connection,
-        job: FineTune | TunePreferences,
-        step: int,
-        artifact: str,
-        metrics: dict[str, Any],
-    ) -> None:
-        """A checkpoint of a fine-tuning run can be served like its end."""
-        lora = job.hyperparameters.makes_adapter
-        repository.add_model(
-            connection,
-            self._ctx.job.tenant_id,
-            f"{self._model_name}:ckpt-step-{step}",
-            artifact=artifact,
-            job_id=self._ctx.job.id,
-            dataset_version=job.training.id,
-            info={"checkpoint": step, **metrics, **self.inputs.begun, "lineage": self._lineage({}, metrics)},
-            base_id=job.base.root if lora else job.base.model,
-            base_artifact=job.base.base_artifact if lora else None,
-        )
 
     def finish(
         self,
