@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from services.data_governance.pairs import answers, with_answers
+
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 # Marks that change what is said: 2.5 is not 25, nor 100-150 or -5 their digits, nor C++ C, 5% 5, $5 €5.
 _SIGNS = "+#%=<>$€£¥°"
@@ -63,6 +65,10 @@ class Row:
             return tuple([m[1] for m in self.messages])
         return (self.text or "",)
 
+    def said(self) -> tuple[str, ...]:
+        """The same, and of a preference pair the answers that stand in other columns: all that a rewrite must reach."""
+        return (*self.texts(), *answers(self.meta))
+
     def content(self) -> str:
         """Canonical JSON of what the row says: messages or text, and label."""
         return _json((self.messages, self.text, self.label))
@@ -73,6 +79,11 @@ class Row:
             return replace(self, text=texts[0])
         turns = zip(self.messages, texts, strict=True)
         return replace(self, messages=tuple(Message(m.role, text) for m, text in turns))
+
+    def with_said(self, said: Sequence[str]) -> Row:
+        """The row that says this instead, one text for each that `said` has."""
+        own = len(self.texts())
+        return replace(self.with_texts(said[:own]), meta=with_answers(self.meta, said[own:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,11 @@ class Blocked:
 
     def __call__(self, rows: Sequence[Row]) -> Outcome:
         outcome = Outcome()
-        places = [(at, text) for at, row in enumerate(rows) for text in row.texts()]
+        places = [(at, text) for at, row in enumerate(rows) for text in row.said()]
         plain = pl.Series([self._plain(text) for _, text in places], dtype=pl.String)
         hits = {places[index][0] for index in plain.str.contains_any(self._words).arg_true()}
         for at, row in enumerate(rows):
-            found = [list(self._found(text)) for text in row.texts()] if at in hits else []
+            found = [list(self._found(text)) for text in row.said()] if at in hits else []
             if any(found):
                 self._act(row, found, outcome)
             else:
@@ -75,7 +75,7 @@ class Blocked:
             )
             return
         if self._params.action == "mask":
-            after = row.with_texts([self._masked(*pair) for pair in zip(row.texts(), found, strict=True)])
+            after = row.with_said([self._masked(*pair) for pair in zip(row.said(), found, strict=True)])
         else:
             meta = {**json.loads(row.meta), FLAG: numbers}
             told = json.dumps(meta, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

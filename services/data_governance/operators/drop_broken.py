@@ -28,7 +28,7 @@ class Broken:
 
 
 def _damage(row: Row) -> tuple[str, str] | None:
-    for index, text in enumerate(row.texts(), start=1):
+    for index, text in enumerate(row.said(), start=1):
         if why := damage(text):
             return "encoding_damage", f"text {index}: {why}"
     return None

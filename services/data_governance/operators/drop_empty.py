@@ -17,8 +17,9 @@ class Empty:
     def __call__(self, rows: Sequence[Row]) -> Outcome:
         outcome = Outcome()
         for row in rows:
-            blank = [index for index, text in enumerate(row.texts()) if not text or text.isspace()]
-            if len(blank) == len(row.texts()):
+            said = row.said()
+            blank = [index for index, text in enumerate(said) if not text or text.isspace()]
+            if len(blank) == len(said):
                 outcome.dropped.append(Dropped(row, "empty", "the row has no text"))
             elif blank:
                 outcome.dropped.append(Dropped(row, "empty_message", f"message {blank[0] + 1} is blank"))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from services.data_governance.buckets import buckets, groups
+from services.data_governance.pairs import answers
 from services.data_governance.rows import Dropped, KeyColumns, Row, hash128, normalise_key
 from shared.contracts.steps.exact_duplicates import ExactDuplicates
 
@@ -49,4 +50,8 @@ class Duplicates:
         for role, text in zip(roles, row.texts(), strict=True):
             said = normalise_key(text) if self._params.normalised else text
             parts += [role, str(len(said)), said]
+        # Of two pairs that share the better answer, each has something to tell.
+        for answer in answers(row.meta):
+            said = normalise_key(answer) if self._params.normalised else answer
+            parts += ["answer", str(len(said)), said]
         return "\x1f".join(parts)

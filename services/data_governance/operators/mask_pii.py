@@ -90,11 +90,12 @@ def mask_row(
         counts.update(item.type for item in found)
         return pii.replace(text, found, written)
 
-    texts = [masked(text) for text in row.texts()]
-    after = row.with_texts(texts) if counts else row
+    # Among the other columns a pair's answers are found by themselves.
+    said = [masked(text) for text in (row.texts() if meta else row.said())]
+    after = row if not counts else row.with_texts(said) if meta else row.with_said(said)
     label = masked(row.label) if row.label is not None else None
     identity = masked(row.id)
-    others = row.meta
+    others = after.meta
     if meta and any(_find(text, types, before) for text, before in _meta_texts(row.meta, types)):
         others = _json(_walk(json.loads(row.meta), masked))
     if not counts:
@@ -104,7 +105,7 @@ def mask_row(
 
 def count_pii(row: Row, types: Collection[PiiType] = CORE_TYPES, *, meta: bool = True) -> Counter[PiiType]:
     """How much personal data of each type is in any column of the row, names of fields included."""
-    plain = ((text, "") for text in (*row.texts(), row.label or "", row.id))
+    plain = ((text, "") for text in (*(row.texts() if meta else row.said()), row.label or "", row.id))
     places = (*plain, *_meta_texts(row.meta, types)) if meta else plain
     found = [item.type for text, before in places for item in _find(text, types, before)]
     return Counter(found) if found else Counter()

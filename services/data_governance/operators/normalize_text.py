@@ -42,8 +42,8 @@ class Normalize:
         outcome = Outcome()
         for row in rows:
             counts: dict[str, int] = {}
-            texts = [text if _TIDY(text) else self._text(text, counts) for text in row.texts()]
-            after = row.with_texts(texts) if counts else row
+            said = [text if _TIDY(text) else self._text(text, counts) for text in row.said()]
+            after = row.with_said(said) if counts else row
             outcome.kept.append(after)
             if counts:
                 outcome.changed.append(Changed(row, after, counts))

@@ -15,8 +15,8 @@ def rewritten(rows: Sequence[Row], rewrite: Callable[[str, dict[str, int]], str]
     outcome = Outcome()
     for row in rows:
         counts: dict[str, int] = {}
-        texts = [rewrite(text, counts) for text in row.texts()]
-        after = row.with_texts(texts) if counts else row
+        said = [rewrite(text, counts) for text in row.said()]
+        after = row.with_said(said) if counts else row
         outcome.kept.append(after)
         if counts:
             outcome.changed.append(Changed(row, after, counts))
