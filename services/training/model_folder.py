@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -84,11 +86,32 @@ def load_base(
             local_files_only=True,
             **given,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as exc:
-        raise InvalidInput(
-            f"the base model cannot be loaded: {exc}", code="invalid_model", param="model"
-        ) from exc
+        raise _unloadable(exc) from exc
+    return model if placed else model.to(device), load_tokenizer(folder, chats=chats)
+
+
+def outline_base(folder: Path) -> PreTrainedModel:
+    """The base of a folder without its weights, which stand on no device; buffers are what they are in the base."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with init_empty_weights(include_buffers=False):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as exc:
+        raise _unloadable(exc) from exc
+    # Parameters that stood on no device each for itself are one again where the model ties them.
+    model.tie_weights()
+    return model.eval()
+
+
+def load_tokenizer(folder: Path, *, chats: bool = True) -> PreTrainedTokenizerBase:
+    """A base's tokenizer, which can pad and end. Raises InvalidInput `invalid_model`."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as exc:
+        raise _unloadable(exc) from exc
     if chats and tokenizer.chat_template is None:
         raise InvalidInput(
             "the base model has no chat template; it must have one to be tuned",
@@ -99,7 +122,11 @@ def load_base(
         raise InvalidInput("the base model's tokenizer has no end token", code="invalid_model", param="model")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model if placed else model.to(device), tokenizer
+    return tokenizer
+
+
+def _unloadable(why: Exception) -> InvalidInput:
+    return InvalidInput(f"the base model cannot be loaded: {why}", code="invalid_model", param="model")
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:

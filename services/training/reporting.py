@@ -4,67 +4,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from services.training import world
-from services.training.checkpoint import CheckpointStore
-from services.training.plan import Schedule
 from services.training.run import STOP_REASONS, Run
+from services.training.tuning.plan import Plan
 from shared.contracts.generation_config import FILE as GENERATION_CONFIG
 
 _FULL = ("valid_loss", "valid_mean_token_accuracy")
-
-
-@dataclass
-class Plan:
-    """What the trainer follows: rows of all epochs in order, and when to log, check and save.
-
-    `counts` are how many sequences each row holds where that is not one; `kept` stands in each checkpoint; `whole` says
-    that the rows which are watched are all that are held out; `owes_validation` that a stop came before the look at
-    them which the last step is due.
-    """
-
-    run: Run
-    schedule: Schedule
-    rows: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
-    batch_size: int
-    rows_per_epoch: int
-    checkpoint_every: int
-    log_every: int
-    store: CheckpointStore | None = None
-    last_metrics: dict[str, float] = field(default_factory=dict)
-    counts: npt.NDArray[np.int64] | None = None
-    kept: dict[str, Any] = field(default_factory=dict)
-    whole: bool = False
-    owes_validation: bool = False
-
-    def epoch(self, step: int) -> float:
-        rows = min(step * self.batch_size, len(self.rows))
-        return (rows if self.counts is None else int(self.counts[:rows].sum())) / self.rows_per_epoch
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it, for `restore`."""
-        return {**self.schedule.state(), "kept": self.kept, "owes_validation": self.owes_validation}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.schedule.restore(state)
-        # Checkpoints of earlier releases do not say.
-        self.owes_validation = state.get("owes_validation", False)
-
-    def tokens_of(self, step: int) -> int:
-        """Tokens seen in the first `step` steps, padding left out."""
-        return int(self.lengths[: step * self.batch_size].sum())
 
 
 class Reporting(Trainer):  # type: ignore[misc]  # transformers is untyped here
@@ -83,6 +38,25 @@ class Reporting(Trainer):  # type: ignore[misc]  # transformers is untyped here
         self.left = False
         super().__init__(callbacks=[_Conductor(self)], **arguments)
         self.remove_callback(PrinterCallback)
+
+    def ready(self) -> None:
+        """The model is where it is trained, and has not made a step."""
+
+    def train(self, resume_from_checkpoint: Path | None = None) -> None:
+        """To the end, or to where it is `left`; the model is then as the last step made it."""
+        source = str(resume_from_checkpoint) if resume_from_checkpoint else None
+        with contextlib.suppress(_AtItsEnd):
+            super().train(resume_from_checkpoint=source)
+
+    def keep(self) -> None:
+        """Give the model the weights that are to be kept, after the last step."""
+        looks, best = self.plan.looks, self.plan.best
+        if best is not None and looks.step not in (None, self.state.global_step):
+            best.give(self.model)
+            self.plan.run.event(
+                f"keeps the weights of step {looks.step}, where valid_loss was the lowest",
+                data={"best_step": looks.step},
+            )
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The project's curve instead of a named one, because a time budget may shorten it."""
@@ -140,6 +114,8 @@ class Reporting(Trainer):  # type: ignore[misc]  # transformers is untyped here
             if path.name not in ("training_args.bin", "README.md"):
                 shutil.move(path, folder / path.name)
         shutil.rmtree(aside)
+        if self.plan.best is not None:
+            self.plan.best.join(folder)
         if not (folder / GENERATION_CONFIG).exists():
             # An adapter's checkpoint may be served: it ends and decodes as the adapter will.
             made = self.accelerator.unwrap_model(self.model)
@@ -147,14 +123,17 @@ class Reporting(Trainer):  # type: ignore[misc]  # transformers is untyped here
         (folder / "plan.json").write_text(json.dumps(self.plan.state()), encoding="utf-8")
 
 
-def _agree(plan: Plan) -> str | None:
-    """Why to stop now, and how long the run is: what the first of its processes knows, in all of them."""
-    wish = STOP_REASONS.index(plan.run.stop_reason) + 1 if plan.run.stop_reason else 0
-    plan.schedule.total, wish = world.agreed([plan.schedule.total, wish])
+class _AtItsEnd(Exception):
+    """A run that goes on has no step left: the trainer would make one before it looks."""
+
+
+def wished(run: Run) -> str | None:
+    """Why to stop now: what the first of the run's processes knows, in all of them."""
+    (wish,) = world.agreed([STOP_REASONS.index(run.stop_reason) + 1 if run.stop_reason else 0])
     if not wish:
         return None
     if world.rank() > 0:
-        plan.run.request_stop(STOP_REASONS[wish - 1])
+        run.request_stop(STOP_REASONS[wish - 1])
     return STOP_REASONS[wish - 1]
 
 
@@ -170,11 +149,12 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._clock, self._epoch_start = time.perf_counter(), time.time_ns()
         self._logged_step = state.global_step
+        self._trainer.ready()
         if self._trainer.plan.owes_validation:
             self._trainer.plan.owes_validation = False
             self._trainer.evaluate()
         if state.global_step >= self._trainer.plan.schedule.total:
-            control.should_training_stop = True
+            raise _AtItsEnd
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
@@ -182,7 +162,8 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
         plan, step = self._trainer.plan, state.global_step
         if world.rank() == 0 and plan.schedule.after_step(step):
             plan.run.event(f"cut to {plan.schedule.total} steps to stay within max_seconds", "warn")
-        wish = _agree(plan)
+        (plan.schedule.total,) = world.agreed([plan.schedule.total])
+        wish = wished(plan.run)
         last = step >= plan.schedule.total
         boundary = int(plan.epoch(step)) > int(plan.epoch(step - 1)) or last
         due = step % plan.checkpoint_every == 0 and not last
@@ -200,6 +181,15 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
         self._trainer.left = stop is not None
         return control
 
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        plan, step = self._trainer.plan, state.global_step
+        if step >= plan.schedule.total and plan.planned is not None:
+            # What was not told yet of the last steps is told behind the loop.
+            control.should_log = control.should_training_stop = True
+        return control
+
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
@@ -210,6 +200,9 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
             if plan.whole:
                 # As OpenAI has it: `valid_` is of some held-out rows, `full_valid_` of all.
                 data |= {f"full_{name}": data[name] for name in _FULL if name in data}
+            found = world.told(data)
+            if plan.look(step, found) and plan.best is not None:
+                plan.best.take(self._trainer.model)
         elif "loss" in logs:
             now = time.perf_counter()
             seen = plan.tokens_of(step) - plan.tokens_of(self._logged_step)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,25 +15,29 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from services.training import world
-from services.training.checkpoint import Checkpoint, CheckpointStore, fingerprint, verify
+from services.training.checkpoint import Checkpoint, CheckpointStore, verify
 from services.training.dataset import Split, conversations, read_rows
 from services.training.hyperparameters import SftHyperparameters, parse
 from services.training.model_folder import context_length, linear_layers, prepare_torch
+from services.training.parity import sample_rows
+from services.training.ranks.shares import held, load_once, settle
 from services.training.ranks.unshard import as_one
 from services.training.run import Result, Run, Stopped
 from services.training.sft_trainer import ReportingTrainer
 from services.training.spec import Spec
-from services.training.start import load_start, weights_of
+from services.training.start import mark_of
 from services.training.tokenizer import Encoded, encode_conversation
 from services.training.tuning import attention, losses
 from services.training.tuning.adapters import adapter_facts, lora_config, quantized, with_adapter
 from services.training.tuning.arguments import arguments
+from services.training.tuning.best import BestWeights
 from services.training.tuning.choices import choose
 from services.training.tuning.machine import shape_of, this_machine
 from services.training.tuning.planning import batch_size_for, dataset, make_plan
 from services.training.tuning.probe import fits, fitted
 from services.training.tuning.saving import save, whole
 from services.training.tuning.shards import compile_layers, shard_on_cpu
+from shared.contracts.early_stopping import check_watched
 from shared.errors import InvalidInput
 
 # Below this many parameters a model is trained on a CPU in minutes, and wants high rates and many looks at its data.
@@ -50,13 +53,15 @@ def run(spec: Spec, run: Run) -> Result:
     """
     wanted = parse(SftHyperparameters, spec.hyperparameters)
     device = prepare_torch(spec.threads, spec.seed)
-    mark = _fingerprint(spec, wanted)
+    # On how many processes a run goes on makes it no other run.
+    mark = mark_of(spec, {**wanted.identity(), "processes": None})
     resumed = verify(spec.resume_from, fingerprint=mark) if spec.resume_from else None
     state = _state(resumed)
 
     with run.timed("load") as seen:
-        model, tokenizer = load_start(spec, device, merge=wanted.method == "full", **_loading(wanted, device))
-        seen["parameters"] = parameters = model.num_parameters()
+        model, tokenizer = load_once(spec, device, merge=wanted.method == "full", **_loading(wanted, device))
+        seen.update(held(model))
+        parameters = model.num_parameters()
     layers = linear_layers(model)
     small = parameters < SMALL_MODEL
     adapter = None
@@ -66,26 +71,33 @@ def run(spec: Spec, run: Run) -> Result:
         room = min(wanted.max_length or _LONGEST, context_length(model))
         training = _encode(spec, tokenizer, "train", room)
         held_out = _encode(spec, tokenizer, "validation", room)
+        check_watched(wanted, bool(held_out))
         tokens = sum(len(e.ids) for e in training)
         seen |= {"sequences": len(training), "tokens": tokens}
 
     why_unpacked = None
     if wanted.packing is not False:
-        why_unpacked = attention.unpackable(model, device, [e.ids for e in training])
+        if world.rank() == 0:
+            why_unpacked = attention.unpackable(model, device, [e.ids for e in training])
+        why_unpacked = world.told(why_unpacked)
     torch.manual_seed(spec.seed)
     if wanted.method == "lora":
         model = with_adapter(model, adapter, spec, wanted)
+    settle(model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    machine = this_machine(device, trainable)
+    machine = this_machine(device, trainable, model)
     lengths = [len(e.ids) for e in training]
     batch_size = batch_size_for(wanted, lengths, machine.processes, small=small)
     chosen = choose(wanted, shape_of(model), machine, lengths, batch_size, why_unpacked)
-    chosen = chosen.kept(state.get("kept", {}))
+    chosen = world.told(chosen.kept(state.get("kept", {})))
     if device.type == "cuda" and chosen.processes == 1 and not resumed:
         longest = max(lengths)
         chosen = fitted(run, chosen, longest, lambda tried: fits(model, tried, longest, trainable))
     plan, packs = make_plan(run, wanted, lengths, batch_size, chosen, spec.seed, small=small)
     plan.whole = len(held_out) < VALIDATION_SEQUENCES
+    plan.looks.patience = wanted.early_stopping_patience
+    if held_out and wanted.keep_best is not False:
+        plan.best = BestWeights(spec.workdir, resumed.path if resumed else None)
     if world.rank() == 0:
         plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
     peak = _learning_rate(wanted, model) * wanted.learning_rate_multiplier
@@ -133,20 +145,18 @@ def run(spec: Spec, run: Run) -> Result:
         processing_class=tokenizer,
     )
     if resumed:
-        plan.restore(state)
+        plan.restore(state, resumed.metrics)
         run.event(f"resumed at step {resumed.step}")
-    source = resumed.path if resumed else None
-    if source is not None and world.size() == 1:
-        source = as_one(source, spec.workdir)
-    trainer.train(resume_from_checkpoint=str(source) if source else None)
+    trainer.train(as_one(resumed.path, spec.workdir) if resumed else None)
     if trainer.left:
         raise Stopped(run.stop_reason or "drain", trainer.state.global_step)
     step = trainer.state.global_step
+    trainer.keep()
 
     with run.timed("save"):
         model = whole(trainer, model, spec, wanted, adapter)
         if world.rank() == 0:
-            save(run, spec, wanted, model, tokenizer)
+            save(run, spec, wanted, model, tokenizer, sample_rows(spec))
     return Result(
         str(spec.output_dir),
         plan.tokens_of(step),
@@ -159,19 +169,9 @@ def run(spec: Spec, run: Run) -> Result:
             **shape,
             **({} if wanted.makes_adapter else {"linear_layers": layers}),
             **plan.last_metrics,
+            **plan.ends,
         },
     )
-
-
-def _fingerprint(spec: Spec, wanted: SftHyperparameters) -> str:
-    facts = {
-        "kind": spec.kind,
-        "seed": spec.seed,
-        # On how many processes a run goes on makes it no other run.
-        "hyperparameters": asdict(wanted) | {"processes": None},
-        "base": weights_of(spec),
-    }
-    return fingerprint(facts, {"train": list(spec.data.train), "validation": list(spec.data.validation)})
 
 
 def _state(resumed: Checkpoint | None) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import torch
 from trl import SFTTrainer
 
 from services.training import world
-from services.training.reporting import Plan, Reporting
+from services.training.reporting import Reporting
 from services.training.tuning import losses
 from services.training.tuning.losses import Loss
+from services.training.tuning.plan import Plan
 
 __all__ = ["Plan", "ReportingTrainer"]
 

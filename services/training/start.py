@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from services.training.checkpoint import file_sha256
-from services.training.model_folder import load_adapter, load_base, pin_decoding
+from services.training.checkpoint import file_sha256, fingerprint
+from services.training.model_folder import (
+    load_adapter,
+    load_base,
+    load_tokenizer,
+    outline_base,
+    pin_decoding,
+)
 from services.training.spec import Spec
 from shared.errors import InvalidInput
 
@@ -34,16 +40,24 @@ def load_start(
     """
     assert spec.base_dir is not None
     model, tokenizer = load_base(spec.base_dir, device, chats=chats, **options)
-    if spec.adapter_dir is None:
-        pin_decoding(model, spec.decoding)
-        return model, tokenizer
-    if (spec.adapter_dir / "tokenizer_config.json").exists():
-        tokenizer = _tokenizer(spec.adapter_dir, tokenizer)
-    if merge:
+    if spec.adapter_dir is not None and merge:
         # PEFT has frozen the base.
         model = load_adapter(model, spec.adapter_dir).merge_and_unload().requires_grad_(True)
     pin_decoding(model, spec.decoding)
-    return model, tokenizer
+    return model, _tokenizer_of(spec, tokenizer)
+
+
+def outline_start(spec: Spec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The same without weights, for a process that gets its share of them from another: an adapter that is added to
+    them changes no shape."""
+    assert spec.base_dir is not None
+    return outline_base(spec.base_dir), _tokenizer_of(spec, load_tokenizer(spec.base_dir))
+
+
+def _tokenizer_of(spec: Spec, base: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    if spec.adapter_dir is None or not (spec.adapter_dir / "tokenizer_config.json").exists():
+        return base
+    return _tokenizer(spec.adapter_dir, base)
 
 
 def _tokenizer(folder: Path, base: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -75,6 +89,10 @@ def trained_on(model: PreTrainedModel, folder: Path, given: Mapping[str, Any], d
                 param=f"hyperparameters.{ours}",
             )
     config.lora_dropout = dropout
+    if model.device.type == "meta":
+        # Its matrices come with the base's, from the process that has both.
+        config.inference_mode = False
+        return get_peft_model(model, config, low_cpu_mem_usage=True)
     try:
         return PeftModel.from_pretrained(
             model, folder, is_trainable=True, config=config, local_files_only=True
@@ -95,6 +113,17 @@ def _config(folder: Path) -> LoraConfig:
 
 def _unusable(why: str) -> InvalidInput:
     return InvalidInput(f"the adapter cannot be started from: {why}", code="invalid_model", param="model")
+
+
+def mark_of(spec: Spec, hyperparameters: Mapping[str, Any]) -> str:
+    """The fingerprint of a run that tunes a model: what decides it, for its checkpoints."""
+    facts = {
+        "kind": spec.kind,
+        "seed": spec.seed,
+        "hyperparameters": dict(hyperparameters),
+        "base": weights_of(spec),
+    }
+    return fingerprint(facts, {"train": list(spec.data.train), "validation": list(spec.data.validation)})
 
 
 def weights_of(spec: Spec) -> dict[str, str]:

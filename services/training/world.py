@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 def size() -> int:
@@ -15,6 +18,22 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def join(device: torch.device) -> None:
+    """Meet the other processes; whatever moves weights later finds them met."""
+    if size() > 1 and not torch.distributed.is_initialized():
+        # On GPUs, too, what is gathered whole goes to a CPU.
+        torch.distributed.init_process_group("cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo")
+
+
+def told(value: T) -> T:
+    """The first process's value, of anything that can be pickled, in all of them."""
+    if size() == 1:
+        return value
+    held = [value]
+    torch.distributed.broadcast_object_list(held, src=0)
+    return held[0]
+
+
 def agreed(values: list[int]) -> list[int]:
     """The values of the first process, in all of them."""
     if size() == 1:
@@ -23,6 +42,25 @@ def agreed(values: list[int]) -> list[int]:
     held = torch.tensor(values, dtype=torch.int64, device=device)
     torch.distributed.broadcast(held, src=0)
     return [int(value) for value in held.tolist()]
+
+
+def summed(values: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, on the CPU."""
+    if size() > 1:
+        torch.distributed.all_reduce(values)
+    return values
+
+
+def gathered(value: int) -> list[int]:
+    """Of all processes, in their order. On a CPU: who waits there for one that writes a large model waits long enough.
+    Where the processes cannot meet on one, it is this one's alone."""
+    if size() == 1 or not torch.distributed.is_initialized():
+        return [value]
+    if "gloo" not in torch.distributed.get_backend_config():
+        return [value]
+    held = [torch.zeros(1, dtype=torch.int64) for _ in range(size())]
+    torch.distributed.all_gather(held, torch.tensor([value], dtype=torch.int64))
+    return [int(one) for one in held]
 
 
 def together() -> None:

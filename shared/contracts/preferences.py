@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from shared.contracts.base import JobContract, Message
+from shared.contracts.early_stopping import EARLY_STOPPING_PATIENCE, KEEP_BEST, KeepBest, Patience
 from shared.contracts.parameters import (
     CHECKPOINT_EVERY,
     LOG_EVERY,
@@ -22,6 +23,7 @@ from shared.contracts.parameters import (
 )
 from shared.contracts.pinned import PinnedDecoding
 from shared.contracts.training import BaseRef, DataRef
+from shared.contracts.tuning import PROCESSES, Processes
 from shared.errors import InvalidInput
 
 PreferenceLoss = Literal[
@@ -89,6 +91,9 @@ class PreferenceParameters(Message):
     max_seconds: Annotated[float, Field(ge=1, le=1e8)] | Auto = MAX_SECONDS
     checkpoint_every: Count | Auto = CHECKPOINT_EVERY
     log_every: Count | Auto = LOG_EVERY
+    processes: Processes = PROCESSES
+    early_stopping_patience: Patience = EARLY_STOPPING_PATIENCE
+    keep_best: KeepBest = KEEP_BEST
 
     @property
     def makes_adapter(self) -> bool:
@@ -107,7 +112,13 @@ class PreferenceParameters(Message):
 
 
 def check_preferences(given: PreferenceParameters) -> None:
-    """Raise InvalidInput for a hyperparameter that does not go with method or loss."""
+    """Raise InvalidInput for a hyperparameter that does not go with method, loss or batch."""
+    batch, processes = given.batch_size, given.processes
+    if batch != "auto" and processes != "auto" and batch % processes:
+        raise InvalidInput(
+            f"batch_size {batch} cannot be shared out evenly among {processes} processes; it must be a multiple",
+            param="hyperparameters.processes",
+        )
     if given.method == "full":
         for name in _LORA:
             if getattr(given, name) not in ("auto", False):

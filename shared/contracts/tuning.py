@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Message
+from shared.contracts.early_stopping import EARLY_STOPPING_PATIENCE, KEEP_BEST, KeepBest, Patience
 from shared.contracts.parameters import (
     BATCH_SIZE,
     CHECKPOINT_EVERY,
@@ -26,6 +27,14 @@ from shared.errors import InvalidInput
 
 Quantization = Literal["none", "nf4", "int8"]
 TuneLoss = Literal["cross_entropy", "label_smoothing", "dft"]
+
+
+Processes = Annotated[int, Field(ge=1, le=64)] | Auto
+PROCESSES: Any = Field(
+    "auto",
+    description="Over how many processes the model is sharded (FSDP2), one to a GPU; auto is the number of the "
+    "worker's GPUs.",
+)
 
 
 class LoraParameters(Message):
@@ -118,11 +127,9 @@ class FineTuneParameters(LoraParameters):
         description="Compile the model with torch.compile first: minutes at the start, faster steps after. Needs a "
         "C++ compiler on the worker.",
     )
-    processes: Annotated[int, Field(ge=1, le=64)] | Auto = Field(
-        "auto",
-        description="Over how many processes the model is sharded (FSDP2), one to a GPU; auto is the number of the "
-        "worker's GPUs.",
-    )
+    processes: Processes = PROCESSES
+    early_stopping_patience: Patience = EARLY_STOPPING_PATIENCE
+    keep_best: KeepBest = KEEP_BEST
 
     @property
     def makes_adapter(self) -> bool:

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from trl import DPOConfig
 
+from services.training import world
 from services.training.dpo.encode import EncodedPair
 from services.training.hyperparameters import DpoHyperparameters, SftHyperparameters
 from services.training.plan import Schedule, epochs_for, order
-from services.training.reporting import Plan
 from services.training.run import Run
 from services.training.spec import Spec
+from services.training.tuning.arguments import sharded
 from services.training.tuning.choices import Choices, choose
 from services.training.tuning.machine import shape_of, this_machine
+from services.training.tuning.plan import Plan
 from shared.contracts.preferences import SMOOTHED
 
 # What the epochs of a small model come to in tokens, the most of them, and the tokens of a step.
@@ -34,7 +36,6 @@ def as_tuned(wanted: DpoHyperparameters) -> SftHyperparameters:
         target_modules=wanted.target_modules,
         use_rslora=wanted.use_rslora,
         packing=False,
-        processes=1,
     )
 
 
@@ -44,6 +45,7 @@ def make_plan(
     wanted: DpoHyperparameters,
     pairs: Sequence[EncodedPair],
     model: Any,
+    device: torch.device,
     trainable: int,
     kept: dict[str, Any],
     *,
@@ -51,19 +53,25 @@ def make_plan(
 ) -> tuple[Plan, Choices]:
     """`kept` is what a resumed run chose before."""
     lengths = [p.tokens for p in pairs]
+    machine = this_machine(device, trainable, model)
     auto = max(4, min(64, round(STEP_TOKENS * len(lengths) / sum(lengths)))) if small else 16
-    batch_size = wanted.batch_size or min(auto, len(lengths))
+    auto = min(auto, len(lengths))
+    # Equal shares, where nobody asked for a number.
+    batch_size = wanted.batch_size or -(-auto // machine.processes) * machine.processes
     if wanted.n_epochs is None and wanted.max_steps is not None:
         epochs = -(-wanted.max_steps * batch_size // len(lengths))
     elif small:
         epochs = wanted.n_epochs or epochs_for(sum(lengths), SMALL_TARGET_TOKENS, SMALL_MOST_EPOCHS)
     else:
         epochs = wanted.n_epochs or 1
-    machine = this_machine(torch.device(model.device), trainable)
     chosen = choose(
         as_tuned(wanted), shape_of(model), machine, lengths, batch_size, "pairs are compared side by side"
-    ).kept(kept)
+    )
+    chosen = world.told(chosen.kept(kept))
     rows = order(lengths, epochs, batch_size, spec.seed)
+    if chosen.processes > 1 and len(rows) > batch_size:
+        # Processes take equal shares of whole steps; the last, short one is left out.
+        rows = rows[: len(rows) // batch_size * batch_size]
     steps = -(-len(rows) // batch_size)
     total = min(steps, wanted.max_steps or steps)
     rows = rows[: total * batch_size]
@@ -90,7 +98,7 @@ def learning_rate(wanted: DpoHyperparameters, model: Any) -> float:
 
 
 def arguments(
-    spec: Spec, wanted: DpoHyperparameters, chosen: Choices, peak: float, device: torch.device
+    spec: Spec, wanted: DpoHyperparameters, chosen: Choices, peak: float, device: torch.device, model: Any
 ) -> DPOConfig:
     """Only what is set on purpose: no reports, no hub, no bars; order, schedule and saving are ours."""
     lora = wanted.method == "lora"
@@ -124,4 +132,5 @@ def arguments(
         report_to="none",
         push_to_hub=False,
         disable_tqdm=True,
+        **(sharded(model) if chosen.processes > 1 else {}),
     )

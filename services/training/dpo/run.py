@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
-from services.training.checkpoint import CheckpointStore, fingerprint, verify
+from services.training import world
+from services.training.checkpoint import CheckpointStore, verify
 from services.training.dpo.encode import encode_pairs
 from services.training.dpo.planning import arguments, as_tuned, learning_rate, make_plan
 from services.training.dpo.rows import Pair, read_both
 from services.training.dpo.trainer import PreferenceTrainer, Scores
 from services.training.hyperparameters import DpoHyperparameters, parse
-from services.training.model_folder import (
-    context_length,
-    linear_layers,
-    prepare_torch,
-    save_adapter,
-    save_model,
-)
-from services.training.parity import Sample, leave_samples
+from services.training.model_folder import context_length, linear_layers, prepare_torch
+from services.training.parity import Sample
+from services.training.ranks.shares import held, load_once, settle
+from services.training.ranks.unshard import as_one
 from services.training.run import Result, Run, Stopped
 from services.training.spec import Spec
-from services.training.start import load_start, weights_of
+from services.training.start import mark_of
 from services.training.tuning.adapters import adapter_facts, lora_config, with_adapter
+from services.training.tuning.best import BestWeights
+from services.training.tuning.saving import save, whole
+from services.training.tuning.shards import shard_on_cpu
+from shared.contracts.early_stopping import check_watched
 
 # Below this many parameters a model is trained on a CPU in minutes, and wants more looks at its data.
 SMALL_MODEL = 50_000_000
@@ -42,19 +42,21 @@ def run(spec: Spec, run: Run) -> Result:
     """
     wanted = parse(DpoHyperparameters, spec.hyperparameters)
     device = prepare_torch(spec.threads, spec.seed)
-    mark = _fingerprint(spec, wanted)
+    # On how many processes a run goes on makes it no other run.
+    mark = mark_of(spec, {name: value for name, value in wanted.identity().items() if name != "processes"})
     resumed = verify(spec.resume_from, fingerprint=mark) if spec.resume_from else None
 
     with run.timed("load") as seen:
         rows, others = read_both(spec.data.train, spec.data.validation, spec.seed)
         options: dict[str, Any] = {"dtype": torch.float32} if wanted.method == "full" else {}
-        model, tokenizer = load_start(spec, device, merge=wanted.method == "full", **options)
-        seen |= {"pairs": len(rows), "parameters": model.num_parameters()}
+        model, tokenizer = load_once(spec, device, merge=wanted.method == "full", **options)
+        seen |= {"pairs": len(rows), **held(model)}
     parameters, room = model.num_parameters(), min(wanted.max_length or _LONGEST, context_length(model))
     with run.timed("tokenise") as seen:
         pairs, long = encode_pairs(tokenizer, rows, room, "training_file")
         others = [others[i] for i in sorted(_watched(len(others), spec.seed))]
         held_out, long_too = encode_pairs(tokenizer, others, room, "validation_file")
+        check_watched(wanted, bool(held_out))
         seen["tokens"] = tokens = sum(p.tokens for p in pairs)
     if long + long_too:
         run.event(f"{long + long_too} pairs are over {room} tokens and were left out", "warn")
@@ -62,15 +64,22 @@ def run(spec: Spec, run: Run) -> Result:
     small = parameters < SMALL_MODEL
     like_tuned = as_tuned(wanted)
     torch.manual_seed(spec.seed)
+    adapter = None
     if wanted.method == "lora":
-        fresh = spec.adapter_dir is None
-        config = lora_config(like_tuned, linear_layers(model), small=small) if fresh else None
-        model = with_adapter(model, config, spec, like_tuned)
+        if spec.adapter_dir is None:
+            adapter = lora_config(like_tuned, linear_layers(model), small=small)
+        model = with_adapter(model, adapter, spec, like_tuned)
+    settle(model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     state = json.loads((resumed.path / "plan.json").read_text(encoding="utf-8")) if resumed else {}
-    plan, chosen = make_plan(run, spec, wanted, pairs, model, trainable, state.get("kept", {}), small=small)
+    kept = state.get("kept", {})
+    plan, chosen = make_plan(run, spec, wanted, pairs, model, device, trainable, kept, small=small)
     plan.whole = len(held_out) < VALIDATION_PAIRS
-    plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
+    plan.looks.patience = wanted.early_stopping_patience
+    if held_out and wanted.keep_best is not False:
+        plan.best = BestWeights(spec.workdir, resumed.path if resumed else None)
+    if world.rank() == 0:
+        plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
     peak = learning_rate(wanted, model) * wanted.learning_rate_multiplier
     told = {
         "method": wanted.method,
@@ -93,50 +102,43 @@ def run(spec: Spec, run: Run) -> Result:
             "gradient_accumulation_steps": chosen.parts,
             "gradient_checkpointing": chosen.checkpointing,
             "precision": chosen.precision,
+            "processes": chosen.processes,
             "reasons": chosen.reasons,
         },
     )
+    settings = arguments(spec, wanted, chosen, peak, device, model)
+    if chosen.processes > 1 and device.type == "cpu":
+        shard_on_cpu()
     trainer = PreferenceTrainer(
         plan=plan,
         pairs=pairs,
         held_out=held_out,
         model=model,
-        args=arguments(spec, wanted, chosen, peak, device),
+        args=settings,
         processing_class=tokenizer,
     )
     if resumed:
-        plan.restore(state)
+        plan.restore(state, resumed.metrics)
         run.event(f"resumed at step {resumed.step}")
-    trainer.train(resume_from_checkpoint=str(resumed.path) if resumed else None)
+    trainer.train(as_one(resumed.path, spec.workdir) if resumed else None)
     step = trainer.state.global_step
     if trainer.left:
         raise Stopped(run.stop_reason or "drain", step)
+    trainer.keep()
 
     measured = {}
     if held_out:
         with run.timed("eval", step=step):
             measured = _measured(run, trainer.before, trainer.scores(held_out), wanted.beta)
     with run.timed("save"):
-        if wanted.method == "lora":
-            save_adapter(model, tokenizer, spec.output_dir)
-        else:
-            save_model(model, tokenizer, spec.output_dir)
-        leave_samples(model, tokenizer, _samples(others or rows), spec.workdir)
+        model = whole(trainer, model, spec, like_tuned, adapter)
+        if world.rank() == 0:
+            save(run, spec, like_tuned, model, tokenizer, _samples(others or rows))
     return Result(
         str(spec.output_dir),
         plan.tokens_of(step),
-        {**told, "steps": step, "epochs": plan.epoch(step), **measured, **plan.last_metrics},
+        {**told, "steps": step, "epochs": plan.epoch(step), **measured, **plan.last_metrics, **plan.ends},
     )
-
-
-def _fingerprint(spec: Spec, wanted: DpoHyperparameters) -> str:
-    facts = {
-        "kind": spec.kind,
-        "seed": spec.seed,
-        "hyperparameters": asdict(wanted),
-        "base": weights_of(spec),
-    }
-    return fingerprint(facts, {"train": list(spec.data.train), "validation": list(spec.data.validation)})
 
 
 def _watched(count: int, seed: int) -> list[int]:

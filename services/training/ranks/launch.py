@@ -18,7 +18,7 @@ from shared.child import Child, ChildGone
 from shared.errors import HeliuError, InvalidInput
 from shared.frames import Frame
 
-_RUNNERS = {"sft": "services.training.sft"}
+_RUNNERS = {"sft": "services.training.sft", "dpo": "services.training.dpo.run"}
 
 
 def run(spec: Spec, run: Run) -> Result:

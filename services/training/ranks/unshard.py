@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 
+from services.training import world
+
 # As accelerate and transformers name them.
 _WEIGHTS, _NAMED, _NUMBERED = "pytorch_model_fsdp.bin", "optimizer.bin", "optimizer.pt"
 
 
 def as_one(checkpoint: Path, workdir: Path) -> Path:
-    """The same folder where one process wrote it, else one under `workdir` with links to its files.
+    """The same folder where one process wrote it, or several read it, else one under `workdir` with links to its files.
 
     The optimizer's state stands there by parameter names, in the order of its groups, in which a single process counts
     them.
     """
-    if not (checkpoint / _WEIGHTS).exists():
+    if world.size() > 1 or not (checkpoint / _WEIGHTS).exists():
         return checkpoint
     folder = workdir / "unsharded"
     folder.mkdir(parents=True, exist_ok=True)

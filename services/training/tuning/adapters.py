@@ -45,7 +45,7 @@ def with_adapter(
 ) -> Any:
     """A new adapter of this configuration on the model, or the one that the run starts from, to be trained further."""
     if config is not None:
-        return get_peft_model(model, config)
+        return get_peft_model(model, config, low_cpu_mem_usage=model.device.type == "meta")
     assert spec.adapter_dir is not None
     return trained_on(model, spec.adapter_dir, spec.hyperparameters, wanted.lora_dropout)
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from trl import SFTConfig
 
 from services.training.hyperparameters import SftHyperparameters
+from services.training.ranks.shares import handed_out
 from services.training.spec import Spec
 from services.training.tokenizer import Encoded
 from services.training.tuning.choices import Choices
@@ -60,11 +61,11 @@ def arguments(
         report_to="none",
         push_to_hub=False,
         disable_tqdm=True,
-        **(_sharded(model) if chosen.processes > 1 else {}),
+        **(sharded(model) if chosen.processes > 1 else {}),
     )
 
 
-def _sharded(model: PreTrainedModel) -> dict[str, Any]:
+def sharded(model: PreTrainedModel) -> dict[str, Any]:
     """FSDP2 over all processes, a unit to a layer; state is gathered whole, so that any number can go on with it."""
     layers = sorted(model._no_split_modules or ())
     return {
@@ -73,7 +74,7 @@ def _sharded(model: PreTrainedModel) -> dict[str, Any]:
             "version": 2,
             "state_dict_type": "FULL_STATE_DICT",
             "reshard_after_forward": True,
-            "cpu_ram_efficient_loading": False,
+            "cpu_ram_efficient_loading": handed_out(model),
             **({"transformer_layer_cls_to_wrap": layers} if layers else {}),
         },
     }

@@ -17,12 +17,15 @@ _OF_RAM, _OF_GPU = 0.5, 0.85
 _TRAINED_BYTES = 12
 
 
-def this_machine(device: torch.device, trainable: int) -> Machine:
+def this_machine(device: torch.device, trainable: int, model: PreTrainedModel) -> Machine:
     """Once the model is loaded: what of its memory is left for activations, and what it computes."""
     processes = world.size()
     trained = trainable * _TRAINED_BYTES / processes
     if device.type == "cuda":
         free = torch.cuda.mem_get_info()[0] * _OF_GPU
+        if processes > 1:
+            # Each GPU has yet to get its share.
+            free -= sum(p.numel() * p.element_size() for p in model.parameters()) / processes
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         free, bf16 = psutil.virtual_memory().available * _OF_RAM / processes, False

@@ -10,11 +10,11 @@ from datasets import Dataset
 
 from services.training.hyperparameters import SftHyperparameters
 from services.training.plan import Schedule, epochs_for, order
-from services.training.reporting import Plan
 from services.training.run import Run
 from services.training.tokenizer import Encoded
 from services.training.tuning.choices import Choices
 from services.training.tuning.packing import pack_order
+from services.training.tuning.plan import Plan
 
 # A small model is trained on a CPU in minutes, and wants high rates and many looks at its data.
 SMALL_TARGET_TOKENS = 220_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from services.training.model_folder import (
     save_adapter,
     save_model,
 )
-from services.training.parity import leave_samples, sample_rows
+from services.training.parity import Sample, leave_samples
 from services.training.run import Run
 from services.training.spec import Spec
 from services.training.start import load_start
+from services.training.tuning import attention
 from services.training.tuning.adapters import with_adapter
 
 _PLAIN_ATTENTION = "sdpa"
@@ -28,7 +30,8 @@ _PLAIN_ATTENTION = "sdpa"
 def whole(trainer: Any, model: Any, spec: Spec, wanted: SftHyperparameters, adapter: Any) -> Any:
     """The trained model as one process has it; sharded, it is gathered into a fresh one in the first process."""
     if world.size() == 1:
-        model.set_attn_implementation(_PLAIN_ATTENTION)
+        if model.config._attn_implementation == attention.NAME:
+            model.set_attn_implementation(_PLAIN_ATTENTION)
         return model
     weights = trainer.accelerator.get_state_dict(trainer.model)
     if world.rank() > 0:
@@ -43,9 +46,14 @@ def whole(trainer: Any, model: Any, spec: Spec, wanted: SftHyperparameters, adap
 
 
 def save(
-    run: Run, spec: Spec, wanted: SftHyperparameters, model: Any, tokenizer: PreTrainedTokenizerBase
+    run: Run,
+    spec: Spec,
+    wanted: SftHyperparameters,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    samples: Sequence[Sample],
 ) -> None:
-    """Write the folder, and beside it what the engine is held against."""
+    """Write the folder, and beside it what the engine is held against: some of the `samples`."""
     assert spec.base_dir is not None
     if wanted.method == "full":
         save_model(model, tokenizer, spec.output_dir)
@@ -63,4 +71,4 @@ def save(
         run.event(f"trained on a base in {wanted.quantization}, served on the base as it is stored", "warn")
         model = load_adapter(load_base(spec.base_dir, model.device)[0], spec.output_dir)
         pin_decoding(model, spec.decoding)
-    leave_samples(model, tokenizer, sample_rows(spec), spec.workdir)
+    leave_samples(model, tokenizer, samples, spec.workdir)

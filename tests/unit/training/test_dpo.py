@@ -22,33 +22,14 @@ from tests.unit.training.child_runs import kill_after_a_checkpoint
 
 TUNED = {"max_steps": 24, "batch_size": 8, "lora_r": 4, "learning_rate": 1e-2, "log_every": 1}
 PINNED = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
-POLITE, RUDE = {"zh": "谢谢您。", "en": " Thanks!"}, {"zh": "走开吧。", "en": " Go off!"}
-
-
-def _pairs(count: int, seed: int) -> list[dict[str, Any]]:
-    """The same answer twice, with a polite and with a rude end."""
-    rows = []
-    for row in tiny_runs.conversations(count, seed):
-        question, answer = row["messages"]
-        language = "zh" if answer["content"].endswith("。") else "en"
-        ends = (POLITE[language], RUDE[language])
-        better, worse = ([{"role": "assistant", "content": answer["content"] + end}] for end in ends)
-        rows.append(
-            {
-                "input": {"messages": [question]},
-                "preferred_output": better,
-                "non_preferred_output": worse,
-            }
-        )
-    return rows
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     folder = tmp_path_factory.mktemp("pairs")
     return {
-        "train": tiny_runs.write(folder / "train.jsonl", _pairs(60, 7)),
-        "validation": tiny_runs.write(folder / "validation.jsonl", _pairs(20, 8)),
+        "train": tiny_runs.write(folder / "train.jsonl", tiny_runs.pairs(60, 7)),
+        "validation": tiny_runs.write(folder / "validation.jsonl", tiny_runs.pairs(20, 8)),
     }
 
 

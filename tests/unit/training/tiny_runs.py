@@ -21,6 +21,8 @@ ANSWERS = {
     "refund": "The refund arrives within three days.",
     "delivery": "Your parcel arrives on Monday.",
 }
+# Of an answer: a polite end, and a rude one.
+ENDS = {"zh": ("谢谢您。", "走开吧。"), "en": (" Thanks!", " Go off!")}
 SHAPE = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "context_length": 96}
 PRETRAIN = SHAPE | {"max_steps": 60, "batch_size": 4, "log_every": 10, "checkpoint_every": 40}
 
@@ -33,6 +35,22 @@ def conversations(count: int, seed: int) -> list[dict[str, Any]]:
         question = f"{dice.choice(['你好', 'hello', '请问'])} {word} {dice.randrange(100)}"
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": ANSWERS[word]}]
         rows.append({"messages": turns})
+    return rows
+
+
+def pairs(count: int, seed: int, *, turned: bool = False) -> list[dict[str, Any]]:
+    """The same answer twice, with a polite end, which is better, and with a rude one; `turned`, the worse is better."""
+    rows = []
+    for row in conversations(count, seed):
+        question, answer = row["messages"]
+        ends = ENDS["zh" if answer["content"].endswith("。") else "en"]
+        better, worse = (
+            [{"role": "assistant", "content": answer["content"] + end}]
+            for end in (ends[::-1] if turned else ends)
+        )
+        rows.append(
+            {"input": {"messages": [question]}, "preferred_output": better, "non_preferred_output": worse}
+        )
     return rows
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import Field
 
 from services.gateway.training.methods.base import TuningBody
+from shared.contracts.early_stopping import check_watched
 from shared.contracts.training import FineTune, FineTuneParameters
 from shared.db import Connection
 
@@ -24,10 +25,13 @@ class TuneBody(TuningBody):
 
     def contract(self, connection: Connection, tenant: UUID) -> FineTune:
         wanted = self.hyperparameters
+        training, validation = self.training(connection, tenant), self.validation(connection, tenant)
+        # Of a version's splits the run knows more.
+        check_watched(wanted, validation is not None or training.kind == "version")
         return FineTune(
             base=self.base(connection, tenant, wanted if wanted.method == "lora" else None),
-            training=self.training(connection, tenant),
-            validation=self.validation(connection, tenant),
+            training=training,
+            validation=validation,
             suffix=self.suffix,
             seed=self.seed,
             hyperparameters=wanted,
