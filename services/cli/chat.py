@@ -11,6 +11,7 @@ import typer
 
 from services.cli.client import Client, connect
 from services.cli.output import err
+from services.cli.stored import labels_of
 from shared.errors import HeliuError
 
 app = typer.Typer()
@@ -31,14 +32,23 @@ def chat(
     priority: Annotated[
         int | None, typer.Option(min=-100, max=100, help="Of a chat in the background; above 0 goes first.")
     ] = None,
+    store: Annotated[bool, typer.Option(help="Keep it: see `heliu stored`.")] = False,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label of it; may be given again.")
+    ] = None,
 ) -> None:
     """Ask a model; the answer is on stdout as it is made."""
     if message is None and background:
         raise typer.BadParameter("a chat in the background needs its message", param_hint="MESSAGE")
     if priority is not None and not background:
         raise typer.BadParameter("only a chat in the background has one", param_hint="--priority")
+    if metadata and not (store or background):
+        raise typer.BadParameter(
+            "only a chat with --store or --background has labels", param_hint="--metadata"
+        )
     told = [{"role": "system", "content": system}] if system is not None else []
-    options = {"temperature": temperature, "max_tokens": max_tokens}
+    options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+    options |= {"store": store or None, "metadata": labels_of(metadata) or None}
     with closing(connect()) as client:
         if message is not None and background:
             asked = [*told, {"role": "user", "content": message}]
@@ -65,7 +75,7 @@ def _ask(
     client: Client,
     model: str,
     messages: list[dict[str, str]],
-    options: dict[str, float | None],
+    options: dict[str, Any],
     *,
     trace: bool,
 ) -> str:
@@ -94,7 +104,7 @@ def show_chunk(chunk: dict[str, Any]) -> str:
     return text
 
 
-def _given(options: dict[str, float | None]) -> dict[str, float]:
+def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -12,8 +12,11 @@ from services.cli.client import Client, connect, path_of
 from services.cli.evals import EvalId, read, show_run
 from services.cli.lifecycle import Json
 from services.cli.output import err
+from services.cli.stored import labels_of
 from services.cli.watch import finish
 from shared.errors import InvalidInput
+
+STORED = "stored"
 
 
 def run(
@@ -21,11 +24,13 @@ def run(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help='JSONL of {"item": ...}, a file id, or a version: dsv-... or NAME@TAG.'
+            metavar="FILE",
+            help='JSONL of {"item": ...}, a file id, a version (dsv-... or NAME@TAG), or `stored` for stored chats.',
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="What answers; without one the items hold the answers.")
+        str | None,
+        typer.Option(help="What answers; without one the items, or stored chats, hold the answers."),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="The user message, as {{item.question}}.")] = None,
     messages: Annotated[
@@ -33,7 +38,12 @@ def run(
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system message before the prompt.")] = None,
     split: Annotated[str, typer.Option(help="Of a version: train, validation or all.")] = "validation",
-    limit: Annotated[int | None, typer.Option(min=1, help="Of a version, its first rows.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Of a version its first rows, of stored chats the newest.")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of stored chats, a label of theirs.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     source: Annotated[
@@ -49,13 +59,11 @@ def run(
         if source is not None:
             asked = read(source)
         else:
-            asked = {"type": "jsonl", "source": _items(client, data, split, limit)}
+            asked = {"type": "jsonl", "source": _items(client, data, split, limit, labels_of(metadata))}
             if model is not None:
-                asked |= {
-                    "type": "completions",
-                    "model": model,
-                    "input_messages": _asking(prompt, messages, system),
-                }
+                asked |= {"type": "completions", "model": model}
+                if data != STORED or prompt is not None or messages is not None:
+                    asked["input_messages"] = _asking(prompt, messages, system)
             settings = {"temperature": temperature, "max_completion_tokens": max_tokens}
             given = {key: value for key, value in settings.items() if value is not None}
             if given and model is not None:
@@ -70,9 +78,14 @@ def run(
         show_run(client.get(path_of("evals", eval_id, "runs", made["id"])), as_json=as_json)
 
 
-def _items(client: Client, data: str | None, split: str, limit: int | None) -> dict[str, Any]:
+def _items(
+    client: Client, data: str | None, split: str, limit: int | None, labels: dict[str, str]
+) -> dict[str, Any]:
     if data is None:
         raise InvalidInput("give the items: --data FILE, or a whole --source FILE", param="--data")
+    if data == STORED:
+        wanted: dict[str, Any] = {"type": "stored_completions", "metadata": labels or None, "limit": limit}
+        return {name: value for name, value in wanted.items() if value is not None}
     if data.startswith("dsv-") or ("@" in data and not Path(data).exists()):
         named: dict[str, Any] = {"type": "dataset_version", "id": data, "split": split}
         return named | ({"limit": limit} if limit is not None else {})

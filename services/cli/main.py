@@ -32,6 +32,7 @@ from services.cli import (
     scores,
     searches,
     sources,
+    stored,
     tasks,
     traces,
     train,
@@ -52,6 +53,7 @@ app.add_typer(demo.app)
 app.add_typer(traces.app, name="traces")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(chat.app)
+app.add_typer(stored.app, name="stored")
 app.add_typer(embed.app)
 app.add_typer(scores.app)
 datasets.app.command("lineage")(lineage.lineage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from typing import Any
 import openai
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from services.cli.main import app
 from services.dispatcher.main import Dispatcher
 from services.gateway.answering import stored
-from shared.errors import Unavailable
+from shared.errors import InvalidInput, Unavailable
 from tests import servers
 from tests.conftest import TEMPLATE
 from tests.integration.gateway_app import PEPPER, RunningGateway, neighbour, running_gateway
@@ -311,3 +314,27 @@ def test_an_answer_that_cannot_be_stored_is_no_success(
     assert failed.value.code == "database_unavailable"
     with pytest.raises(openai.APIError, match="database"):
         list(say(client, "lost too", stream=True))
+
+
+def test_the_command_line_stores_lists_labels_and_deletes(gateway: RunningGateway) -> None:
+    env = {"HELIU_GATEWAY_URL": gateway.url, "HELIU_API_KEY": gateway.keys["acme"]}
+
+    def heliu(*words: str) -> Any:
+        told = CliRunner().invoke(app, words, env=env)
+        assert told.exit_code == 0, (told.output, told.exception)
+        return told.stdout
+
+    said = heliu("chat", "echo", "from the shell", "--store", "--metadata", "test=cli")
+    assert said == "from the shell\n"
+    (chat,) = json.loads(heliu("stored", "list", "--metadata", "test=cli", "--json"))["data"]
+    assert "test=cli" in heliu("stored", "list", "--model", "echo", "--limit", "100")
+    shown = heliu("stored", "show", chat["id"])
+    assert "user: from the shell" in shown
+    assert "assistant: from the shell" in shown
+    heliu("stored", "label", chat["id"], "test=cli", "kind=good")
+    assert heliu("stored", "list", "--metadata", "kind=good")
+    job = json.loads(heliu("stored", "export", "--metadata", "kind=good", "--no-wait", "--json"))
+    assert (job["kind"], job["status"]) == ("data.export_chats", "queued")
+    assert json.loads(heliu("stored", "delete", chat["id"], "--json"))["deleted"]
+    refused = CliRunner().invoke(app, ["stored", "list", "--metadata", "kind"], env=env)
+    assert isinstance(refused.exception, InvalidInput)
