@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from shared.artifacts import ArtifactStore
+from shared.contracts.background import ChatJob, unpack_entries
 from shared.db import Connection
 from shared.jobs import TERMINAL
 from tests.chaos.echo_engine import echo
@@ -27,6 +28,7 @@ def breaches(connection: Connection, artifacts: ArtifactStore, accepted: Accepte
         "unfenced": lambda: unfenced(connection),
         "rows_lost": lambda: rows_lost(connection, accepted),
         "rows_doubled": lambda: rows_doubled(connection),
+        "chats": lambda: chats(connection, accepted),
         "files": lambda: files(connection, artifacts, accepted),
         "lanes": lambda: lanes(connection),
         "limits": lambda: limits(connection),
@@ -108,10 +110,32 @@ def rows_doubled(c: Connection) -> Iterator[str]:
         yield f"{row['batch_id']} row {row['row_no']} is charged {row['charged']} times"
     row = c.execute(
         "SELECT count(*) AS n FROM gateway.usage u WHERE NOT EXISTS (SELECT 1 FROM inference.batch_row r "
-        "WHERE u.request_id = r.batch_id || ':' || r.row_no)"
+        "WHERE u.request_id = r.batch_id || ':' || r.row_no) "
+        "AND NOT EXISTS (SELECT 1 FROM inference.chat_answer a WHERE u.request_id = a.job_id)"
     ).fetchone()
     if row is not None and row["n"]:
-        yield f"{row['n']} answers are charged that no row holds"
+        yield f"{row['n']} answers are charged that no row and no chat holds"
+
+
+def chats(c: Connection, accepted: Accepted) -> Iterator[str]:
+    """A chat in the background ends with its own answer, told whole in its entries, and is charged once."""
+    rows = c.execute(
+        "SELECT j.id, j.state, a.entries, count(u.id) AS charged FROM core.job j "
+        "LEFT JOIN inference.chat_answer a ON a.job_id = j.id LEFT JOIN gateway.usage u ON u.request_id = j.id "
+        "WHERE j.kind = %s GROUP BY j.id, j.state, a.entries",
+        (ChatJob.kind,),
+    ).fetchall()
+    for row in rows:
+        if row["state"] != "succeeded" or row["charged"] != 1:
+            yield f"{row['id']} ended as {row['state']} and is charged {row['charged']} times"
+        if row["entries"] is None:
+            yield f"{row['id']} has no answer"
+            continue
+        told = unpack_entries(bytes(row["entries"]))
+        whole = [data["choices"][0]["text"] for kind, data in told if kind == "done"]
+        grown = "".join(data["text"] for kind, data in told if kind == "token")
+        if whole != [grown] or grown != echo(accepted.chats.get(row["id"], "")):
+            yield f"{row['id']} told {grown!r} and ended with {whole}"
 
 
 def files(c: Connection, artifacts: ArtifactStore, accepted: Accepted) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""What a fault run asks of the platform: no-op jobs and batches of several tenants, and what was promised to whom.
+"""What a fault run asks of the platform: no-op jobs, batches and chats in the background of several tenants, and what
+was promised to whom.
 
 A submission that fails is sent again under the same idempotency key, as a client does; once it has returned, the
 job is accepted and must end.
@@ -21,9 +22,10 @@ import httpx
 from shared import job_requests, job_store
 from shared.artifacts import ArtifactStore
 from shared.bootstrap import create_tenant
+from shared.contracts.background import ChatJob
 from shared.contracts.batches import Batch
 from shared.contracts.core import Noop
-from shared.contracts.inference import ModelRef
+from shared.contracts.inference import ChatMessage, Generate, ModelRef
 from shared.db import retrying
 from shared.errors import Conflict, Unavailable
 from shared.jobs import Job, NewJob, new_id
@@ -38,10 +40,11 @@ MANY = 1000
 
 @dataclass
 class Accepted:
-    """What was promised: the jobs by id, and the texts of every batch's rows in their order."""
+    """What was promised: the jobs by id, the texts of every batch's rows in their order, and of every chat."""
 
     jobs: dict[str, str] = field(default_factory=dict)
     batches: dict[str, list[str]] = field(default_factory=dict)
+    chats: dict[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -100,13 +103,30 @@ class Load:
         self.accepted.batches[job.id] = texts
         return job
 
+    def submit_chat(self, text: str) -> Job:
+        """A chat in the background, before or behind the batches."""
+        call = Generate(model=self._model, messages=(ChatMessage(role="user", content=text),))
+        payload = ChatJob(endpoint="/v1/chat/completions", call=call, shown="echo")
+        job = self._submit(
+            ChatJob.kind,
+            ChatJob.queue_for(),
+            payload.dump(),
+            prefix=ChatJob.id_prefix,
+            priority=self._rng.choice((0, 5)),
+        )
+        self.accepted.chats[job.id] = text
+        return job
+
     def _work(self) -> None:
         try:
             while not self._stop.wait(self._rng.uniform(0.01, 0.1)):
                 if self._crowded():
                     continue
-                if self._rng.random() < 0.08:
+                drawn = self._rng.random()
+                if drawn < 0.08:
                     self.submit_batch(self.batch_texts(self._rng.randint(*BATCH_ROWS)))
+                elif drawn < 0.3:
+                    self.submit_chat(*self.batch_texts(1))
                 else:
                     self._submit_noop()
         except BaseException as exc:  # noqa: BLE001 - shown by the run, which fails

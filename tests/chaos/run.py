@@ -55,6 +55,7 @@ class Summary:
     ends: Counter[str] = field(default_factory=Counter)
     jobs: int = 0
     batches: int = 0
+    chats: int = 0
     rows: int = 0
     states: dict[str, int] = field(default_factory=dict)
     error_rows: int = 0
@@ -75,7 +76,7 @@ class Summary:
             f"seconds    {self.seconds:.0f} of faults, then {self.drained_in:.0f} to drain",
             f"faults     {sum(self.faults.values())} of {len(self.faults)} kinds: {dict(sorted(self.faults.items()))}",
             f"restarts   {sum(self.ends.values())} processes, by how they had ended: {dict(sorted(self.ends.items()))}",
-            f"jobs       {self.jobs} ({self.batches} batches, their parts included): {self.states}",
+            f"jobs       {self.jobs} ({self.batches} batches, their parts included, {self.chats} chats): {self.states}",
             f"rows       {self.rows} ({self.error_rows} with an error)",
             f"submitted  {self.posted} through the gateway; {self.refused} times sent again",
             f"crashes    {self.crashes} of attempts, each handed on",
@@ -83,7 +84,7 @@ class Summary:
             f"lost       {found.get('lost', 0) + found.get('rows_lost', 0)}",
             f"doubled    {found.get('ended_twice', 0) + found.get('rows_doubled', 0) + found.get('files', 0)}",
             f"unfenced   {found.get('unfenced', 0)}",
-            f"other      lanes {found.get('lanes', 0)}, limits {found.get('limits', 0)}",
+            f"other      chats {found.get('chats', 0)}, lanes {found.get('lanes', 0)}, limits {found.get('limits', 0)}",
         ]
         shown = [f"  {name}: {item}" for name, items in self.breaches.items() for item in items[:20]]
         return "\n".join(lines + shown)
@@ -193,6 +194,7 @@ class ChaosRun:
             raise load.errors[0]
         told = self.summary
         told.batches, told.rows = len(load.accepted.batches), load.accepted.rows
+        told.chats = len(load.accepted.chats)
         told.refused, told.posted = load.refused, load.posted
         logs = {process.log for process in harness.processes}
         told.fenced = sum(log.read_text(errors="replace").count('"event": "lease_lost"') for log in logs)

@@ -24,6 +24,7 @@ def assert_held(made: ChaosRun) -> None:
     assert set(told.faults) == set(FAULTS), "not every kind of fault came up"
     assert told.states.get("succeeded", 0) > 0
     assert told.rows > 0
+    assert told.chats > 0
 
 
 @pytest.mark.timeout(600)

@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from shared.artifacts import ArtifactStore
 from shared.bootstrap import create_tenant
+from shared.contracts.background import ChatJob, pack_entries
 from shared.db import Connection, Database
 from tests.chaos.echo_engine import echo
 from tests.chaos.invariants import breaches
@@ -22,7 +23,7 @@ TEXTS = ["one", "two"]
 
 
 class World:
-    """A finished no-op job and a finished batch of two rows, all as it should be."""
+    """A finished no-op job, a finished batch of two rows and a finished chat, all as it should be."""
 
     def __init__(self, url: str, folder: Path) -> None:
         db = Database(url, application="test", max_size=1)
@@ -31,7 +32,11 @@ class World:
         db.close()
         self.c: Connection = psycopg.connect(url, row_factory=dict_row, autocommit=True)
         self.store = ArtifactStore(folder)
-        self.accepted = Accepted({"job_1": "noop", "batch_1": "inference.batch"}, {"batch_1": TEXTS})
+        self.accepted = Accepted(
+            {"job_1": "noop", "batch_1": "inference.batch", "chatjob-1": ChatJob.kind},
+            {"batch_1": TEXTS},
+            {"chatjob-1": TEXTS[0]},
+        )
         for job, kind in self.accepted.jobs.items():
             self.c.execute(
                 "INSERT INTO core.job (id, tenant_id, kind, queue, state, payload, max_attempts, max_crashes, "
@@ -49,12 +54,24 @@ class World:
                 "VALUES ('batch_1', %s, %s, %s, 200, %s, 1)",
                 (number, self.tenant, f"r{number}", json.dumps(self.body(text))),
             )
-            self.c.execute(
-                "INSERT INTO gateway.usage (tenant_id, request_id, endpoint, model, pool, status, prompt_tokens, "
-                "completion_tokens, seconds) VALUES (%s, %s, '/', 'm', 'p', 'ok', 1, 1, 0)",
-                (self.tenant, f"batch_1:{number}"),
-            )
+            self.charge(f"batch_1:{number}")
+        self.charge("chatjob-1")
+        self.c.execute(
+            "INSERT INTO inference.chat_answer (job_id, tenant_id, entries) VALUES ('chatjob-1', %s, %s)",
+            (self.tenant, self.told(TEXTS[0])),
+        )
         self.publish([0, 1])
+
+    def told(self, text: str) -> bytes:
+        said = echo(text)
+        return pack_entries([("token", {"text": said}), ("done", {"choices": [{"text": said}]})])
+
+    def charge(self, request: str) -> None:
+        self.c.execute(
+            "INSERT INTO gateway.usage (tenant_id, request_id, endpoint, model, pool, status, prompt_tokens, "
+            "completion_tokens, seconds) VALUES (%s, %s, '/', 'm', 'p', 'ok', 1, 1, 0)",
+            (self.tenant, request),
+        )
 
     def body(self, text: str) -> dict[str, object]:
         return {"choices": [{"message": {"content": echo(text)}}]}
@@ -137,6 +154,21 @@ def test_an_answer_in_anothers_place_is_noticed(world: World) -> None:
 def test_an_answer_that_is_charged_twice_is_noticed(world: World) -> None:
     world.c.execute("UPDATE gateway.usage SET request_id = 'batch_1:7' WHERE request_id = 'batch_1:1'")
     assert world.broken() == {"rows_doubled"}
+
+
+def test_a_chat_with_anothers_answer_is_noticed(world: World) -> None:
+    world.c.execute("UPDATE inference.chat_answer SET entries = %s", (world.told("two"),))
+    assert world.broken() == {"chats"}
+
+
+def test_a_chat_without_an_answer_is_noticed(world: World) -> None:
+    world.c.execute("DELETE FROM inference.chat_answer")
+    assert world.broken() == {"chats", "rows_doubled"}
+
+
+def test_a_chat_that_is_not_charged_is_noticed(world: World) -> None:
+    world.c.execute("DELETE FROM gateway.usage WHERE request_id = 'chatjob-1'")
+    assert world.broken() == {"chats"}
 
 
 @pytest.mark.parametrize("numbers", [[0], [1, 0], [0, 1, 1], []])

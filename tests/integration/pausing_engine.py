@@ -42,7 +42,8 @@ def answer(request: Frame, home: Path, write: FrameWriter, cancelled: threading.
             break
         piece = word if index == 0 else f" {word}"
         text += piece
-        write({"type": "token", "id": name, "text": piece, "tokens": 1})
+        if request.get("stream", request["priority"] == "live"):
+            write({"type": "token", "id": name, "text": piece, "tokens": 1})
     usage = {"prompt_tokens": 7, "completion_tokens": len(text.split()), "cached_tokens": 0}
     done = {"text": text, "finish_reason": reason, "usage": usage, "timings": TIMINGS, "spans": []}
     write({"type": "done", "id": name, **done})

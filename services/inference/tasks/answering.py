@@ -50,7 +50,10 @@ def answer(
         ),
     ):
         answers = Choices(call)
-        asked = engine.submit(calls(name, call, {"tenant": tenant, "priority": priority, **known}))
+        asked = engine.submit(
+            # A chat in the background may be computed with batches, and has readers all the same.
+            calls(name, call, {"tenant": tenant, "priority": priority, "stream": True, **known})
+        )
         try:
             for frame in asked.frames():
                 if cancelled():

@@ -89,7 +89,7 @@ class Forwarding:
                 await once(http)
                 return
             except Passing as error:
-                told = self._answering is not None and self._answering.begun and ask.live
+                told = self._answering is not None and self._answering.begun and ask.streamed
                 busy, failed = busy + error.busy, failed + (not error.busy)
                 if told or failed > 1 or busy > MOST_BUSY:
                     raise
@@ -119,7 +119,7 @@ class Forwarding:
             async for is_whole, event in events:
                 for frame in answering.take_whole(event) if is_whole else answering.take(event):
                     self._first = self._first or time.monotonic()
-                    if ask.live:
+                    if ask.streamed:
                         self._write(frame)
         finally:
             await events.aclose()  # type: ignore[attr-defined]  # an async generator is what it is

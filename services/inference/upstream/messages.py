@@ -36,7 +36,8 @@ class Upstream(_Message):
 class Forward(_Message):
     """One request of a client: `ids` are its choices or texts, each of which gets a `done` or an `error`.
 
-    `start_s` is how long it may wait for a place there; None for rows of a batch, which have time.
+    `start_s` is how long it may wait for a place there; None for rows of a batch, which have time. `stream` says that
+    somebody reads it as it grows: without it, whoever is live.
     """
 
     op: Literal["forward"]
@@ -46,6 +47,7 @@ class Forward(_Message):
     completion: Completion | None = None
     embedding: Embedding | None = None
     priority: Literal["live", "batch"] = "live"
+    stream: bool | None = None
     start_s: float | None = None
     traceparent: str | None = None
     tenant: str = ""
@@ -53,6 +55,10 @@ class Forward(_Message):
     @property
     def live(self) -> bool:
         return self.priority == "live"
+
+    @property
+    def streamed(self) -> bool:
+        return self.live if self.stream is None else self.stream
 
 
 class Cancel(_Message):
