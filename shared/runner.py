@@ -10,6 +10,7 @@ import errno
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
@@ -68,8 +69,10 @@ class JobRunner:
             thread.start()
 
     @property
-    def busy(self) -> int:
-        return len(self._held)
+    def busy(self) -> dict[str, int]:
+        """How many jobs of each queue are held now."""
+        with self._lock:
+            return dict(Counter(context.job.queue for context in self._held.values()))
 
     def run_queue(self, queue: str, doorbell: str | None = None) -> int:
         """Claim and run jobs of `queue` until there is none or the worker drains; returns how many ran."""

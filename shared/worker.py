@@ -32,8 +32,8 @@ from shared.watchdog import Look, Verdict, Watchdog
 log = logging.getLogger(__name__)
 
 REGISTER = """
-INSERT INTO core.worker (id, name, service, pool, queues, host, pid, slots, metrics_address)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING"""
+INSERT INTO core.worker (id, name, service, pool, queues, host, pid, slots, metrics_address, info)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING"""
 
 REPORT = "UPDATE core.worker SET heartbeat_at = now(), busy = %s, state = %s, info = info || %s WHERE id = %s"
 
@@ -278,6 +278,8 @@ class Worker:
                     os.getpid(),
                     sum(spec.job_queues.values()) + spec.live_slots,
                     address,
+                    # What no job queue has of `slots` is for live requests, whichever live queue they come from.
+                    Jsonb({"slots": dict(spec.job_queues)}),
                 ),
             )
             for job in job_store.release_previous(connection, self.name, self.id):
@@ -294,15 +296,15 @@ class Worker:
 
     def _report_for_ever(self) -> None:
         while not self._closed.wait(REPORT_S):
-            busy, slots = (
-                self.runner.busy + self._live.busy,
-                sum(self._spec.job_queues.values()) + self._spec.live_slots,
-            )
+            running = self.runner.busy
+            busy = sum(running.values()) + self._live.busy
+            slots = sum(self._spec.job_queues.values()) + self._spec.live_slots
             self._platform.metrics.busy.set(busy / max(slots, 1))
             state = "draining" if self.runner.draining.is_set() else "running"
             try:
                 with self._platform.db.core() as connection:
-                    connection.execute(REPORT, (busy, state, Jsonb(self._info()), self.id))
+                    info = {**self._info(), "running": running}
+                    connection.execute(REPORT, (busy, state, Jsonb(info), self.id))
                     ready = job_store.ready_queues(connection)
                 self._watch(ready)
             except HeliuError as exc:

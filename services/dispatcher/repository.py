@@ -6,8 +6,10 @@ from datetime import timedelta
 
 from shared.db import Connection
 
+# A worker of an earlier release does not tell how its slots are shared out: any queue may have them all.
 SLOTS = """
-SELECT queue, sum(slots)::int AS slots FROM core.worker, unnest(queues) AS queue
+SELECT queue, sum(COALESCE((info #>> ARRAY['slots', queue])::int, slots))::int AS slots
+FROM core.worker, unnest(queues) AS queue
 WHERE state = 'running' AND heartbeat_at > now() - interval '30 seconds' GROUP BY queue"""
 
 FORGET_CHATS = """
@@ -18,7 +20,7 @@ FORGET_WORKERS = "DELETE FROM core.worker WHERE heartbeat_at < now() - %s"
 
 
 def slots_by_queue(connection: Connection) -> dict[str, int]:
-    """Slots of workers that were heard of lately, by queue."""
+    """Slots that workers which were heard of lately have for each queue."""
     return {row["queue"]: row["slots"] for row in connection.execute(SLOTS).fetchall()}
 
 

@@ -17,6 +17,7 @@ import httpx
 import openai
 import pytest
 
+from services.dispatcher.repository import slots_by_queue
 from services.gateway.answering.placement import Placement
 from shared import streams
 from shared.errors import Unavailable
@@ -109,6 +110,23 @@ def test_a_worker_takes_requests_for_the_bases_that_it_names_and_no_others(
             ]
             scaling = http.get("/scaling/inference.default").json()
             assert "inference.default.qwen.live" in scaling["queues"]
+
+
+def test_each_queue_has_only_its_own_of_a_workers_slots(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    with stage(database_url, redis_url, tmp_path) as (gateway, workers):
+        workers.start("qwen, other")
+        with gateway.platform.db.core() as connection:
+            assert slots_by_queue(connection)["monitoring"] == 2
+        with gateway.http("operator") as http:
+            live = http.get("/scaling/inference.default").json()
+            jobs = http.get("/scaling/monitoring").json()
+    # Of both bases together there are four: they share the live slots.
+    assert [(one["workers"], one["slots"], one["busy_slots"]) for one in (live, jobs)] == [
+        (1, 4, 0),
+        (1, 2, 0),
+    ]
 
 
 def test_a_request_waits_for_a_worker_that_may_serve_it_and_says_so(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from shared.db import Connection, Row
 
 WORKERS = """
@@ -26,9 +24,7 @@ FROM core.job WHERE state IN ('queued', 'leased') AND (%(queues)s::text[] IS NUL
 GROUP BY queue ORDER BY queue"""
 
 POOL_WORKERS = """
-SELECT count(*)::int AS workers, COALESCE(sum(slots), 0)::int AS slots, COALESCE(sum(busy), 0)::int AS busy,
-    count(*) FILTER (WHERE busy > 0)::int AS busy_workers
-FROM core.worker
+SELECT queues, slots, busy, info -> 'slots' AS job_slots, info -> 'running' AS running FROM core.worker
 WHERE queues && %s AND state = 'running' AND heartbeat_at > now() - interval '30 seconds'"""
 
 POOL_QUEUES = """
@@ -89,11 +85,9 @@ def pool_queues(connection: Connection, pool: str) -> list[str]:
     return [row["queue"] for row in rows]
 
 
-def pool_workers(connection: Connection, names: list[str]) -> dict[str, Any]:
-    """Living workers that serve any of the queues, their slots and how many are taken."""
-    row = connection.execute(POOL_WORKERS, (names,)).fetchone()
-    assert row is not None
-    return dict(row)
+def pool_workers(connection: Connection, names: list[str]) -> list[Row]:
+    """Living workers that serve any of the queues, and how their slots are shared out and taken."""
+    return connection.execute(POOL_WORKERS, (names,)).fetchall()
 
 
 def list_traces(connection: Connection, name: str | None, after: str | None, limit: int) -> list[Row]:

@@ -3,9 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 OLD_S = 60.0
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a pool's living workers have for its queues: their slots, and how many of these are taken."""
+
+    workers: int
+    slots: int
+    busy: int
+    # Workers that do anything at all, of this pool or of another queue of theirs.
+    busy_workers: int
+
+    @property
+    def slots_each(self) -> int:
+        return math.ceil(self.slots / self.workers) if self.workers else 1
+
+
+def capacity(workers: Collection[Mapping[str, Any]], queues: Collection[str]) -> Capacity:
+    """Of living workers (`queues`, `slots`, `busy`; `job_slots` and `running` by queue) what is for these queues.
+
+    What no job queue has of a worker's slots is for live requests; all of it, where a worker does not tell.
+    """
+    slots = busy = 0
+    for worker in workers:
+        job_slots, running = worker["job_slots"] or {}, worker["running"] or {}
+        jobs = [queue for queue in worker["queues"] if queue in queues and queue in job_slots]
+        slots += sum(job_slots[queue] for queue in jobs)
+        busy += sum(running.get(queue, 0) for queue in jobs)
+        if any(queue in queues and queue not in job_slots for queue in worker["queues"]):
+            slots += worker["slots"] - sum(job_slots.values())
+            busy += worker["busy"] - sum(running.values())
+    return Capacity(len(workers), slots, busy, sum(worker["busy"] > 0 for worker in workers))
 
 
 def queues_by_name(pool: str, templates: Iterable[str]) -> set[str]:

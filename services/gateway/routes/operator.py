@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
@@ -15,7 +14,7 @@ from services.gateway.context import CallerDep, GatewayDep
 from services.gateway.docs import json_body
 from services.gateway.operator import repository as platform_repository
 from services.gateway.operator import shapes as operator_shapes
-from services.gateway.operator.scaling import desired_workers, queues_by_name
+from services.gateway.operator.scaling import capacity, desired_workers, queues_by_name
 from services.gateway.pages import PageDep, listing, unknown_cursor
 from shared.bootstrap import create_key
 from shared.contracts.registry import CALLS, JOBS
@@ -131,17 +130,17 @@ def scaling(pool: str, gateway: GatewayDep) -> dict[str, Any]:
                 param="pool",
             )
         rows = platform_repository.queues(connection, queues)
-        workers = platform_repository.pool_workers(connection, queues)
+        pool_has = capacity(platform_repository.pool_workers(connection, queues), queues)
     live_waiting = _live_waiting(gateway, queues)
     waiting = sum(row["waiting"] for row in rows) + (live_waiting or 0)
     oldest = max((row["oldest_s"] for row in rows), default=0.0)
     desired = desired_workers(
         waiting=waiting,
-        busy_slots=workers["busy"],
-        slots_each=math.ceil(workers["slots"] / workers["workers"]) if workers["workers"] else 1,
-        busy_workers=workers["busy_workers"],
+        busy_slots=pool_has.busy,
+        slots_each=pool_has.slots_each,
+        busy_workers=pool_has.busy_workers,
         oldest_s=oldest,
-        workers=workers["workers"],
+        workers=pool_has.workers,
     )
     return {
         "object": "scaling",
@@ -150,9 +149,9 @@ def scaling(pool: str, gateway: GatewayDep) -> dict[str, Any]:
         "waiting": waiting,
         "live_waiting": live_waiting,
         "running": sum(row["running"] for row in rows),
-        "busy_slots": workers["busy"],
-        "slots": workers["slots"],
-        "workers": workers["workers"],
+        "busy_slots": pool_has.busy,
+        "slots": pool_has.slots,
+        "workers": pool_has.workers,
         "oldest_age_seconds": round(oldest, 3),
         "desired": desired,
     }

@@ -7,7 +7,6 @@ from starlette.datastructures import QueryParams
 
 from services.gateway.errors import RateLimited, error_response, status_of
 from services.gateway.jobs.metadata import wanted_metadata
-from services.gateway.operator.scaling import desired_workers, queues_by_name
 from services.gateway.pages import listing
 from shared.errors import Conflict, HeliuError, InvalidInput, NotFound, Unavailable
 
@@ -50,37 +49,3 @@ def test_an_empty_list_has_no_first_and_no_last() -> None:
         "last_id": None,
         "has_more": False,
     }
-
-
-@pytest.mark.parametrize(
-    ("state", "desired"),
-    [
-        ({"waiting": 0, "busy_slots": 0}, 0),
-        ({"waiting": 1, "busy_slots": 0}, 1),
-        ({"waiting": 9, "busy_slots": 4, "slots_each": 4}, 4),
-        ({"waiting": 0, "busy_slots": 2, "slots_each": 4, "busy_workers": 2}, 2),
-        ({"waiting": 1, "busy_slots": 1, "slots_each": 4, "workers": 3, "oldest_s": 61.0}, 4),
-    ],
-)
-def test_a_pool_wants_room_for_all_and_one_more_while_old_work_waits(
-    state: dict[str, float], desired: int
-) -> None:
-    base = {"slots_each": 1, "busy_workers": 0, "oldest_s": 0.0, "workers": 0}
-    assert desired_workers(**{**base, **state}) == desired  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("pool", "queues"),
-    [
-        ("inference.h200", {"inference.h200.live", "inference.h200.batch"}),
-        ("inference.h200.live", {"inference.h200.live"}),
-        ("data", {"data", "data.live"}),
-        ("training.x", {"training.x"}),
-        ("inference", set()),
-        ("nowhere", set()),
-        ("inference.", set()),
-    ],
-)
-def test_a_pool_has_its_queues_before_any_of_its_workers_was_seen(pool: str, queues: set[str]) -> None:
-    templates = ("inference.{pool}.live", "inference.{pool}.batch", "training.{pool}", "data", "data.live")
-    assert queues_by_name(pool, templates) == queues
