@@ -1,4 +1,7 @@
-"""What a job told of its steps, each step once: the SQL of its metric events. Knows no metric by name."""
+"""What a job told of its steps, each step once: the SQL of its metric events. Knows no metric by name.
+
+What is kept of a run is made from them when it ends, not appended on the way, whatever a killed attempt told before.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 `response_format` is OpenAI's (https://platform.openai.com/docs/guides/structured-outputs); `structured_outputs` with
 `regex`, `choice` or `json` is what the clients of other self-hosted servers send.
+It is checked where the request is and again where it runs, by the same library and limits: a schema that explodes is
+refused before it reaches a queue.
 """
 
 from __future__ import annotations

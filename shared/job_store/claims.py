@@ -1,4 +1,8 @@
-"""How a worker takes the next job of a queue, and where there is one to take."""
+"""How a worker takes the next job of a queue, and where there is one to take.
+
+The claim is a PL/pgSQL function: each of its statements sees a fresh snapshot after the lane's lock, so racing claimers
+neither exceed a cap nor come away empty while work waits.
+"""
 
 from __future__ import annotations
 

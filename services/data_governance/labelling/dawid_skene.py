@@ -1,4 +1,7 @@
-"""What is true where voters differ, and how far each is to be believed (Dawid and Skene 1979, by EM). Pure."""
+"""What is true where voters differ, and how far each is to be believed (Dawid and Skene 1979, by EM). Pure.
+
+One coin a voter, as labelling functions are weighed: of who only ever says one label the full model learns nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Objects of the store that nothing reaches. Knows no database: what is named is handed in."""
+"""Objects of the store that nothing reaches. Knows no database: what is named is handed in.
+
+Garbage is what no row of any tenant names, by every text and JSON column that the catalogue has, read as each tenant.
+An object is taken away under a lock that writers share, and only when its bytes, and the deletion of its last row, are
+older than the grace.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Turns of an item are only changed under the lock of its row, but for renewals of one's own, which come first in a
 transaction; claims and reclaims pass over what is locked. So no two transactions wait for each other in a ring.
+An item counts its labels and living leases in its own row, where claims at once meet. What was said is appended by
+grant.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Knows neither tensors nor tokens, only the keys under which full blocks are remembered. A block is shared by every
 sequence whose text begins alike, and a full one that nobody uses keeps its key until it is needed for something else.
+The keys are salted by tenant and adapter: sharing further would tell, by the time an answer takes, what others have
+asked; and an adapter computes keys and values of its own.
 """
 
 from __future__ import annotations

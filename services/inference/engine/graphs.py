@@ -2,6 +2,8 @@
 
 Inputs lie in one buffer that every graph reads; a step of fewer rows is filled up with padding that writes to the
 padding block. Knows no model: what is recorded, and how, is handed in. Never run on a GPU so far.
+Because a step is recorded, adapters on a GPU have slots and every row is multiplied by all of them, where on a CPU rows
+are grouped by adapter.
 """
 
 from __future__ import annotations

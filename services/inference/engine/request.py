@@ -53,6 +53,7 @@ class EngineConfig:
     max_encoders: int = 2
     block_size: int = 16
     step_tokens: int = 512
+    # While live answers grow: a long prompt then costs a stream tens of milliseconds. Batches alone run at full length.
     live_step_tokens: int = 96
     default_max_tokens: int = 1_024
     device: str = "cpu"

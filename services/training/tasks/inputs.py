@@ -34,7 +34,8 @@ class Inputs:
     def start(self, base: BaseRef) -> dict[str, str | None]:
         """The folders of a spec that say what a run starts from."""
         adapter = base.adapter_artifact
-        # An adapter's own base is its base; that it knows what this one has learned stands here.
+        # An adapter goes on as itself, on its own base: nothing could serve a second one on top beside others. What it
+        # began as stands here, for lineage and erasure.
         self.begun = {"started_from": base.model} if adapter is not None else {}
         return {
             "base_dir": self.folder(base.base_artifact),

@@ -2,6 +2,8 @@
 
 No table of all positions by all positions is made: on a GPU `varlen_attn` (flash-attention) knows where sequences
 begin, on a CPU they are gone through one by one.
+Whether a model can be packed is tried, whatever its configuration says: its logits of a few real sequences packed must
+be those of each alone.
 """
 
 from __future__ import annotations
