@@ -33,7 +33,7 @@ EVENT_TYPES = frozenset(
         f"model.{said}"
         for said in (
             *("registered", "staged", "archived", "promoted", "promotion_blocked", "rolled_back", "deleted"),
-            *("canary_started", "canary_ended", "gates_changed", "check_waived"),
+            *("canary_started", "canary_ended", "canary_stopped", "gates_changed", "check_waived"),
             *("approval_requested", "approval_refused"),
         )
     }

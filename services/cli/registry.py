@@ -26,6 +26,10 @@ Limit = Annotated[int, typer.Option(min=1, max=100)]
 Gates = Annotated[
     Path | None, typer.Option(metavar="FILE", help="YAML or JSON: eval_id, margin, min_items, ...")
 ]
+Rule = Annotated[
+    Path | None,
+    typer.Option("--canary", metavar="FILE", help="YAML or JSON: share, stop_when: {error_rate_above, ...}."),
+]
 
 
 @app.command()
@@ -33,6 +37,7 @@ def create(
     name: Name,
     description: Annotated[str | None, typer.Option()] = None,
     gates: Gates = None,
+    rule: Rule = None,
     approval: Annotated[bool, typer.Option("--approval", help="Promotions wait for a second key.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -42,6 +47,8 @@ def create(
         body["description"] = description
     if gates is not None:
         body["gates"] = _read(gates)
+    if rule is not None:
+        body["canary_rule"] = _read(rule)
     with closing(connect()) as client:
         shown(client.post("/v1/registry", body), as_json=as_json)
 
@@ -52,15 +59,22 @@ def change(
     description: Annotated[str | None, typer.Option()] = None,
     gates: Gates = None,
     approval: Annotated[bool | None, typer.Option("--approval/--no-approval")] = None,
+    rule: Rule = None,
+    no_rule: Annotated[bool, typer.Option("--no-canary", help="No canary is stopped any more.")] = False,
     reason: Reason = None,
     as_json: Json = False,
 ) -> None:
-    """Change description, gates or approval."""
+    """Change description, gates, approval, or when a canary is stopped."""
+    if rule is not None and no_rule:
+        raise InvalidInput("give --canary or --no-canary, one of both", param="--canary")
     body: dict[str, Any] = {"description": description, "reason": reason}
     body["gates"] = _read(gates) if gates is not None else None
     body["approval"] = None if approval is None else "required" if approval else "none"
+    body = given(body)
+    if rule is not None or no_rule:
+        body["canary_rule"] = _read(rule) if rule is not None else None
     with closing(connect()) as client:
-        answer = client.post(path_of("registry", name), given(body))
+        answer = client.post(path_of("registry", name), body)
     shown(answer, as_json=as_json)
 
 

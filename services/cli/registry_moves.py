@@ -60,21 +60,21 @@ def promote(
 def canary(
     name: Name,
     version: Annotated[int | None, typer.Argument(metavar="VERSION", min=1)] = None,
-    share: Annotated[float | None, typer.Argument(metavar="SHARE", help="Such as 0.05.")] = None,
+    share: Annotated[
+        float | None, typer.Argument(metavar="SHARE", help="Such as 0.05; that of its rule without.")
+    ] = None,
     end: Annotated[bool, typer.Option("--end", help="Give all callers production again.")] = False,
     decision: Decision = None,
     reason: Reason = None,
     as_json: Json = False,
 ) -> None:
     """Give a version a share of the callers, or end that."""
-    if end != (version is None and share is None):
+    if end == (version is not None):
         raise InvalidInput("give VERSION and SHARE, or --end", param="VERSION")
-    if version is not None and share is not None:
+    if version is not None:
         body = {"share": share, "decision": decision, "reason": reason}
         _move(name, version, "canary", body, as_json=as_json)
         return
-    if not end:
-        raise InvalidInput("give SHARE too, such as 0.05", param="SHARE")
     with closing(connect()) as client:
         shown(client.delete(path_of("registry", name, "canary")), as_json=as_json)
 

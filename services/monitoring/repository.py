@@ -11,6 +11,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from services.monitoring.alerts import Observation, Open
+from services.monitoring.canaries import Answered
 from services.monitoring.otlp import SpanRow
 from shared.db import Connection, Row
 
@@ -117,7 +118,30 @@ SELECT r.id, r.name, v.version FROM gateway.registry r JOIN gateway.registry_eve
 JOIN gateway.registry_version v ON v.registry_id = r.id AND v.version = e.canary
 WHERE r.deleted_at IS NULL AND v.model_id = %s ORDER BY r.id"""
 
-END_CANARY = "SELECT gateway.registry_move(%s, 'end_canary', %s, NULL, NULL, NULL, NULL, NULL, %s)"
+END_CANARY = "SELECT gateway.registry_move(%s, 'end_canary', %s, NULL, NULL, NULL, %s, NULL, %s)"
+
+# Whoever's registered names have answered of late; a canary that nobody asks is not judged.
+RELEASING = """
+SELECT DISTINCT tenant_id FROM gateway.usage WHERE created_at > now() - interval '1 hour' AND metadata ? 'registry'"""
+
+# Held, so that what is judged is what is ended: another sweep, or who moves it meanwhile, comes before or after. Since
+# when is the start of this canary, or the last change of its share.
+RULED = """
+SELECT r.id, r.name, r.canary_rule, e.canary AS version, (SELECT max(s.created_at) FROM gateway.registry_event s
+    WHERE s.registry_id = r.id AND s.action = 'canary' AND s.version = e.canary) AS since
+FROM gateway.registry r JOIN gateway.registry_event e ON e.id = r.head_id
+WHERE r.deleted_at IS NULL AND r.canary_rule IS NOT NULL AND e.canary IS NOT NULL
+ORDER BY r.id FOR UPDATE OF r SKIP LOCKED"""
+
+# Of live requests: what a batch takes is no latency, and a candidate is evaluated in batches by the same name.
+CANARY_ANSWERS = """
+SELECT count(*)::int AS answers, count(*) FILTER (WHERE status <> 'ok')::int AS errors,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY seconds) FILTER (WHERE status = 'ok') AS seconds_p95,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY first_token_seconds) FILTER (WHERE status = 'ok') AS first_token_p95
+FROM (SELECT status, seconds, first_token_seconds FROM gateway.usage
+    WHERE tenant_id = %(tenant)s AND metadata ? 'registry' AND metadata ->> 'registry' = %(name)s
+        AND metadata ->> 'registry_version' = %(version)s AND created_at >= %(since)s
+        AND status <> 'cancelled' AND job_id IS NULL ORDER BY created_at DESC LIMIT %(limit)s) newest"""
 
 OPEN_ALERTS = "SELECT id, rule, subject FROM monitoring.alert WHERE resolved_at IS NULL"
 
@@ -218,10 +242,38 @@ def canaries(connection: Connection, model: str) -> list[Row]:
     return connection.execute(CANARIES, (model,)).fetchall()
 
 
-def end_canary(connection: Connection, registry_id: str, version: int, reason: str) -> bool:
-    """Give all callers production again; False where the canary had ended meanwhile."""
+def releasing(connection: Connection) -> list[UUID]:
+    """Tenants whose registered models answered within the hour."""
+    return [row["tenant_id"] for row in connection.execute(RELEASING).fetchall()]
+
+
+def ruled_canaries(connection: Connection) -> list[Row]:
+    """The tenant's canaries that have a rule, held until the transaction ends: `id`, `name`, `version`, `canary_rule`
+    and `since`."""
+    return connection.execute(RULED).fetchall()
+
+
+def canary_answers(connection: Connection, tenant: UUID, canary: Row, limit: int) -> Answered:
+    """What the newest answers of a canary came to."""
+    values = {
+        "tenant": tenant,
+        "name": canary["name"],
+        "version": str(canary["version"]),
+        "since": canary["since"],
+        "limit": limit,
+    }
+    row = connection.execute(CANARY_ANSWERS, values).fetchone()
+    assert row is not None
+    return Answered(**row, since=canary["since"])
+
+
+def end_canary(
+    connection: Connection, registry_id: str, version: int, reason: str, data: dict[str, Any] | None = None
+) -> bool:
+    """Give all callers production again, with `data` for the history; False where the canary had ended meanwhile."""
     try:
-        connection.execute(END_CANARY, (registry_id, version, reason))
+        told = Jsonb(data) if data is not None else None
+        connection.execute(END_CANARY, (registry_id, version, told, reason))
     except psycopg.errors.CheckViolation:
         return False
     return True

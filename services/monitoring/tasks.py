@@ -8,13 +8,15 @@ import signal
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
-from services.monitoring import repository, rollup
+from services.monitoring import canaries, repository, rollup
 from services.monitoring.alerts import Observation, Open, Rule, decide, message
 from services.monitoring.gauges import Gauges
 from services.monitoring.otlp import SpanRow
 from shared import job_store
 from shared.contracts.core import Noop
+from shared.contracts.model_registry import JUDGED, PREFIX, CanaryRule
 from shared.db import Connection, Database, Row
 from shared.errors import HeliuError
 from shared.job_context import JobContext, Outcome
@@ -70,6 +72,7 @@ def sweep(db: Database, rules: Sequence[Rule], gauges: Gauges, keep_spans_for: t
     roll_up(db)
     judge(db, rules, gauges)
     end_canaries(db, rules)
+    stop_canaries(db)
     forget(db, keep_spans_for)
 
 
@@ -125,10 +128,39 @@ def _end_canary(db: Database, alert: Row, found: Row) -> bool:
     with db.transaction(alert["tenant_id"]) as connection:
         if not repository.end_canary(connection, found["id"], found["version"], reason):
             return False
-        told = {"registry": found["name"], "model": f"registry:{found['name']}", "version": found["version"]}
+        told = {"registry": found["name"], "model": f"{PREFIX}{found['name']}", "version": found["version"]}
         told |= {"reason": reason, "alert": alert["id"]}
         job_store.enqueue_webhooks(connection, alert["tenant_id"], "model.canary_ended", told)
     log.warning("canary_ended", extra={"registry": found["name"], "alert": alert["id"]})
+    return True
+
+
+def stop_canaries(db: Database) -> int:
+    """Take their share of the callers from versions whose answers break the rule of their name; returns how many."""
+    with db.core() as connection:
+        tenants = repository.releasing(connection)
+    stopped = 0
+    for tenant in tenants:
+        with db.transaction(tenant) as connection:
+            for canary in repository.ruled_canaries(connection):
+                stopped += _stop_canary(connection, tenant, canary)
+    return stopped
+
+
+def _stop_canary(connection: Connection, tenant: UUID, canary: Row) -> bool:
+    """Judge and end one, with its webhook; the numbers stay in its history."""
+    rule = CanaryRule.model_validate(canary["canary_rule"])
+    seen = repository.canary_answers(connection, tenant, canary, JUDGED)
+    broken = canaries.stops(rule, seen)
+    if not broken:
+        return False
+    reason, figures = f"stopped: {'; '.join(broken)}", canaries.told(rule, seen)
+    name, version = canary["name"], canary["version"]
+    if not repository.end_canary(connection, canary["id"], version, reason, {"stopped": figures}):
+        return False
+    about = {"registry": name, "model": f"{PREFIX}{name}", "version": version, "reason": reason, **figures}
+    job_store.enqueue_webhooks(connection, tenant, "model.canary_stopped", about)
+    log.warning("canary_stopped", extra={"registry": name, "version": version, "reason": reason})
     return True
 
 

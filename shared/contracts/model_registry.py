@@ -17,6 +17,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # Parts that a share of the callers is counted in.
 WHOLE = 10_000
 MAX_VERSIONS = 1000
+# Of a canary's answers the newest so many are judged.
+JUDGED = 10_000
 
 Stage = Literal["candidate", "staging", "production", "archived"]
 Action = Literal["stage", "archive", "promote", "canary", "retire", "restore"]
@@ -109,6 +111,45 @@ class GateRules(BaseModel):
             if getattr(self, name) and self.eval_id is None:
                 raise ValueError(f"{name} needs an eval_id")
         return self
+
+
+class StopWhen(BaseModel):
+    """What a canary's own answers must not come to; of batches and of the background none is counted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    error_rate_above: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="share of its answers that failed; those given up by clients do not count",
+    )
+    latency_p95_above_ms: float | None = Field(
+        default=None, gt=0, description="95% of its answers are whole within this time"
+    )
+    first_token_p95_above_ms: float | None = Field(
+        default=None, gt=0, description="95% of its answers begin within this time"
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(f"give one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class CanaryRule(BaseModel):
+    """When a version that gets a share of the callers loses it by itself."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    share: float | None = Field(
+        default=None, gt=0, lt=1, description="of the callers, for a canary that is started without one"
+    )
+    stop_when: StopWhen
+    min_requests: int = Field(
+        default=50, ge=1, le=JUDGED, description="fewer answers since it was started than this stop nothing"
+    )
 
 
 def waivable(check: str) -> bool:

@@ -61,6 +61,28 @@ def test_a_name_is_made_gated_promoted_shared_rolled_back_and_told(heliu: Heliu,
     assert heliu.json("registry", "remove", "service")["deleted"] is True
 
 
+def test_a_rule_for_canaries_is_read_from_a_file_and_gives_the_share(heliu: Heliu, tmp_path: Path) -> None:
+    gates, rule = tmp_path / "gates.yml", tmp_path / "canary.yml"
+    gates.write_text("data_gate: 'off'\n")
+    rule.write_text("share: 0.2\nstop_when: {error_rate_above: 0.05}\n")
+    heliu.run("registry", "create", "ruled", "--gates", str(gates), "--canary", str(rule))
+    for number, model in enumerate(("one", "two"), 1):
+        heliu.run("registry", "add", "ruled", model, "--stage")
+        if number == 1:
+            heliu.run("registry", "promote", "ruled", "1")
+    assert "canary 2 (0.2)" in heliu.run("registry", "canary", "ruled", "2")
+    shown = heliu.run("registry", "show", "ruled")
+    assert "error_rate_above" in shown
+    rule.write_text("share: 0.1\nstop_when: {latency_p95_above_ms: 2000}\nmin_requests: 10\n")
+    changed = heliu.json("registry", "change", "ruled", "--canary", str(rule))
+    assert changed["canary_rule"]["min_requests"] == 10
+    with pytest.raises(InvalidInput, match="one of both"):
+        heliu.run("registry", "change", "ruled", "--canary", str(rule), "--no-canary")
+    assert heliu.json("registry", "change", "ruled", "--no-canary")["canary_rule"] is None
+    assert heliu.json("models", "show", "registry:ruled")["version"] == 1
+    assert "registry:ruled" in heliu.run("models", "list")
+
+
 def test_a_second_key_approves_or_refuses(heliu: Heliu, tmp_path: Path) -> None:
     gates = tmp_path / "gates.json"
     gates.write_text('{"data_gate": "off"}')

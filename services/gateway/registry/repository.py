@@ -16,8 +16,9 @@ from shared.db import Connection, Row
 from shared.errors import Conflict, NotFound
 
 INSERT = """
-INSERT INTO gateway.registry (id, tenant_id, name, description, gates, approval, api_key_id)
-VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, name) WHERE deleted_at IS NULL DO NOTHING RETURNING id"""
+INSERT INTO gateway.registry (id, tenant_id, name, description, gates, approval, canary_rule, api_key_id)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (tenant_id, name) WHERE deleted_at IS NULL DO NOTHING RETURNING id"""
 
 COUNT = "SELECT count(*)::int AS n FROM gateway.registry WHERE tenant_id = %s AND deleted_at IS NULL"
 
@@ -143,10 +144,12 @@ def insert(
     description: str | None,
     gates: dict[str, Any],
     approval: str,
+    canary_rule: dict[str, Any] | None,
     key: str | None,
 ) -> bool:
     """False where the name is taken."""
-    values = (registry_id, tenant, name, description, Jsonb(gates), approval, key)
+    rule = Jsonb(canary_rule) if canary_rule is not None else None
+    values = (registry_id, tenant, name, description, Jsonb(gates), approval, rule, key)
     return connection.execute(INSERT, values).fetchone() is not None
 
 

@@ -22,6 +22,7 @@ def registered(row: Row) -> Shape:
         "latest_version": row["latest"] or None,
         "production_version": row["production"],
         "canary": {"version": row["canary"], "share": row["share"] / WHOLE} if row["canary"] else None,
+        "canary_rule": row["canary_rule"],
         "approval": row["approval"],
         "gates": row["gates"],
         "moved_at": unix(row["moved_at"]),

@@ -22,6 +22,7 @@ from shared.contracts.model_registry import (
     PREFIX,
     WHOLE,
     Approval,
+    CanaryRule,
     GateRules,
     registered_name,
 )
@@ -51,6 +52,7 @@ def create(
     description: str | None,
     gates: GateRules,
     approval: Approval,
+    canary_rule: CanaryRule | None,
 ) -> Row:
     """A name without versions. Raises Conflict for one that is taken."""
     check_gates(connection, caller.tenant, gates)
@@ -67,6 +69,7 @@ def create(
         description=description,
         gates=gates.model_dump(mode="json"),
         approval=approval,
+        canary_rule=rule_of(canary_rule),
         key=caller.key_id,
     )
     if not made:
@@ -120,13 +123,15 @@ def change(
     description: str | None,
     gates: GateRules | None,
     approval: Approval | None,
+    canary_rule: tuple[CanaryRule | None] | None,
     reason: str | None,
 ) -> tuple[Row, Row | None]:
-    """(registered model, request). What is None stays; where approval is asked for, so it is for changing that."""
+    """(registered model, request). What is None stays, and a rule of (None,) is taken away; where approval is asked
+    for, so it is for changing that."""
     found = registered(connection, caller.tenant, name)
     if description is not None:
         repository.describe(connection, found["id"], description)
-    if gates is None and approval is None:
+    if gates is None and approval is None and canary_rule is None:
         return registered(connection, caller.tenant, name), None
     if gates is not None:
         check_gates(connection, caller.tenant, gates)
@@ -134,9 +139,15 @@ def change(
     settings = {
         "gates": gates.model_dump(mode="json") if gates is not None else found["gates"],
         "approval": approval or found["approval"],
+        "canary_rule": rule_of(canary_rule[0]) if canary_rule is not None else found["canary_rule"],
     }
     asked = move(connection, caller, found, Move("settings", settings=settings), reason)
     return registered(connection, caller.tenant, name), asked
+
+
+def rule_of(rule: CanaryRule | None) -> dict[str, Any] | None:
+    """As it is stored and shown."""
+    return rule.model_dump(mode="json", exclude_none=True) if rule is not None else None
 
 
 def move(

@@ -18,12 +18,17 @@ from services.gateway.registry import shapes as registry_shapes
 from services.gateway.registry import store as registry_store
 from services.gateway.registry.cards import card_of, gather
 from services.gateway.registry.releases import registered, version
-from shared.contracts.model_registry import NAME, Approval, GateRules
+from shared.contracts.model_registry import NAME, Approval, CanaryRule, GateRules
 from shared.db import Row
 
 router = APIRouter(tags=["registry"])
 
 GATES = {"eval_id": "eval_0123456789ab", "margin": 0.02, "slice_margin": 0.05, "min_items": 200}
+RULE = {
+    "share": 0.05,
+    "stop_when": {"error_rate_above": 0.05, "latency_p95_above_ms": 4000},
+    "min_requests": 50,
+}
 Reason = Annotated[str | None, Field(default=None, min_length=1, max_length=2000)]
 Format = Annotated[Literal["json", "md"], Query(description="JSON, or Markdown to read")]
 
@@ -33,6 +38,9 @@ class CreateRegistered(Body):
     description: str | None = Field(default=None, max_length=2000)
     gates: GateRules = GateRules()
     approval: Approval = Field("none", description="`required`: a promotion or canary waits for a second key")
+    canary_rule: CanaryRule | None = Field(
+        default=None, description="when a canary loses its share by itself"
+    )
 
     @field_validator("name")
     @classmethod
@@ -46,6 +54,7 @@ class ChangeRegistered(Body):
     description: str | None = Field(default=None, max_length=2000)
     gates: GateRules | None = None
     approval: Approval | None = None
+    canary_rule: CanaryRule | None = Field(default=None, description="null takes it away")
     reason: Reason
 
 
@@ -57,7 +66,9 @@ class AddVersion(Body):
 @router.post(
     "/v1/registry",
     summary="Register a name",
-    **json_body(CreateRegistered, {"name": "service", "gates": GATES, "approval": "none"}),
+    **json_body(
+        CreateRegistered, {"name": "service", "gates": GATES, "approval": "none", "canary_rule": RULE}
+    ),
 )
 def create(
     gateway: GatewayDep, request: Annotated[Incoming[CreateRegistered], Depends(incoming(CreateRegistered))]
@@ -66,7 +77,7 @@ def create(
     body, caller = request.body, request.caller
     with gateway.db.transaction(caller.tenant) as connection:
         made = registry_store.create(
-            connection, caller, body.name, body.description, body.gates, body.approval
+            connection, caller, body.name, body.description, body.gates, body.approval, body.canary_rule
         )
     return registry_shapes.registered(made)
 
@@ -90,7 +101,7 @@ def retrieve(name: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any
 
 @router.post(
     "/v1/registry/{name}",
-    summary="Change description, gates or approval",
+    summary="Change description, gates, approval or the canary's rule",
     response_model=None,
     **json_body(ChangeRegistered, {"gates": GATES}),
 )
@@ -109,6 +120,7 @@ def change(
             description=body.description,
             gates=body.gates,
             approval=body.approval,
+            canary_rule=(body.canary_rule,) if "canary_rule" in body.model_fields_set else None,
             reason=body.reason,
         )
     return answer(row, asked)

@@ -22,7 +22,7 @@ from services.gateway.registry.releases import registered, version
 from services.gateway.registry.repository import Move
 from services.gateway.routes.registry import Reason, answer
 from shared.contracts.model_registry import LEGAL
-from shared.errors import Conflict
+from shared.errors import Conflict, InvalidInput
 
 router = APIRouter(tags=["registry"])
 
@@ -44,7 +44,12 @@ class Promotion(Body):
 
 
 class Canary(Promotion):
-    share: float = Field(gt=0, lt=1, description="of the callers, in steps of 0.0001")
+    share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="of the callers, in steps of 0.0001; that of the canary's rule without it",
+    )
 
 
 class RollBack(Body):
@@ -117,8 +122,9 @@ def canary(
     gateway: GatewayDep,
     request: Annotated[Incoming[Canary], Depends(incoming(Canary))],
 ) -> Response:
-    """Beside what is in production, behind the same gate. The same `user` always gets the same version."""
-    share = registry_store.parts_of(request.body.share)
+    """Beside what is in production, behind the same gate. The same `user` always gets the same version. With a
+    `canary_rule` it loses its share by itself (`model.canary_stopped`), within about a minute of what breaks that."""
+    share = registry_store.parts_of(_share(gateway, request, name))
     decision = _decision(gateway, request, name, number, "canary")
     return _moved(gateway, request, name, Move("canary", number, share, decision))
 
@@ -188,6 +194,20 @@ def reject(
     with gateway.db.transaction(request.caller.tenant) as connection:
         row = registry_approvals.reject(connection, request.caller, name, request_id, request.body.reason)
     return registry_shapes.request(name, row)
+
+
+def _share(gateway: Gateway, request: Incoming[Canary], name: str) -> float:
+    if request.body.share is not None:
+        return request.body.share
+    with gateway.db.transaction(request.caller.tenant) as connection:
+        rule = registered(connection, request.caller.tenant, name)["canary_rule"] or {}
+    if "share" not in rule:
+        raise InvalidInput(
+            "say which share of the callers it gets, such as 0.05; the rule of its canaries has none",
+            code="missing_required_parameter",
+            param="share",
+        )
+    return float(rule["share"])
 
 
 def _moved(gateway: Gateway, request: Incoming[Any], name: str, wanted: Move) -> Response:

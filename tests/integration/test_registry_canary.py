@@ -1,0 +1,186 @@
+"""A canary whose own answers break its rule loses its share, and history and webhook say by which numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from services.monitoring import tasks
+from shared import bootstrap
+from tests import servers
+from tests.conftest import TEMPLATE
+from tests.integration.gateway_app import PEPPER, RunningGateway, running_gateway
+from tests.integration.test_gateway_tasks import error
+from tests.integration.test_registry import OPEN, make, ok, promote
+
+RULE = {
+    "share": 0.2,
+    "stop_when": {"error_rate_above": 0.1, "latency_p95_above_ms": 1000},
+    "min_requests": 20,
+}
+USAGE = """
+INSERT INTO gateway.usage (tenant_id, request_id, endpoint, model, pool, status, prompt_tokens, completion_tokens,
+    seconds, job_id, metadata)
+SELECT %(tenant)s, gen_random_uuid()::text, '/v1/chat/completions', 'two', 'default', %(status)s, 1, 1, %(seconds)s,
+    %(job)s, jsonb_build_object('registry', %(name)s::text, 'registry_version', %(version)s::int)
+FROM generate_series(1, %(n)s)"""
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    url = servers.new_database(postgres.url, "canaries", template=TEMPLATE)
+    with running_gateway(url, valkey.url, tmp_path_factory.mktemp("gateway")) as running:
+        for model in ("one", "two"):
+            running.add_model(model)
+        with running.platform.db.core() as c:
+            _, running.keys["second"] = bootstrap.create_key(
+                c, running.tenants["acme"], "second", "tenant", PEPPER
+            )
+        yield running
+    servers.drop_database(postgres.url, "canaries")
+
+
+@pytest.fixture
+def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
+    with gateway.http() as client:
+        yield client
+
+
+def answers(
+    gateway: RunningGateway,
+    name: str,
+    n: int,
+    *,
+    status: str = "ok",
+    version: int = 2,
+    seconds: float = 0.1,
+    job: str | None = None,
+) -> None:
+    """Rows of the ledger, as that many live answers leave them."""
+    given = {"n": n, "name": name, "status": status, "version": version, "seconds": seconds, "job": job}
+    with gateway.platform.db.core() as c:
+        c.execute(USAGE, {**given, "tenant": gateway.tenants["acme"]})
+
+
+def start(http: httpx.Client, name: str, **more: Any) -> None:
+    """A registered model whose second version gets the share that its rule says."""
+    make(http, name, "one", "two", canary_rule=RULE)
+    ok(promote(http, name, 1))
+    shown = ok(http.post(f"/v1/registry/{name}/versions/2/canary", json=more))
+    assert (shown["canary"], shown["canary_rule"]) == (
+        {"version": 2, "share": more.get("share", 0.2)},
+        RULE,
+    )
+
+
+def test_a_canary_that_fails_too_often_is_stopped_with_its_numbers(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    events = ["model.canary_stopped", "model.canary_ended"]
+    hook = ok(http.post("/v1/webhooks", json={"url": "https://example.com/h", "events": events}))
+    start(http, "failing")
+    start(http, "spared", share=0.5)
+    db = gateway.platform.db
+    assert tasks.stop_canaries(db) == 0
+    # Failures of production, of a batch and of another name are not its own, and what a client gave up is nobody's.
+    answers(gateway, "failing", 40, status="error", version=1)
+    answers(gateway, "failing", 40, status="error", job="batch_1")
+    answers(gateway, "failing", 40, status="cancelled")
+    answers(gateway, "spared", 40)
+    answers(gateway, "failing", 15)
+    answers(gateway, "failing", 4, status="error")
+    assert tasks.stop_canaries(db) == 0
+    answers(gateway, "failing", 1, status="error")
+    assert tasks.stop_canaries(db) == 1
+    assert tasks.stop_canaries(db) == 0
+    shown = ok(http.get("/v1/registry/failing"))
+    assert (shown["canary"], shown["production_version"], shown["canary_rule"]) == (None, 1, RULE)
+    assert ok(http.get("/v1/registry/spared"))["canary"] == {"version": 2, "share": 0.5}
+    told = ok(http.get("/v1/registry/failing/history"))["data"][0]
+    assert (told["action"], told["version"], told["created_by"]) == ("end_canary", 2, None)
+    assert told["reason"] == "stopped: 25.0% of 20 answers failed, more than 10.0%"
+    figures = told["data"]["stopped"]
+    assert (figures["answers"], figures["errors"], figures["error_rate"], figures["rule"]) == (
+        20,
+        5,
+        0.25,
+        RULE,
+    )
+    with db.core() as c:
+        query = "SELECT body FROM core.webhook_delivery WHERE endpoint_id = %s"
+        (body,) = [json.loads(row["body"]) for row in c.execute(query, (hook["id"],)).fetchall()]
+    assert body["type"] == "model.canary_stopped"
+    assert body["data"] == {
+        "registry": "failing",
+        "model": "registry:failing",
+        "version": 2,
+        "reason": told["reason"],
+        **figures,
+    }
+    # Begun anew it is judged anew.
+    ok(http.post("/v1/registry/failing/versions/2/canary", json={"share": 0.1}))
+    assert tasks.stop_canaries(db) == 0
+    answers(gateway, "failing", 20, status="error")
+    assert tasks.stop_canaries(db) == 1
+
+
+def test_a_canary_that_is_too_slow_is_stopped_and_one_without_a_rule_goes_on(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    start(http, "slow")
+    answers(gateway, "slow", 36, seconds=0.2)
+    answers(gateway, "slow", 4, seconds=3.0)
+    ok(http.post("/v1/registry/slow", json={"canary_rule": None}))
+    assert ok(http.get("/v1/registry/slow"))["canary_rule"] is None
+    assert tasks.stop_canaries(gateway.platform.db) == 0
+    ok(http.post("/v1/registry/slow", json={"canary_rule": RULE, "reason": "as before"}))
+    change = ok(http.get("/v1/registry/slow/history"))["data"][0]
+    assert (
+        change["action"],
+        change["data"]["before"]["canary_rule"],
+        change["data"]["after"]["canary_rule"],
+    ) == (
+        "settings",
+        None,
+        RULE,
+    )
+    # What else is changed leaves it.
+    ok(http.post("/v1/registry/slow", json={"gates": {**OPEN, "margin": 0.1}}))
+    assert ok(http.get("/v1/registry/slow"))["canary_rule"] == RULE
+    assert tasks.stop_canaries(gateway.platform.db) == 1
+    told = ok(http.get("/v1/registry/slow/history"))["data"][0]
+    assert told["reason"] == "stopped: 95% of 40 answers were whole within 3000 ms, later than 1000 ms"
+
+
+def test_where_approval_is_asked_for_a_rule_is_not_loosened_by_one_key(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    make(http, "strict", "one", approval="required", canary_rule=RULE)
+    waits = ok(http.post("/v1/registry/strict", json={"canary_rule": None}), 202)
+    assert ok(http.get("/v1/registry/strict"))["canary_rule"] == RULE
+    with gateway.http("second") as second:
+        ok(second.post(f"/v1/registry/strict/requests/{waits['id']}/approve", json={}))
+    assert ok(http.get("/v1/registry/strict"))["canary_rule"] is None
+
+
+def test_a_wrong_rule_is_told_by_its_place(http: httpx.Client) -> None:
+    def refused(rule: dict[str, Any]) -> tuple[int, str, str | None]:
+        return error(http.post("/v1/registry", json={"name": "wrong", "canary_rule": rule}))
+
+    assert refused({}) == (400, "missing_required_parameter", "canary_rule.stop_when")
+    assert refused({"stop_when": {}}) == (400, "invalid_value", "canary_rule.stop_when")
+    assert refused({"stop_when": {"errors": 1}}) == (400, "unknown_parameter", "canary_rule.stop_when.errors")
+    assert refused({"stop_when": {"error_rate_above": 2}})[::2] == (
+        400,
+        "canary_rule.stop_when.error_rate_above",
+    )
+    make(http, "shareless", "one", "two", canary_rule={"stop_when": {"error_rate_above": 0.5}})
+    ok(promote(http, "shareless", 1))
+    answer = http.post("/v1/registry/shareless/versions/2/canary", json={})
+    assert error(answer) == (400, "missing_required_parameter", "share")
