@@ -25,7 +25,12 @@ Name = Annotated[str, typer.Argument(metavar="DATASET")]
 
 @app.command()
 def build(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV, JSONL or Parquet.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="CSV, JSONL or Parquet; or the id of a file that is there, file-..."
+        ),
+    ],
     name: Annotated[str, typer.Option(help="The dataset; made at its first use.")],
     recipe: Annotated[
         Path | None, typer.Option(help="YAML or JSON; inferred from the data without it.")
@@ -35,15 +40,22 @@ def build(
 ) -> None:
     """Upload files and build a version of a dataset from their rows."""
     for path in paths:
-        if not path.is_file():
+        if not path.is_file() and not _is_id(path):
             raise InvalidInput(f"{path} is not a file", param="FILE")
     body: dict[str, Any] = {"name": name}
     if recipe is not None:
         # Checked here too, so that a mistyped recipe costs no upload.
         body["recipe"] = json.loads(parse_recipe(recipe.read_bytes()).canonical())
     with closing(connect()) as client:
-        body["file_ids"] = [client.upload(path, "user_data")["id"] for path in paths]
+        body["file_ids"] = [
+            str(path) if _is_id(path) else client.upload(path, "user_data")["id"] for path in paths
+        ]
         watch.answer(client, client.post("/v1/datasets", body), wait=wait, as_json=as_json)
+
+
+def _is_id(path: Path) -> bool:
+    """Whether it names an upload, and nothing on this machine."""
+    return str(path).startswith("file-") and not path.exists()
 
 
 @app.command("try")

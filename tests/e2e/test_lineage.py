@@ -8,7 +8,9 @@ import sys
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from services.cli.main import app
 from tests.e2e.stage import ROOT, Stage, sample
 from tests.harness import wait_for
 
@@ -99,3 +101,48 @@ def test_the_command_line_draws_a_tree_from_model_to_rows(stage: Stage) -> None:
     assert f"trained on: version {stage.version}" in ran.stdout
     assert ran.stdout.count("row row-") >= 2
     assert "governed: file file-" in ran.stdout
+
+
+def test_a_student_of_stored_answers_leads_back_to_them_and_to_its_teacher(stage: Stage) -> None:
+    client = stage.openai()
+    said = [
+        client.chat.completions.create(
+            model=stage.tuned,
+            messages=[{"role": "system", "content": "客服"}, {"role": "user", "content": f"{n} 天退款吗"}],
+            store=True,
+            metadata={"use": "distill"},
+            extra_body={"structured_outputs": {"choice": ["好的 okay"]}},
+        )
+        for n in range(4)
+    ]
+    cut = client.chat.completions.create(
+        model=stage.tuned, messages=ASK, max_tokens=1, store=True, metadata={"use": "distill"}
+    )
+    assert cut.choices[0].finish_reason == "length"
+    asked = ["stored", "export", "--model", stage.tuned, "--metadata", "use=distill", "--json"]
+    told = CliRunner().invoke(app, asked, env={"HELIU_GATEWAY_URL": stage.url, "HELIU_API_KEY": stage.key})
+    assert told.exit_code == 0, told.output
+    made = json.loads(told.stdout)
+    assert (made["rows"], made["left_out"]) == (4, {"cut": 1})
+    lines = client.files.content(made["file_id"]).text.splitlines()
+    assert json.loads(lines[-1])["messages"] == [
+        {"role": "system", "content": "客服"},
+        {"role": "user", "content": "0 天退款吗"},
+        {"role": "assistant", "content": "好的 okay"},
+    ]
+    job = client.fine_tuning.jobs.create(
+        model=stage.base,
+        training_file=made["file_id"],
+        suffix="student",
+        method={
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"batch_size": 2, "max_steps": 2}},  # type: ignore[typeddict-unknown-key]
+        },
+    )
+    student = stage.succeeded(job.id)["result"]["fine_tuned_model"]
+    shape = stage.get(f"/v1/lineage/{student}", rows=0)
+    assert made["file_id"] in ids(shape, "file")
+    assert set(ids(shape, "answer")) == {one.id for one in said}
+    assert {stage.tuned, stage.base} <= set(ids(shape, "model"))
+    onward = stage.get(f"/v1/lineage/{said[0].id}", direction="downstream")
+    assert student in ids(onward, "model")

@@ -489,3 +489,23 @@ def test_a_used_up_quota_and_a_model_in_use_are_told(world: World) -> None:
     world.ended(job_id)
     over = client.post(CHAT, json=body("more"))
     assert (over.status_code, over.json()["error"]["code"]) == (429, "insufficient_quota")
+
+
+def test_a_chat_that_is_stored_is_there_with_the_end_of_its_job_and_once(world: World) -> None:
+    job = world.submit("nul", store=True, metadata={"use": "later"})
+    result = world.ended(job["id"])["result"]
+    http = world.gateway.http()
+    stored = http.get(f"{CHAT}/{result['answer']}").json()
+    assert (stored["object"], stored["metadata"]) == ("chat.completion", {"use": "later"})
+    assert stored["choices"][0]["message"]["content"] == "a\x00b", "what Postgres's own JSON cannot hold"
+    assert [one["id"] for one in http.get(CHAT, params={"metadata[use]": "later"}).json()["data"]] == [
+        result["answer"]
+    ]
+    assert http.delete(f"{CHAT}/{result['answer']}").status_code == 200
+    assert http.get(f"{CHAT}/{result['answer']}").status_code == 404, "the job's own answer has not its name"
+    assert http.get(f"{CHAT}/{job['id']}").status_code == 200
+
+
+def test_a_chat_in_the_background_that_is_too_large_to_be_stored_is_refused(world: World) -> None:
+    large = world.gateway.http().post(CHAT, json=body("x" * 600_000, store=True))
+    assert (large.status_code, large.json()["error"]["param"]) == (400, "store")

@@ -64,6 +64,8 @@ ORDER BY 1, 2, 3"""
 MEMORIES = frozenset(
     {
         ("gateway", "usage"),
+        ("gateway", "stored_chat"),
+        ("gateway", "stored_chat_file"),
         ("gateway", "registry_decision"),
         ("core", "job_event"),
         ("core", "audit"),

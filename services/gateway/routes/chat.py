@@ -105,7 +105,8 @@ async def retrieve_chat(
     `Accept: text/event-stream` or `?stream=true` its stream, at any time; or the stream of a live answer that was
     asked for with `resumable`. A stream goes on behind `Last-Event-ID`, or begins at the beginning. What was stored
     with `store` is answered whole, with its metadata and settings."""
-    if not _streamed(request, stream) and HEADER not in request.headers:
+    by_answer = not answer_id.startswith(ChatJob.id_prefix)
+    if by_answer and not _streamed(request, stream) and HEADER not in request.headers:
         kept = await to_thread.run_sync(stored_chats.find, gateway, request.state.caller, answer_id)
         if kept is not None:
             return JSONResponse(completion_object(kept))
