@@ -17,6 +17,12 @@ from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
+from services.inference.lean import leave_out
+
+if __name__ == "__main__":
+    # Before the imports below, of which it saves the half.
+    leave_out()
+
 from services.inference.aside import Aside, Detokenize, Tokenize
 from services.inference.engine.accelerator import describe, settled
 from services.inference.engine.engine import Engine
