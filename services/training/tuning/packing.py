@@ -1,6 +1,6 @@
 """Sequences put behind one another in packs of bounded length: best fit decreasing, in a seeded order. Pure.
 
-The packs stand in each checkpoint, so that a machine with more memory resumes the same run.
+By what they were made stands in each checkpoint, so that a machine with more memory resumes the same run.
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
-"""Statuses, and the small sums of the gateway."""
+"""The status of each error, and how long a caller shall wait."""
 
 from __future__ import annotations
 
 import pytest
-from starlette.datastructures import QueryParams
 
 from services.gateway.errors import RateLimited, error_response, status_of
-from services.gateway.jobs.metadata import wanted_metadata
-from services.gateway.pages import listing
 from shared.errors import Conflict, HeliuError, InvalidInput, NotFound, Unavailable
 
 
@@ -31,21 +28,3 @@ def test_each_error_has_its_status(error: HeliuError, status: int) -> None:
 
 def test_a_rate_limit_says_when_in_whole_seconds() -> None:
     assert error_response(RateLimited("x", retry_after_s=0.2), None).headers["retry-after"] == "1"
-
-
-def test_metadata_filters_are_read_from_brackets_and_nothing_else() -> None:
-    assert wanted_metadata(QueryParams("metadata[team]=a&metadata[b]=c&limit=1")) == {"team": "a", "b": "c"}
-    assert wanted_metadata(QueryParams("metadata=null")) is None
-    for wrong in ("metadata=x", "metadata[]=x", "metadata.a=x"):
-        with pytest.raises(InvalidInput):
-            wanted_metadata(QueryParams(wrong))
-
-
-def test_an_empty_list_has_no_first_and_no_last() -> None:
-    assert listing([], False) == {
-        "object": "list",
-        "data": [],
-        "first_id": None,
-        "last_id": None,
-        "has_more": False,
-    }
