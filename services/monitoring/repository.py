@@ -120,9 +120,10 @@ WHERE r.deleted_at IS NULL AND v.model_id = %s ORDER BY r.id"""
 
 END_CANARY = "SELECT gateway.registry_move(%s, 'end_canary', %s, NULL, NULL, NULL, %s, NULL, %s)"
 
-# Whoever's registered names have answered of late; a canary that nobody asks is not judged.
+# Whoever's registered names have answered since the last sweeps; a canary that nobody asks harms nobody.
 RELEASING = """
-SELECT DISTINCT tenant_id FROM gateway.usage WHERE created_at > now() - interval '1 hour' AND metadata ? 'registry'"""
+SELECT DISTINCT tenant_id FROM gateway.usage
+WHERE created_at > now() - interval '5 minutes' AND metadata ? 'registry'"""
 
 # Held, so that what is judged is what is ended: another sweep, or who moves it meanwhile, comes before or after. Since
 # when is the start of this canary, or the last change of its share.
@@ -243,7 +244,7 @@ def canaries(connection: Connection, model: str) -> list[Row]:
 
 
 def releasing(connection: Connection) -> list[UUID]:
-    """Tenants whose registered models answered within the hour."""
+    """Tenants whose registered models answered of late."""
     return [row["tenant_id"] for row in connection.execute(RELEASING).fetchall()]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from psycopg.types.json import Jsonb
 
 from services.monitoring import tasks
 from shared import bootstrap
@@ -156,6 +157,29 @@ def test_a_canary_that_is_too_slow_is_stopped_and_one_without_a_rule_goes_on(
     assert tasks.stop_canaries(gateway.platform.db) == 1
     told = ok(http.get("/v1/registry/slow/history"))["data"][0]
     assert told["reason"] == "stopped: 95% of 40 answers were whole within 3000 ms, later than 1000 ms"
+
+
+def test_a_rule_that_this_release_cannot_read_stops_neither_its_canary_nor_the_sweep(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    gates = ok(http.post("/v1/registry", json={"name": "pattern", "gates": OPEN}))["gates"]
+    with gateway.as_tenant() as c:
+        c.execute(
+            "INSERT INTO gateway.registry (id, tenant_id, name, gates, canary_rule) "
+            "VALUES ('reg-0', %s, 'newer', %s, %s)",
+            (gateway.tenants["acme"], Jsonb(gates), Jsonb({"stop_when": {"of_tomorrow": 1}})),
+        )
+    for number, model in enumerate(("one", "two"), 1):
+        ok(http.post("/v1/registry/newer/versions", json={"model": model}))
+        ok(http.post(f"/v1/registry/newer/versions/{number}/stage", json={}))
+    ok(promote(http, "newer", 1))
+    ok(http.post("/v1/registry/newer/versions/2/canary", json={"share": 0.5}))
+    start(http, "older")
+    for name in ("newer", "older"):
+        answers(gateway, name, 20, status="error")
+    assert tasks.stop_canaries(gateway.platform.db) == 1
+    assert ok(http.get("/v1/registry/newer"))["canary"] == {"version": 2, "share": 0.5}
+    assert ok(http.get("/v1/registry/older"))["canary"] is None
 
 
 def test_where_approval_is_asked_for_a_rule_is_not_loosened_by_one_key(
