@@ -18,6 +18,8 @@ from shared.errors import InvalidInput
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+# So many of a run's checkpoints, the newest, are held against the engine when it has ended.
+MOST_CHECKED = 5
 _CHUNK = 1 << 20
 
 
@@ -75,6 +77,12 @@ class CheckpointStore:
                 # Out of sight first, so that a kill in mid-removal leaves no torn folder under a real name.
                 doomed = path.rename(self._root / f".writing-doomed-{path.name}")
                 shutil.rmtree(doomed)
+
+
+def checkpoint_samples(workdir: Path, step: int) -> Path:
+    """Where a trainer leaves what the engine is held against for a checkpoint: beside it, since it quotes rows, and
+    checkpoints are kept."""
+    return workdir / "served" / f"{step:08d}" / "parity"
 
 
 def seal(folder: Path, facts: Mapping[str, Any]) -> str:

@@ -116,6 +116,8 @@ class Reporting(Trainer):  # type: ignore[misc]  # transformers is untyped here
         shutil.rmtree(aside)
         if self.plan.best is not None:
             self.plan.best.join(folder)
+        if self.plan.samples is not None:
+            self.plan.samples(self.model, self.state.global_step)
         if not (folder / GENERATION_CONFIG).exists():
             # An adapter's checkpoint may be served: it ends and decodes as the adapter will.
             made = self.accelerator.unwrap_model(self.model)

@@ -35,7 +35,7 @@ from services.training.tuning.choices import choose
 from services.training.tuning.machine import shape_of, this_machine
 from services.training.tuning.planning import batch_size_for, dataset, make_plan
 from services.training.tuning.probe import fits, fitted
-from services.training.tuning.saving import save, whole
+from services.training.tuning.saving import samples_of_checkpoints, save, whole
 from services.training.tuning.shards import compile_layers, shard_on_cpu
 from shared.contracts.early_stopping import check_watched
 from shared.errors import InvalidInput
@@ -98,6 +98,8 @@ def run(spec: Spec, run: Run) -> Result:
     plan.looks.patience = wanted.early_stopping_patience
     if held_out and wanted.keep_best is not False:
         plan.best = BestWeights(spec.workdir, resumed.path if resumed else None)
+    samples = sample_rows(spec)
+    plan.samples = samples_of_checkpoints(spec, wanted, tokenizer, samples)
     if world.rank() == 0:
         plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
     peak = _learning_rate(wanted, model) * wanted.learning_rate_multiplier
@@ -156,7 +158,7 @@ def run(spec: Spec, run: Run) -> Result:
     with run.timed("save"):
         model = whole(trainer, model, spec, wanted, adapter)
         if world.rank() == 0:
-            save(run, spec, wanted, model, tokenizer, sample_rows(spec))
+            save(run, spec, wanted, model, tokenizer, samples)
     return Result(
         str(spec.output_dir),
         plan.tokens_of(step),

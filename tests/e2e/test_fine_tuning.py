@@ -134,6 +134,13 @@ def test_a_finished_adapter_and_its_checkpoints_are_served_at_once_beside_their_
     }
     assert all(answer.usage and answer.usage.completion_tokens for answer in answers.values())
     assert len({answer.choices[0].message.content for answer in answers.values()}) == len(names)
+    # The newest were held against the engine, as the end was; an older one says that it was not.
+    parity = {
+        c.step_number: stage.get(f"/v1/models/{c.fine_tuned_model_checkpoint}")["info"]["parity"]
+        for c in checkpoints.data
+    }
+    assert parity[56]["passed"] is True
+    assert parity[8]["passed"] is None
     assert (before, stage.running["inference"].alive) == (stage.running["inference"].pid, True)
 
 

@@ -56,6 +56,8 @@ def _ask(gateway: RunningGateway, file: str, model: str, **wanted: Any) -> Any:
         ({"use_dora": True, "quantization": "nf4"}, "use_dora", "leave out"),
         ({"method": "full", "use_rslora": True}, "use_rslora", "goes with the method 'lora'"),
         ({"loss": "focal"}, "loss", "dft"),
+        ({"early_stopping_patience": 2}, "early_stopping_patience", "the job has none"),
+        ({"keep_best": True}, "keep_best", "give it a validation_file"),
     ],
 )
 def test_what_the_model_cannot_have_is_refused_before_there_is_a_job(

@@ -64,6 +64,8 @@ def _parity(rules: GateRules, facts: Facts) -> Check:
         return check("parity", "not_applicable", "the model was not trained here")
     if facts.parity is None:
         return check("parity", "failed", "its training did not compare trainer and engine; train it again")
+    if facts.parity.get("passed") is None:
+        return check("parity", "failed", facts.parity.get("why") or "trainer and engine were not compared")
     figures = {name: facts.parity.get(name) for name in ("max_abs_difference", "tolerance", "rows")}
     if facts.parity.get("passed") is not True:
         return check("parity", "failed", "trainer and engine disagree", **figures)

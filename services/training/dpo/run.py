@@ -25,7 +25,7 @@ from services.training.spec import Spec
 from services.training.start import mark_of
 from services.training.tuning.adapters import adapter_facts, lora_config, with_adapter
 from services.training.tuning.best import BestWeights
-from services.training.tuning.saving import save, whole
+from services.training.tuning.saving import samples_of_checkpoints, save, whole
 from services.training.tuning.shards import shard_on_cpu
 from shared.contracts.early_stopping import check_watched
 
@@ -78,6 +78,8 @@ def run(spec: Spec, run: Run) -> Result:
     plan.looks.patience = wanted.early_stopping_patience
     if held_out and wanted.keep_best is not False:
         plan.best = BestWeights(spec.workdir, resumed.path if resumed else None)
+    samples = _samples(others or rows)
+    plan.samples = samples_of_checkpoints(spec, like_tuned, tokenizer, samples)
     if world.rank() == 0:
         plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
     peak = learning_rate(wanted, model) * wanted.learning_rate_multiplier
@@ -133,7 +135,7 @@ def run(spec: Spec, run: Run) -> Result:
     with run.timed("save"):
         model = whole(trainer, model, spec, like_tuned, adapter)
         if world.rank() == 0:
-            save(run, spec, like_tuned, model, tokenizer, _samples(others or rows))
+            save(run, spec, like_tuned, model, tokenizer, samples)
     return Result(
         str(spec.output_dir),
         plan.tokens_of(step),

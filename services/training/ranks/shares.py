@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -44,12 +43,11 @@ def handed_out(model: PreTrainedModel) -> bool:
 
 
 def held(model: PreTrainedModel) -> dict[str, int]:
-    """How many parameters the model has, in how many bytes this process holds them, and all that it holds."""
+    """How many parameters the model has, and in how many bytes this process holds them."""
     here = (p for p in model.parameters() if not p.is_meta)
     return {
         "parameters": model.num_parameters(),
         "weights_bytes": sum(p.numel() * p.element_size() for p in here),
-        "resident_bytes": psutil.Process().memory_info().rss,
     }
 
 

@@ -16,6 +16,8 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, id) DO NOTHI
 
 MODEL_JOB = "SELECT job_id FROM training.model WHERE tenant_id = %s AND id = %s"
 
+ADD_TO_INFO = "UPDATE training.model SET info = info || %s WHERE tenant_id = %s AND id = %s AND job_id = %s"
+
 ADD_CHECKPOINT = """
 INSERT INTO training.checkpoint (id, tenant_id, job_id, step, epoch, artifact, model_id, metrics)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
@@ -51,6 +53,13 @@ def add_model(
         raise Conflict(
             f"a model {model_id!r} exists already; choose another name", code="model_exists", param="name"
         )
+
+
+def add_to_info(
+    connection: Connection, tenant: UUID, model_id: str, job_id: str, info: dict[str, Any]
+) -> None:
+    """What became known of a job's model after it was registered, over what stands there by the same names."""
+    connection.execute(ADD_TO_INFO, (Jsonb(info), tenant, model_id, job_id))
 
 
 def is_taken(connection: Connection, tenant: UUID, model_id: str, job_id: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from services.training import repository
-from services.training.engine_check import check_engine
+from services.training.engine_check import Served, check_engine
 from services.training.lineage import lineage, settings_in
 from services.training.supervise import Sink, supervise
 from services.training.tasks.checkpoints import Checkpoints
@@ -132,7 +132,13 @@ class TrainingRun:
         adapter = (folder / "adapter_config.json").exists()
         base = Path(frame["base_dir"]) if adapter else None
         grace, threads = self._platform.settings.drain_seconds * 0.8, frame.get("threads", 2)
-        found = check_engine(self._ctx, folder, base, samples, threads=threads, grace_s=grace)
+        others = self._checkpoints.unchecked(Path(frame["workdir"]), base)
+        models = [Served(folder, base, samples), *(one for _, one in others)]
+        found, *rest = check_engine(self._ctx, models, threads=threads, grace_s=grace)
+        if isinstance(found, HeliuError):
+            raise found
+        for (step, _), one in zip(others, rest, strict=False):
+            self._checkpoints.note(step, one)
         parity = found["parity"]
         self._ctx.event(
             "message",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,8 @@ class Plan:
     """`counts` are how many sequences each row holds where that is not one; `kept` stands in each checkpoint; `whole`
     says that the rows which are watched are all that are held out; `owes_validation` that a stop came before the look
     at them which the last step is due. `best` is where the weights of the best look are kept, if they are; `planned`
-    is how many steps there were to be of a run that ended early.
+    is how many steps there were to be of a run that ended early. `samples` leaves beside a checkpoint, by model and
+    step, what the engine is held against.
     """
 
     run: Run
@@ -38,6 +39,7 @@ class Plan:
     kept: dict[str, Any] = field(default_factory=dict)
     looks: Looks = field(default_factory=Looks)
     best: BestWeights | None = None
+    samples: Callable[[Any, int], None] | None = None
     planned: int | None = None
     whole: bool = False
     owes_validation: bool = False

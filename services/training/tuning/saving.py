@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from services.training import world
+from services.training.checkpoint import MOST_CHECKED, checkpoint_samples
 from services.training.hyperparameters import SftHyperparameters
 from services.training.model_folder import (
     load_adapter,
@@ -43,6 +45,25 @@ def whole(trainer: Any, model: Any, spec: Spec, wanted: SftHyperparameters, adap
         fresh = with_adapter(fresh, adapter, spec, wanted)
     fresh.load_state_dict(weights)
     return fresh
+
+
+def samples_of_checkpoints(
+    spec: Spec, wanted: SftHyperparameters, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample]
+) -> Callable[[Any, int], None] | None:
+    """What leaves beside a checkpoint, by model and step, what the engine is held against; of the newest alone.
+
+    None where one process does not compute what will be served: of several each has its share, and a base in few bits
+    or a DoRA adapter is served as another.
+    """
+    if world.size() > 1 or wanted.quantization != "none" or wanted.use_dora:
+        return None
+
+    def leave(model: Any, step: int) -> None:
+        leave_samples(model, tokenizer, samples, checkpoint_samples(spec.workdir, step).parent)
+        for old in sorted(checkpoint_samples(spec.workdir, step).parent.parent.iterdir())[:-MOST_CHECKED]:
+            shutil.rmtree(old)
+
+    return leave
 
 
 def save(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shared.contracts.preferences import PreferenceParameters
 from shared.contracts.training import FineTuneParameters, PretrainParameters
 from shared.contracts.tuning import LoraParameters, check_adapter
 from shared.errors import InvalidInput
@@ -13,7 +14,7 @@ from shared.errors import InvalidInput
 LAYERS = {"q_proj": 64, "k_proj": 16, "down_proj": 64}
 
 
-@pytest.mark.parametrize("parameters", [FineTuneParameters, PretrainParameters])
+@pytest.mark.parametrize("parameters", [FineTuneParameters, PreferenceParameters, PretrainParameters])
 def test_every_parameter_says_what_it_does(parameters: Any) -> None:
     for name, told in parameters.model_json_schema()["properties"].items():
         assert len(told.get("description", "")) > 20, name
@@ -36,6 +37,13 @@ def test_what_does_not_go_together_is_refused(given: dict[str, Any], param: str,
     with pytest.raises(InvalidInput, match=message) as caught:
         FineTuneParameters(**given)
     assert caught.value.param == f"hyperparameters.{param}"
+
+
+def test_pairs_are_shared_out_evenly() -> None:
+    with pytest.raises(InvalidInput, match="batch_size 6 cannot be shared out evenly among 4") as caught:
+        PreferenceParameters(batch_size=6, processes=4)
+    assert caught.value.param == "hyperparameters.processes"
+    assert PreferenceParameters(batch_size=8, processes=4, early_stopping_patience=2).keep_best == "auto"
 
 
 def test_what_goes_together_is_taken() -> None:

@@ -143,6 +143,7 @@ def test_items_of_one_conversation_count_as_one() -> None:
     [
         ({"parity": None}, {}, "parity", "failed"),
         ({"parity": {"passed": "yes"}}, {}, "parity", "failed"),
+        ({"parity": {"passed": None, "why": "a checkpoint"}}, {}, "parity", "failed"),
         ({"parity": None}, {"parity": "off"}, "parity", "not_applicable"),
         ({"parity": None, "trained_here": False}, {}, "parity", "not_applicable"),
         ({"data_gate_passed": False}, {}, "data_gate", "failed"),
