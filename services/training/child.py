@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers",
 _RUNNERS = {
     "pretrain": "services.training.pretrain",
     "sft": "services.training.ranks.launch",
-    "dpo": "services.training.dpo.run",
+    "dpo": "services.training.ranks.launch",
     "evaluate": "services.training.evaluate",
     "likelihood": "services.training.likelihood",
     "head": "services.training.heads.run",
