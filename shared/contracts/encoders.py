@@ -16,9 +16,12 @@ from shared.contracts.parameters import (
     VALIDATION_SHARE,
     Auto,
     Count,
+    Dropout,
+    Epochs,
     Rate,
     Seconds,
     Share,
+    Temperature,
     Warmup,
 )
 from shared.contracts.training import DataRef
@@ -39,7 +42,7 @@ class EncoderParameters(Message):
     max_length: Annotated[int, Field(ge=16, le=512)] | Auto = Field(
         "auto", description="Characters of a text at most, longer ones are cut; `auto` is 128."
     )
-    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = Field(
+    n_epochs: Epochs | Auto = Field(
         "auto", description="How often all texts are seen; `auto` makes 160,000 texts of them in all."
     )
     max_steps: Count | Auto = MAX_STEPS
@@ -50,13 +53,11 @@ class EncoderParameters(Message):
     warmup_ratio: Warmup | Auto = Field(
         "auto", description="Share of the steps in which the rate rises from nothing; `auto` is 0.1."
     )
-    temperature: Annotated[float, Field(gt=0, le=1)] | Auto = Field(
+    temperature: Temperature | Auto = Field(
         "auto",
         description="Of the contrast: the lower, the more the nearest negatives weigh; `auto` is 0.05.",
     )
-    dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
-        "auto", description="Within the layers; `auto` is 0.2."
-    )
+    dropout: Dropout | Auto = Field("auto", description="Within the layers; `auto` is 0.2.")
     max_seconds: Seconds | Auto = MAX_SECONDS
     checkpoint_every: Count | Auto = Field(
         "auto", description="Steps between checkpoints; `auto` is a quarter of the run, 50 at least."

@@ -17,10 +17,12 @@ from shared.contracts.parameters import (
     WARMUP_RATIO,
     Auto,
     Count,
+    Dropout,
     Positive,
     Rate,
     Seconds,
     Share,
+    Temperature,
     Warmup,
 )
 
@@ -31,17 +33,17 @@ class LossSettings(Message):
     label_smoothing: Share | Auto = Field(
         "auto", description="Of the loss `label_smoothing`: what the other labels share; `auto` is 0.1."
     )
-    focal_gamma: Annotated[float, Field(gt=0, le=10)] | Auto = Field(
+    focal_gamma: Annotated[float, Field(ge=1e-6, le=10)] | Auto = Field(
         "auto",
         description="Of the loss `focal`: how much less rows count that are right already; `auto` is 2.",
     )
-    margin: Annotated[float, Field(gt=0, le=100)] | Auto = Field(
+    margin: Annotated[float, Field(ge=1e-6, le=100)] | Auto = Field(
         "auto", description="Of the loss `hinge`: how far the better document shall lie ahead; `auto` is 1."
     )
     contrastive_weight: Share | Auto = Field(
         "auto", description="Of the loss `contrastive`: its share beside the cross-entropy; `auto` is 0.5."
     )
-    contrastive_temperature: Annotated[float, Field(gt=0, le=1)] | Auto = Field(
+    contrastive_temperature: Temperature | Auto = Field(
         "auto", description="Of the loss `contrastive`: the lower, the more near texts weigh; `auto` is 0.1."
     )
 
@@ -57,7 +59,7 @@ class TrunkParameters(Message):
     weight_decay: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
         "auto", description="AdamW's decay; `auto` is 0.01."
     )
-    dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
+    dropout: Dropout | Auto = Field(
         "auto", description="Before a last layer, and within an LSTM; `auto` is 0.1."
     )
     max_length: Annotated[int, Field(ge=8, le=131_072)] | Auto = Field(

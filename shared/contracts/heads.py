@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from shared.contracts.base import JobContract, Message
 from shared.contracts.head_parameters import LossSettings, TrunkParameters
 from shared.contracts.models import NAME
-from shared.contracts.parameters import Auto
+from shared.contracts.parameters import Auto, Batch, Epochs
 from shared.contracts.training import BaseRef, DataRef
 from shared.errors import InvalidInput
 
@@ -50,10 +50,10 @@ _OF_METHOD = {
 class HeadParameters(TrunkParameters, LossSettings):
     """Hyperparameters of a head; "auto" is chosen once data and base are seen, and told."""
 
-    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = Field(
+    n_epochs: Epochs | Auto = Field(
         "auto", description="How often all rows are seen; `auto` by rows and method: few rows, many epochs."
     )
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = Field(
+    batch_size: Batch | Auto = Field(
         "auto", description="Rows of a step; `auto` is 32, fewer for under 256 rows."
     )
     vocab_size: Annotated[int, Field(ge=300, le=200_000)] | Auto = Field(

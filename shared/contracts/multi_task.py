@@ -11,7 +11,7 @@ from shared.contracts.base import JobContract, Message
 from shared.contracts.head_parameters import LossSettings, TrunkParameters
 from shared.contracts.heads import HeadChoice, HeadKind, HeadParameters, check_choice
 from shared.contracts.models import NAME
-from shared.contracts.parameters import Auto
+from shared.contracts.parameters import Auto, Batch, Epochs
 from shared.contracts.training import BaseRef, DataRef
 from shared.errors import InvalidInput
 
@@ -29,10 +29,10 @@ class MultiTaskParameters(TrunkParameters):
         description="How far small tasks are drawn more often than their rows: a task of n rows has the share "
         "n^(1/temperature). 1 is in proportion, a high one evenly; `auto` is 2.",
     )
-    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = Field(
+    n_epochs: Epochs | Auto = Field(
         "auto", description="As many rows as all tasks have, this often; `auto` by how many there are."
     )
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = Field(
+    batch_size: Batch | Auto = Field(
         "auto", description="Rows of a step, all of one task; `auto` is 32, fewer for small files."
     )
 

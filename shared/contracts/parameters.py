@@ -12,8 +12,12 @@ Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Positive = Annotated[float, Field(ge=1e-4, le=10_000)]
 Rate = Annotated[float, Field(ge=1e-9, le=10)]
 Seconds = Annotated[float, Field(ge=1, le=1e8)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Warmup = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=1e-6, le=0.999)]
+Warmup = Annotated[float, Field(ge=0, le=0.999)]
+Dropout = Annotated[float, Field(ge=0, le=0.99)]
+Temperature = Annotated[float, Field(ge=1e-3, le=1)]
+Epochs = Annotated[int, Field(ge=1, le=1000)]
+Batch = Annotated[int, Field(ge=1, le=4096)]
 
 N_EPOCHS: Any = Field(
     "auto",

@@ -17,9 +17,13 @@ from shared.contracts.parameters import (
     N_EPOCHS,
     WARMUP_RATIO,
     Auto,
+    Batch,
     Count,
+    Epochs,
     Positive,
     Rate,
+    Seconds,
+    Warmup,
 )
 from shared.contracts.pinned import PinnedDecoding
 from shared.contracts.tuning import FineTuneParameters
@@ -90,16 +94,16 @@ class PretrainParameters(Message):
         description="Most tokens that the model sees at once; longer texts are cut. Auto is 512, of a model that is "
         "trained on its own context, at most 1,024.",
     )
-    n_epochs: Annotated[int, Field(ge=1, le=1000)] | Auto = N_EPOCHS
+    n_epochs: Epochs | Auto = N_EPOCHS
     max_steps: Count | Auto = MAX_STEPS
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = BATCH_SIZE
+    batch_size: Batch | Auto = BATCH_SIZE
     learning_rate: Rate | Auto = Field(
         "auto",
         description="Peak rate of the matrices (Muon); auto is 0.008 at a width of 128, less for wider. Of a model "
         "that is trained on, of AdamW: 1e-4 (an adapter 2e-4) at a width of 4096, more for narrower.",
     )
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | Auto = WARMUP_RATIO
-    max_seconds: Annotated[float, Field(ge=1, le=1e8)] | Auto = MAX_SECONDS
+    warmup_ratio: Warmup | Auto = WARMUP_RATIO
+    max_seconds: Seconds | Auto = MAX_SECONDS
     checkpoint_every: Count | Auto = CHECKPOINT_EVERY
     log_every: Count | Auto = LOG_EVERY
     early_stopping_patience: Patience = EARLY_STOPPING_PATIENCE

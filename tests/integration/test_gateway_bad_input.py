@@ -37,7 +37,11 @@ def gateway(
         running.add_model("encoder", kind="encoder")
         running.add_version("dsv-good")
         running.add_version("dsv-bad", passed=False)
+        running.add_version("dsv-alone")
         with running.as_tenant() as c:
+            c.execute(
+                "UPDATE data_governance.version SET train_rows = 3, validation_rows = 0 WHERE id = 'dsv-alone'"
+            )
             for file_id, purpose in (("file-tune", "fine-tune"), ("file-batch", "batch")):
                 c.execute(
                     "INSERT INTO gateway.file (id, tenant_id, filename, purpose, bytes, artifact) "
@@ -306,6 +310,26 @@ POSTS: list[tuple[str, Any, str, int]] = [
         "/v1/training/jobs",
         {"type": "pretrain", "name": "n", "training_file": "dsv-good", "hyperparameters": {"layers": 10**6}},
         "hyperparameters.layers",
+        400,
+    ),
+    *(
+        (
+            "/v1/training/jobs",
+            {"type": "pretrain", "name": "n", "training_file": "dsv-alone", "hyperparameters": {name: value}},
+            f"hyperparameters.{name}",
+            400,
+        )
+        for name, value in (("early_stopping_patience", 2), ("keep_best", True))
+    ),
+    (
+        "/v1/training/jobs",
+        {
+            "type": "pretrain",
+            "name": "n",
+            "training_file": "dsv-good",
+            "hyperparameters": {"early_stopping_patience": 0},
+        },
+        "hyperparameters.early_stopping_patience",
         400,
     ),
     ("/v1/evaluations", {"model": "m"}, "dataset_version", 400),

@@ -44,7 +44,9 @@ def _part(run: TrainingRun, job: TrainMultiTask, part: TaskPart) -> dict[str, An
 
 def _made(folder: Path, data: dict[str, Any], job: TrainMultiTask, part: TaskPart) -> Made:
     fellows = [model_name(job.name, other.name) for other in job.parts if other.name != part.name]
-    shared = {name: data[name] for name in ("temperature", "trainable_parameters")}
+    shared = {
+        name: data[name] for name in ("temperature", "trainable_parameters", "best_step") if name in data
+    }
     return Made(
         model_name(job.name, part.name),
         folder / part.name,

@@ -67,6 +67,52 @@ def test_paused_and_resumed_it_has_the_same_losses_and_baseline(
         assert result.data[name] == whole.data[name]
 
 
+def test_what_needs_held_out_texts_is_refused_by_name_where_there_are_none(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    few = tiny_runs.write(tmp_path / "few.jsonl", TEXTS[:5])
+    for asked in ({"early_stopping_patience": 2}, {"keep_best": True}):
+        wanted = CONTINUED | asked
+        spec = tiny_runs.spec(
+            "pretrain", tmp_path, {"train": few}, base_dir=str(tiny_base), hyperparameters=wanted
+        )
+        with pytest.raises(InvalidInput, match="judged by held-out rows") as refused:
+            tiny_runs.run_here(spec)
+        [name] = asked
+        assert refused.value.param == f"hyperparameters.{name}"
+
+
+def test_a_model_that_forgets_is_kept_as_it_was_at_its_best(tmp_path: Path, tiny_base: Path) -> None:
+    rows = [{"text": f"Parcels take {n % 7} days."} for n in range(40)]
+    other = [
+        {"text": f"{word} 已经寄出，请查收。"} for word in ("包裹", "发票", "合同", "样品") for _ in range(3)
+    ]
+    data = {
+        "train": tiny_runs.write(tmp_path / "rows.jsonl", rows),
+        "validation": tiny_runs.write(tmp_path / "other.jsonl", other),
+    }
+    # What it learns here makes the others ever less likely.
+    wanted = {"n_epochs": 8, "batch_size": 8, "learning_rate": 0.02, "warmup_ratio": 0}
+    spec = tiny_runs.spec("pretrain", tmp_path, data, base_dir=str(tiny_base), hyperparameters=wanted)
+    result, frames = tiny_runs.run_here(spec)
+    looks = {
+        f["step"]: f["data"]["valid_loss"]
+        for f in frames
+        if f["type"] == "metrics" and "valid_loss" in f["data"]
+    }
+    best = min(looks, key=lambda step: looks[step])
+    assert best == result.data["best_step"] < result.data["steps"] == 40
+    assert result.data["held_out"]["loss"] == pytest.approx(looks[best], rel=1e-5)
+    assert result.data["valid_loss"] == looks[best]
+    stopped = spec | {"output_dir": str(tmp_path / "early"), "workdir": str(tmp_path / "early-work")}
+    early, _ = tiny_runs.run_here(
+        stopped | {"hyperparameters": wanted | {"early_stopping_patience": 1, "keep_best": False}}
+    )
+    assert "best_step" not in early.data
+    assert early.data["planned_steps"] == 40
+    assert early.data["held_out"]["loss"] == pytest.approx(looks[early.data["steps"]], rel=1e-5)
+
+
 def test_of_an_adapter_its_own_matrices_are_trained_further(
     tmp_path: Path, tiny_base: Path, texts: dict[str, list[str]], adapter: tuple[Path, dict[str, Any]]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 
 from deploy.samples import paraphrases
 from services.inference.engine.encoder import Encoder
+from services.training.encoders.measure import Rows, drawn, losses, rank
 from services.training.encoders.model import hanzi, new_tokenizer
 from services.training.encoders.run import run as train
 from services.training.run import Run, Stopped
 from services.training.spec import parse_spec
+from shared.contracts.searches import final_value, metrics_of
 from shared.errors import InvalidInput
 
 GROUPS = [
@@ -71,6 +74,48 @@ def test_questions_in_words_that_were_never_trained_are_found_better_than_withou
     told = train(spec, Run(lambda _: None)).data
     assert told["held_out"]["mrr"] > told["baseline"]["mrr"] + 0.05, told
     assert told["held_out"]["recall_at_1"] > told["baseline"]["recall_at_1"], told
+
+
+def test_held_out_texts_are_looked_at_on_the_way_so_that_a_search_can_give_up(tmp_path: Path) -> None:
+    frames: list[dict[str, Any]] = []
+    result = train(spec_of(tmp_path), Run(frames.append))
+    looks = {f["step"]: f["data"] for f in frames if f["type"] == "metrics" and "valid_loss" in f["data"]}
+    steps = result.data["steps"]
+    assert len(looks) > 10
+    assert max(looks) == steps
+    for step, data in looks.items():
+        assert {"valid_recall_at_1", "valid_mrr", "train_loss", "total_steps"} <= data.keys()
+        assert data["valid_loss"] >= looks[result.data["best_step"]]["valid_loss"], step
+    # What is looked at are all rows here, so the figures of the kept weights are those of their look.
+    kept = looks[result.data["best_step"]]
+    assert result.data["held_out"]["loss"] == pytest.approx(kept["valid_loss"], rel=1e-4)
+    assert result.data["held_out"]["recall_at_1"] == kept["valid_recall_at_1"]
+    for metric in metrics_of("training.train_encoder", {}):
+        assert final_value(metric, result.data, None) is not None
+
+
+def test_a_text_is_lost_on_labels_that_are_nearer_than_its_own() -> None:
+    likeness = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    found = losses(likeness, torch.tensor([0, 1, 1]), torch.tensor([1, 0]))
+    odds = math.exp(2) / (math.exp(1) + 1)
+    assert found.tolist() == pytest.approx([math.log(1 + odds), math.log(3)], rel=1e-5)
+    assert [
+        rank(row, torch.tensor([0, 1, 1]), label) for row, label in zip(likeness, (1, 0), strict=True)
+    ] == [
+        2,
+        1,
+    ]
+
+
+def test_of_many_texts_a_share_is_looked_at_with_every_label_that_is_asked_for() -> None:
+    rows = Rows([[n] for n in range(1000)], [*(n % 9 for n in range(999)), 77])
+    assert drawn(rows, 1000, 1) == list(range(1000))
+    few = drawn(rows, 50, 1, needed=[3, 77])
+    assert few == drawn(rows, 50, 1, needed=[3, 77]) == sorted(set(few)) != drawn(rows, 50, 2, needed=[3, 77])
+    assert len(few) in (50, 51)
+    assert {3, 77} <= set(rows.only(few).labels)
+    # Not the first ones, which may be of one sort.
+    assert max(drawn(rows, 50, 1)) > 500
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ EACH = len(STEP) + len(CHECKPOINT)
 PACE = {"batch_size": 4, "log_every": 1, "checkpoint_every": 4}
 
 
-def lives(asked: dict[str, Any], folder: Path, *, kills: int, seed: int, weights: str) -> None:
+def lives(
+    asked: dict[str, Any], folder: Path, *, kills: int, seed: int, weights: str
+) -> tuple[Attempt, list[Attempt]]:
+    """(the run that nobody disturbed, the lives of the other that were killed)."""
     whole = attempt({**asked, "output_dir": str(folder / "whole")})
     killed, last = survive(
         {**asked, "output_dir": str(folder / "last")}, faults(seed, kills, steps=6), folder
@@ -35,6 +38,7 @@ def lives(asked: dict[str, Any], folder: Path, *, kills: int, seed: int, weights
     same = [(Path(one.result.output_dir) / weights).read_bytes() for one in (whole, last)]
     assert same[0] == same[1]
     assert last.result.trained_tokens == whole.result.trained_tokens
+    return whole, killed
 
 
 def test_pretraining_survives_20_kills(tmp_path: Path, tiny_data: dict[str, list[str]]) -> None:
@@ -57,6 +61,27 @@ def test_a_head_survives_kills(tmp_path: Path, kills: int) -> None:
         "hyperparameters": PACE | {"hidden_size": 16, "max_steps": 6 * kills, "dropout": 0.3},
     }
     lives(asked, tmp_path, kills=kills, seed=2, weights="head.safetensors")
+
+
+def test_a_run_that_ends_early_survives_kills_with_its_best_weights(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", "single_label", dialogues(each=8))
+    # At this rate it unlearns what it knew after a few epochs of seven steps.
+    wanted = {"hidden_size": 16, "learning_rate": 0.05, "dropout": 0.3, "batch_size": 8}
+    asked = {
+        "kind": "head",
+        "seed": 3,
+        "choice": {"head": "single_label", "method": "lstm", "loss": "auto"},
+        "workdir": str(tmp_path / "work"),
+        "data": {"train": [str(data)]},
+        "threads": 1,
+        "hyperparameters": PACE | wanted | {"max_steps": 200, "early_stopping_patience": 4},
+    }
+    whole, killed = lives(asked, tmp_path, kills=EACH, seed=2, weights="head.safetensors")
+    told = whole.result.data
+    assert told["best_step"] < told["steps"] < told["planned_steps"] == 200
+    # Some life began behind the best step, and had its weights from a checkpoint alone.
+    known = [Path(life.checkpoint) for life in killed if life.checkpoint]
+    assert max(int(path.name.split("-")[1]) for path in known) > told["best_step"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 from services.inference.engine.head import Head
 from services.training.heads import run as heads
-from services.training.heads.examples import hold_out, read_examples
+from services.training.heads.examples import drawn, hold_out, read_examples
 from services.training.run import Result, Run, Stopped
 from services.training.spec import parse_spec
 from shared.contracts.heads import HeadChoice, HeadParameters, check_choice
@@ -284,6 +284,18 @@ def test_equal_texts_stay_on_one_side_and_every_label_in_training(tmp_path: Path
     assert {e.target for e in training} == set("abcde")
     assert (len(held_out), {e.target for e in held_out}) == (16, set("abcd"))
     assert hold_out(read, 0.25, 5) == (training, held_out) != hold_out(read, 0.25, 6)
+
+
+def test_what_is_looked_at_on_the_way_is_drawn_by_whole_queries(tmp_path: Path) -> None:
+    rows = [{"query": f"q{i // 4}", "document": f"d{i}", "score": float(i % 2)} for i in range(80)]
+    read = read_examples([write_lines(tmp_path / "f", rows)], "train", "rank_pointwise", "training_file")
+    places = drawn(read, 20, 5)
+    assert len(places) == 20
+    assert {read[place].group for place in places} == {f"q{number}" for number in {p // 4 for p in places}}
+    assert all(sum(read[p].group == group for p in places) == 4 for group in {read[p].group for p in places})
+    assert places == drawn(read, 20, 5) != drawn(read, 20, 6)
+    assert places != list(range(20))
+    assert drawn(read, 80, 5) == list(range(80))
 
 
 def test_a_head_may_start_from_another_heads_trunk(tmp_path: Path) -> None:

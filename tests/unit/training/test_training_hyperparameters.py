@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -67,12 +68,27 @@ def test_heads_must_divide_the_hidden_size() -> None:
     ("asked", "taken"),
     [
         (PretrainParameters, PretrainHyperparameters),
-        (FineTuneParameters, SftHyperparameters),
-        (PreferenceParameters, DpoHyperparameters),
         (HeadParameters, HeadHyperparameters),
         (MultiTaskParameters, MultiTaskHyperparameters),
         (EncoderParameters, EncoderHyperparameters),
     ],
+)
+def test_the_trainer_takes_what_the_api_takes(asked: type[BaseModel], taken: type[Any]) -> None:
+    """A trainer believes nobody, so ranges stand in both; a job that was accepted must never be refused by them."""
+    known = {one.name: one.metadata for one in fields(taken)}
+    properties = asked.model_json_schema()["properties"]
+    assert properties.keys() == known.keys()
+    for name, schema in properties.items():
+        for numbers in schema.get("anyOf", [schema]):
+            if numbers.get("type") in ("integer", "number"):
+                rule = known[name]
+                told = (numbers["type"] == "integer", numbers["minimum"], numbers["maximum"])
+                assert told == (rule["kind"] is int, rule["low"], rule["high"]), name
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [(FineTuneParameters, SftHyperparameters), (PreferenceParameters, DpoHyperparameters)],
 )
 def test_the_trainer_takes_the_rates_steps_and_seconds_that_the_api_takes(
     asked: type[BaseModel], taken: type[Any]

@@ -67,9 +67,8 @@ def check_held_out(
     if validation is not None or asks_for_looks(given) is None:
         return
     if training.kind == "version":
-        report = resolve.version_row(connection, tenant, training.id, param="training_file")["report"]
-        # A report that does not tell leaves it to the job.
-        check_watched(given, (report.get("splits") or {}).get("validation") != 0)
+        version = resolve.version_row(connection, tenant, training.id, param="training_file")
+        check_watched(given, version["validation_rows"] > 0)
     else:
         check_watched(given, of_files)
 
