@@ -96,14 +96,17 @@ def _answer(emit: Callable[[Frame], None], work: Callable[[], Result]) -> int:
         else:
             emit(_error("internal_error", f"{type(exc).__name__}: {exc}", None, True))
         return EXIT_FAILED
+    peaks = result.peaks or (importlib.import_module(_FIT).peak(),)
     emit(
         {
             "type": "result",
             "output_dir": result.output_dir,
             "trained_tokens": result.trained_tokens,
             "data": result.data,
-            "libraries": _libraries(),
-            "peak_memory_bytes": importlib.import_module(_FIT).peak(),
+            "libraries": result.libraries or _libraries(),
+            # Together; the processes of one run may stand on one machine, or have a GPU each.
+            "peak_memory_bytes": sum(peaks),
+            **({"peak_memory_by_process": list(peaks)} if len(peaks) > 1 else {}),
         }
     )
     return EXIT_DONE

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from services.training.devices import peak_resident_bytes, ram_limit
+from services.training.devices import peak_resident_bytes, processor_name, ram_limit
 from services.training.run import Run
 from shared.errors import HeliuError
 
@@ -55,6 +55,7 @@ def measured(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         device, peak, limit = "cpu", peak_resident_bytes(), ram_limit()
     return {
         "device": device,
+        "device_name": torch.cuda.get_device_name() if device == "cuda" else processor_name(),
         "parameters": sum(p.numel() for p in held),
         "trained": sum(p.numel() for p in held if p.requires_grad),
         "weights": sum(p.numel() * p.element_size() for p in held),

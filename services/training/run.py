@@ -17,11 +17,17 @@ STOP_REASONS = ("pause", "cancel", "drain", "preempt")
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: the folder it made, the tokens it learned from, and what is worth telling."""
+    """A finished run: the folder it made, the tokens it learned from, and what is worth telling.
+
+    `peaks` are the most bytes of memory that each process had, and `libraries` their versions, of a run that was not
+    computed in this process.
+    """
 
     output_dir: str
     trained_tokens: int
     data: dict[str, Any] = field(default_factory=dict)
+    peaks: tuple[int, ...] = ()
+    libraries: dict[str, str] = field(default_factory=dict)
 
 
 class Stopped(Exception):

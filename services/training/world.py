@@ -51,18 +51,6 @@ def summed(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def gathered(value: int) -> list[int]:
-    """Of all processes, in their order. On a CPU: who waits there for one that writes a large model waits long enough.
-    Where the processes cannot meet on one, it is this one's alone."""
-    if size() == 1 or not torch.distributed.is_initialized():
-        return [value]
-    if "gloo" not in torch.distributed.get_backend_config():
-        return [value]
-    held = [torch.zeros(1, dtype=torch.int64) for _ in range(size())]
-    torch.distributed.all_gather(held, torch.tensor([value], dtype=torch.int64))
-    return [int(one) for one in held]
-
-
 def together() -> None:
     """Wait until all processes are here."""
     if size() > 1:

@@ -2,6 +2,7 @@
 
 Each run is a trainer's process as a worker starts it, on a tiny model and on one of some twenty million parameters; its
 peak is the resident memory that the kernel counted. The estimate knows the data as the gateway does: by its first rows.
+`--times` holds estimated durations against real ones instead (`durations.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from services.gateway.training.data import LOOK_BYTES, of_file
-from services.gateway.training.demands import Plan, plan_of
+from services.gateway.training.demands import plan_of
+from services.gateway.training.plan import Plan
 from shared.contracts.base import JobContract
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.estimates import ModelShape, memory_of, shape_of_config
@@ -27,6 +29,8 @@ from shared.contracts.heads import TrainHead
 from shared.contracts.preferences import TunePreferences
 from shared.contracts.training import FineTune, Pretrain
 from shared.frames import read_frames, write_frame
+from tests.bench.durations import Durations, Lap, lines
+from tests.bench.place import open_place
 
 REF = {"id": "file-1", "kind": "file", "artifact": "sha256:" + "0" * 64}
 TINY = {"vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2, "context_length": 96, "batch_size": 4}
@@ -185,11 +189,35 @@ def train(case: Case, folder: Path, data: Path, base: Path | None, steps: int) -
     return usage.ru_maxrss * 1024, last["trained_tokens"] / last["data"]["steps"]
 
 
+def times(only: str, *, quick: bool) -> int:
+    """Jobs through a platform: each once by a guess, and once by the measures of the first."""
+    laps: list[Lap] = []
+    try:
+        with open_place(quick=quick) as place:
+            for lap in Durations(place).laps(only):
+                laps.append(lap)
+                print(
+                    *list(lines([lap]))[2:],
+                    json.dumps(lap.result.get("measured")),
+                    file=sys.stderr,
+                    flush=True,
+                )
+    finally:
+        print(*lines(laps), sep="\n")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.fits", description=__doc__)
     parser.add_argument("--steps", type=int, default=3, help="steps of each run")
     parser.add_argument("--only", default="", help="cases whose name has this, and the bases of them all")
+    parser.add_argument("--times", action="store_true", help="durations instead, on a platform of its own")
+    parser.add_argument(
+        "--quick", action="store_true", help="a moment of each duration: figures mean nothing"
+    )
     options = parser.parse_args()
+    if options.times:
+        return times(options.only, quick=options.quick)
     print(f"{'run':<16} {'estimated':>10} {'real peak':>10} {'error':>6} {'tokens of a step':>20}   parts")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

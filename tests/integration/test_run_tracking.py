@@ -101,6 +101,33 @@ def hold(gateway: RunningGateway, folder: Path, kind: str = "training.fine_tune"
     )
 
 
+def test_what_comes_behind_the_steps_is_measured_and_counted_in_by_later_runs_of_the_size(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
+    def begun(parameters: int) -> tuple[Held, Tracking]:
+        held = hold(gateway, tmp_path)
+        tracking = held.tracking
+        now = time.time_ns()
+        tracking.span("load", now, now + 7_000_000_000)
+        tracking.event({"memory": {"device": "cpu", "parameters": parameters, "trained": 10}})
+        return held, tracking
+
+    held, tracking = begun(1000)
+    # Until a run was measured, it is as long as it took to begin.
+    assert tracking.pace.behind == pytest.approx(7, abs=2)
+    ended = time.time() - 50
+    for step in (0, 8):
+        tracking.pace.step(step, 8, ended - 16 + 2 * step)
+    kept = tracking.keep(TRAINED)
+    measured = kept.measured
+    assert measured["seconds_per_step"] == pytest.approx(2.0)
+    assert 50 <= measured["seconds_behind"] < 200
+    held.end(Status.SUCCEEDED, result=kept.told, write=lambda c: tracking.write(c, kept))
+    alike, other = begun(1500)[1], begun(1_000_000)[1]
+    assert alike.pace.behind == pytest.approx(measured["seconds_behind"])
+    assert other.pace.behind == pytest.approx(7, abs=2)
+
+
 def told_twice(held: Held) -> None:
     """Six steps, a kill behind the checkpoint at step 4, and the steps from there on again."""
     for step in range(1, 7):

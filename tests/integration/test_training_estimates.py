@@ -173,14 +173,70 @@ def test_time_is_measured_by_the_earlier_jobs_of_this_tenant_and_pool(gateway: R
         with gateway.as_tenant(tenant) as c:
             c.execute(
                 "INSERT INTO core.job (id, tenant_id, kind, queue, state, payload, result, max_attempts, max_crashes,"
-                " finished_at) VALUES (%s, %s, 'training.fine_tune', 'training.default', 'succeeded', '{}', %s::jsonb,"
-                " 3, 3, now())",
-                (f"done-{tenant}", gateway.tenants[tenant], json.dumps({"measured": measured})),
+                " finished_at) VALUES (%s, %s, 'training.fine_tune', 'training.default', 'succeeded', %s::jsonb,"
+                " %s::jsonb, 3, 3, now())",
+                (
+                    f"done-{tenant}",
+                    gateway.tenants[tenant],
+                    json.dumps({"hyperparameters": {"method": "lora"}}),
+                    json.dumps({"measured": measured}),
+                ),
             )
     with workers(gateway, 64):
         told = ask(gateway, body(n_epochs=2, batch_size=10))
-    assert told["basis"]["seconds"] == "measured: 1 earlier job of like shape on this pool"
+    assert told["basis"]["seconds"] == "measured: 1 earlier job of this way and like shape on this pool"
     assert told["seconds"] == pytest.approx(40 + told["tokens"] / 2000 * 8, rel=0.01)
+
+
+def test_a_distillation_takes_the_training_of_its_student_and_all_answers(gateway: RunningGateway) -> None:
+    asked = {
+        "type": "distill",
+        "teacher": "strange",
+        "model": "big",
+        "training_file": "dsv-1",
+        "max_prompts": 300,
+        "held_out_rows": 50,
+        "generation": {"max_tokens": 100},
+        "hyperparameters": {"n_epochs": 1, "batch_size": 10},
+    }
+    with workers(gateway, 64):
+        told = ask(gateway, asked)
+        # Nothing is known of the teacher's size, nor of how fast it answers.
+        assert (told["steps"], told["fits"], told["seconds"]) == (30, True, None)
+        assert "'strange'" in told["basis"]["seconds"]
+        answered(gateway, "strange", rows=10, tokens=400, seconds=20.0)
+        answered(gateway, "big", rows=10, tokens=900, seconds=90.0)
+        told = ask(gateway, asked)
+        small = ask(gateway, body(n_epochs=1, max_steps=30, batch_size=10))
+    # 40 tokens an answer: 350 rows of the teacher's, and twice the held-out ones at the student's speed.
+    assert told["answering_seconds"] == pytest.approx(6 + 350 * 40 * 20 / 400 + 100 * 40 * 90 / 900, rel=0.01)
+    assert told["seconds"] == pytest.approx(small["seconds"] + told["answering_seconds"], rel=0.02)
+    assert "40 tokens an answer, as in earlier batches" in told["basis"]["seconds"]
+
+
+def answered(gateway: RunningGateway, model: str, *, rows: int, tokens: int, seconds: float) -> None:
+    """A batch that this tenant's model answered."""
+    result = {
+        "model": model,
+        "request_counts": {"total": rows, "completed": rows, "failed": 0},
+        "usage": {"input_tokens": 5, "output_tokens": tokens, "total_tokens": 5 + tokens},
+    }
+    with gateway.as_tenant() as c:
+        c.execute(
+            "INSERT INTO core.job (id, tenant_id, kind, queue, state, payload, result, max_attempts, max_crashes,"
+            " created_at, finished_at) VALUES (%s, %s, 'inference.batch', 'inference.default.batch', 'succeeded', '{}',"
+            " %s::jsonb, 3, 3, now() - %s * interval '1 second', now())",
+            (f"batch-of-{model}", gateway.tenants["acme"], json.dumps(result), seconds),
+        )
+
+
+def test_a_run_of_several_tasks_has_steps_by_all_of_their_rows(gateway: RunningGateway) -> None:
+    tasks = [{"name": name, "head": "single_label", "training_file": "dsv-1"} for name in ("intent", "topic")]
+    asked = {"type": "multi_task", "name": "shared", "model": "big", "method": "lora", "tasks": tasks}
+    with workers(gateway, 64):
+        told = ask(gateway, {**asked, "hyperparameters": {"n_epochs": 2, "batch_size": 20}})
+    assert (told["steps"], told["epochs"]) == (200, 2)
+    assert told["seconds"] > 0
 
 
 def test_an_estimate_refuses_what_the_job_would_be_refused_for(gateway: RunningGateway) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 # So much of an uploaded file is looked at.
 LOOK_BYTES = 1 << 18
+_LABELS = frozenset({"label", "labels"})
 # By script of a row, the share of its characters that stand for about a token each.
 _DENSE = {"chinese": 1.0, "japanese": 1.0, "korean": 1.0, "mixed": 0.5}
 
@@ -64,8 +65,11 @@ def of_version(row: Mapping[str, Any]) -> TrainingData | None:
     )
 
 
-def of_file(beginning: bytes, size: int) -> TrainingData | None:
-    """By the first lines of JSON of a file of `size` bytes; None where there is not one whole line."""
+def of_file(beginning: bytes, size: int, *, labelled: bool = False) -> TrainingData | None:
+    """By the first lines of JSON of a file of `size` bytes; None where there is not one whole line.
+
+    Rows that are `labelled` are learned from by their texts alone.
+    """
     lines = beginning.split(b"\n")
     whole = lines if len(beginning) >= size else lines[:-1]
     lengths, dense, seen, read = [], 0, 0, 0
@@ -75,6 +79,8 @@ def of_file(beginning: bytes, size: int) -> TrainingData | None:
             row = json.loads(line)
         except ValueError:
             continue
+        if labelled and isinstance(row, dict):
+            row = {name: value for name, value in row.items() if name not in _LABELS}
         text = "".join(_texts(row))
         lengths.append(len(text))
         dense += sum("\u3040" <= char <= "\u9fff" or "\uac00" <= char <= "\ud7af" for char in text)

@@ -7,11 +7,21 @@ data is read; a test holds the two together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from services.gateway.training.data import TrainingData
+from services.gateway.training.plan import (
+    Plan,
+    chosen,
+    epochs_of,
+    lengths_of,
+    looks,
+    planned,
+    rows_of_a_step,
+    size_of,
+)
 from shared.contracts.base import JobContract
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.estimates import (
@@ -54,20 +64,18 @@ HEAD_EPOCHS: Mapping[str, tuple[int, int, int]] = {
 }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A run before it begins. `steps` and `tokens` (of all epochs) are None where the data is not known."""
+def plan_of(
+    contract: JobContract,
+    base: ModelShape | None,
+    data: TrainingData | None,
+    parts: Sequence[TrainingData | None] = (),
+) -> Plan | None:
+    """None for a way of training that is not known here, and for a model whose shape does not say enough.
 
-    demand: Demand
-    batch_size: int
-    epochs: float | None
-    steps: int | None
-    tokens: int | None
-    max_seconds: float | None
-
-
-def plan_of(contract: JobContract, base: ModelShape | None, data: TrainingData | None) -> Plan | None:
-    """None for a way of training that is not known here, and for a model whose shape does not say enough."""
+    `data` is of the first task where there are several, `parts` of each.
+    """
+    if isinstance(contract, TrainMultiTask):
+        return _multi_task(contract, base, data, parts)
     way = _WAYS.get(type(contract))
     return way(contract, base, data) if way is not None else None
 
@@ -76,13 +84,15 @@ def _pretrain(job: Any, base: ModelShape | None, data: TrainingData | None) -> P
     wanted = job.hyperparameters
     fresh = getattr(job, "base", None) is None
     if fresh:
-        base = llama_shape(_or(wanted.hidden_size, 128), _or(wanted.layers, 4), _or(wanted.vocab_size, 2048))
+        base = llama_shape(
+            chosen(wanted.hidden_size, 128), chosen(wanted.layers, 4), chosen(wanted.vocab_size, 2048)
+        )
     if base is None:
         return None
-    length, longest = _lengths(data, base, _or(wanted.context_length, 512 if fresh else 1024))
-    rows, tokens = _size(data, base, longest)
-    batch = _or(wanted.batch_size, _by_tokens(PRETRAIN[0], rows, tokens))
-    epochs = _epochs(wanted, rows, batch, lambda: _looks(PRETRAIN, tokens))
+    length, longest = lengths_of(data, base, chosen(wanted.context_length, 512 if fresh else 1024))
+    rows, tokens = size_of(data, base, longest)
+    batch = chosen(wanted.batch_size, rows_of_a_step(PRETRAIN[0], rows, tokens))
+    epochs = epochs_of(wanted, rows, batch, lambda: looks(PRETRAIN, tokens))
     adapter = not fresh and job.base.adapter_artifact is not None
     trainable = with_adapter(base, 16) if adapter else base.parameters
     at_once = max(1, min(batch, MICRO_TOKENS // length))
@@ -97,7 +107,7 @@ def _pretrain(job: Any, base: ModelShape | None, data: TrainingData | None) -> P
         held=HELD_BY_ADAPTERS if adapter else HELD,
         longest=longest,
     )
-    return _plan(demand, wanted, batch, epochs, rows, tokens)
+    return planned(demand, wanted, batch, epochs, rows, tokens)
 
 
 def _tune(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan | None:
@@ -111,17 +121,19 @@ def _tune(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan 
         most, high = math.ceil(data.most * 2 / 3), math.ceil(data.high * 2 / 3)
         data = replace(data, mean=data.mean * 4 / 3, most=most, high=high)
     small = base.parameters < SMALL_MODEL
-    length, longest = _lengths(data, base, _or(wanted.max_length, 4096))
-    rows, tokens = _size(data, base, longest)
+    length, longest = lengths_of(data, base, chosen(wanted.max_length, 4096))
+    rows, tokens = size_of(data, base, longest)
     rule, large = (PAIRS, LARGE_PAIRS) if pairs > 1 else (TUNE, LARGE)
-    batch = _or(wanted.batch_size, min(_by_tokens(rule[0], rows, tokens) if small else large[0], rows or 8))
-    epochs = _epochs(wanted, rows, batch, lambda: _looks(rule, tokens) if small else large[1])
+    batch = chosen(
+        wanted.batch_size, min(rows_of_a_step(rule[0], rows, tokens) if small else large[0], rows or 8)
+    )
+    epochs = epochs_of(wanted, rows, batch, lambda: looks(rule, tokens) if small else large[1])
     parts: Any = getattr(wanted, "gradient_accumulation_steps", "auto")
     at_once = pairs * max(1, batch if parts == "auto" else batch // parts)
     recompute = getattr(wanted, "gradient_checkpointing", "auto")
     demand = Demand(
         base,
-        with_adapter(base, _or(wanted.lora_r, 32 if small else 16)) if lora else base.parameters,
+        with_adapter(base, chosen(wanted.lora_r, 32 if small else 16)) if lora else base.parameters,
         at_once,
         length,
         pairs if parts == "auto" else at_once,
@@ -132,7 +144,8 @@ def _tune(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan 
         weight_bytes=QUANTIZED.get(getattr(wanted, "quantization", "none")),
         libraries=TRL_BYTES,
     )
-    return _plan(demand, wanted, batch, epochs, rows, tokens)
+    # What the model before thinks of each pair is measured once.
+    return planned(demand, wanted, batch, epochs, rows, tokens, read=tokens if pairs > 1 else 0)
 
 
 def _head(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan | None:
@@ -141,13 +154,13 @@ def _head(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan 
         base = _lstm(wanted)
     if base is None:
         return None
-    length, longest = _lengths(data, base, _or(wanted.max_length, 256 if method == "lstm" else 512))
-    rows, tokens = _size(data, base, longest)
-    batch = _or(wanted.batch_size, min(32, max(4, (rows or 256) // 8)))
+    length, longest = lengths_of(data, base, chosen(wanted.max_length, 256 if method == "lstm" else 512))
+    rows, tokens = size_of(data, base, longest)
+    batch = chosen(wanted.batch_size, min(32, max(4, (rows or 256) // 8)))
     target, fewest, most = HEAD_EPOCHS[method]
-    epochs = _epochs(wanted, rows, batch, lambda: max(fewest, min(most, round(target / (rows or 1)))))
+    epochs = epochs_of(wanted, rows, batch, lambda: max(fewest, min(most, round(target / (rows or 1)))))
     lora = method == "lora"
-    trained = {"frozen": base.hidden, "lora": with_adapter(base, _or(wanted.lora_r, 16))}
+    trained = {"frozen": base.hidden, "lora": with_adapter(base, chosen(wanted.lora_r, 16))}
     texts = batch * (2 if job.choice.head == "rank_pairwise" else 1)
     demand = Demand(
         base,
@@ -162,19 +175,31 @@ def _head(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan 
     if method == "frozen":
         # What the trunk makes of the texts is made once, and nothing is kept for a way back.
         demand = Demand(base, base.hidden, 1, longest, 1, float32=True)
-    return _plan(demand, wanted, batch, epochs, rows, tokens)
+        found = planned(demand, wanted, batch, epochs, rows, tokens, computing=base.matrices, read=tokens)
+        return replace(found, operations=6.0 * base.hidden * batch * (found.steps or 0))
+    return planned(demand, wanted, batch, epochs, rows, tokens, computing=base.matrices)
 
 
-def _multi_task(job: Any, base: ModelShape | None, data: TrainingData | None) -> Plan | None:
-    """By the first task's data: each step is of one task, and the longest texts decide."""
+def _multi_task(
+    job: Any, base: ModelShape | None, data: TrainingData | None, parts: Sequence[TrainingData | None]
+) -> Plan | None:
+    """Memory by the first task's data: each step is of one task, and the longest texts decide; steps by all."""
     if base is None:
         return None
     wanted, lora = job.hyperparameters, job.method == "lora"
-    length, longest = _lengths(data, base, _or(wanted.max_length, 512))
-    batch = _or(wanted.batch_size, 32)
+    length, longest = lengths_of(data, base, chosen(wanted.max_length, 512))
+    known = [one for one in parts if one is not None]
+    smallest = min((one.rows for one in known), default=128)
+    batch = chosen(wanted.batch_size, min(32, max(4, smallest // 4)))
+    rows, tokens, epochs = None, None, None
+    if known and len(known) == len(parts):
+        sizes = [size_of(one, base, longest) for one in known]
+        rows, tokens = (sum(numbers) for numbers in zip(*sizes, strict=True))
+        target, fewest, most = HEAD_EPOCHS["full"]
+        epochs = epochs_of(wanted, rows, batch, lambda: max(fewest, min(most, round(target / (rows or 1)))))
     demand = Demand(
         base,
-        with_adapter(base, _or(wanted.lora_r, 16)) if lora else base.parameters,
+        with_adapter(base, chosen(wanted.lora_r, 16)) if lora else base.parameters,
         batch,
         length,
         batch,
@@ -182,23 +207,23 @@ def _multi_task(job: Any, base: ModelShape | None, data: TrainingData | None) ->
         held=HELD_BY_ADAPTERS if lora else HELD,
         longest=longest,
     )
-    return _plan(demand, wanted, batch, None, None, None)
+    return planned(demand, wanted, batch, epochs, rows, tokens, computing=base.matrices)
 
 
 def _encoder(job: Any, _: ModelShape | None, data: TrainingData | None) -> Plan | None:
     wanted = job.hyperparameters
-    hidden, layers = _or(wanted.hidden_size, 192), _or(wanted.layers, 1)
+    hidden, layers = chosen(wanted.hidden_size, 192), chosen(wanted.layers, 1)
     each = 4 * hidden * hidden + 4 * hidden * hidden + 13 * hidden
     vocabulary = ENCODER_VOCABULARY
     shape = ModelShape(layers * each + vocabulary * hidden, hidden, layers, 2 * hidden, vocabulary)
     # A token is a character here.
-    longest = min(_or(wanted.max_length, 128), data.most + 2 if data else 10**9)
+    longest = min(chosen(wanted.max_length, 128), data.most + 2 if data else 10**9)
     rows = data.rows if data else None
-    batch = min(_or(wanted.batch_size, 128), rows or 128)
+    batch = min(chosen(wanted.batch_size, 128), rows or 128)
     tokens = round(2 * rows * min(data.mean + 2, longest)) if data and rows else None
-    epochs = _epochs(wanted, rows, batch, lambda: max(1, round(ENCODER_TEXTS / (rows or 1))))
+    epochs = epochs_of(wanted, rows, batch, lambda: max(1, round(ENCODER_TEXTS / (rows or 1))))
     demand = Demand(shape, shape.parameters, 2 * batch, longest, 2 * batch, float32=True)
-    return _plan(demand, wanted, batch, epochs, rows, tokens)
+    return planned(demand, wanted, batch, epochs, rows, tokens, computing=shape.matrices)
 
 
 _WAYS: Mapping[type[JobContract], Callable[[Any, ModelShape | None, TrainingData | None], Plan | None]] = {
@@ -206,67 +231,14 @@ _WAYS: Mapping[type[JobContract], Callable[[Any, ModelShape | None, TrainingData
     FineTune: _tune,
     TunePreferences: _tune,
     TrainHead: _head,
-    TrainMultiTask: _multi_task,
     TrainEncoder: _encoder,
 }
 
 
-def _plan(
-    demand: Demand, wanted: Any, batch: int, epochs: float | None, rows: int | None, tokens: int | None
-) -> Plan:
-    most = None if wanted.max_steps == "auto" else int(wanted.max_steps)
-    steps = math.ceil(rows * epochs / batch) if rows and epochs else None
-    if most is not None:
-        steps = min(steps, most) if steps is not None else most
-    seen = tokens * min(epochs, steps * batch / rows) if tokens and epochs and rows and steps else None
-    budget = None if wanted.max_seconds == "auto" else float(wanted.max_seconds)
-    return Plan(demand, batch, epochs, steps, round(seen) if seen else None, budget)
-
-
-def _epochs(wanted: Any, rows: int | None, batch: int, auto: Callable[[], int]) -> float | None:
-    """As asked for, else as many as the steps that were asked for come to, else by the rule of the way."""
-    if wanted.n_epochs != "auto":
-        return int(wanted.n_epochs)
-    if rows is None:
-        return None
-    if wanted.max_steps != "auto":
-        return math.ceil(int(wanted.max_steps) * batch / rows)
-    return auto()
-
-
-def _looks(rule: tuple[int, int, int], tokens: int | None) -> int:
-    """Epochs that bring a corpus near the rule's tokens."""
-    return max(1, min(rule[2], round(rule[1] / max(tokens or 1, 1))))
-
-
-def _by_tokens(step_tokens: int, rows: int | None, tokens: int | None) -> int:
-    """Rows of a step that come to about `step_tokens`."""
-    return max(4, min(64, round(step_tokens * rows / tokens))) if rows and tokens else 16
-
-
-def _size(data: TrainingData | None, shape: ModelShape, longest: int) -> tuple[int | None, int | None]:
-    """(rows, tokens of one look at all of them)."""
-    if data is None:
-        return None, None
-    return data.rows, round(data.rows * min(longest, data.tokens_a_row(shape.vocabulary)))
-
-
-def _lengths(data: TrainingData | None, shape: ModelShape, most: int) -> tuple[int, int]:
-    """Tokens of (a text of a batch of long ones, the longest text), at most `most` and what the model takes."""
-    most = min(most, shape.positions)
-    if data is None:
-        return most, most
-    return min(most, data.usual(shape.vocabulary)), min(most, data.longest(shape.vocabulary))
-
-
 def _lstm(wanted: Any) -> ModelShape:
     """Both directions of each layer have four gates over inputs and states; what one keeps is about eight states."""
-    vocabulary, embedding = _or(wanted.vocab_size, 4096), _or(wanted.embedding_size, 128)
-    hidden, layers = _or(wanted.hidden_size, 128), _or(wanted.layers, 1)
+    vocabulary, embedding = chosen(wanted.vocab_size, 4096), chosen(wanted.embedding_size, 128)
+    hidden, layers = chosen(wanted.hidden_size, 128), chosen(wanted.layers, 1)
     first = 8 * hidden * (embedding + hidden + 2)
     later = 8 * hidden * (3 * hidden + 2) * (layers - 1)
     return ModelShape(vocabulary * embedding + first + later, 2 * hidden, layers, hidden, vocabulary)
-
-
-def _or(value: Any, auto: int) -> int:
-    return auto if value == "auto" else int(value)

@@ -6,71 +6,28 @@ told how much memory they have. What is not known is let through; the trainer lo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from services.gateway.context import Gateway
-from services.gateway.datasets import repository as datasets_repository
 from services.gateway.training import repository as estimates_repository
-from services.gateway.training.data import LOOK_BYTES, TrainingData, of_file, of_version
-from services.gateway.training.demands import Plan, plan_of
+from services.gateway.training.data import TrainingData
+from services.gateway.training.distilling import answered_of, asking, prompts_in, trained_by
+from services.gateway.training.known import Known, look_up, shape_of
 from services.gateway.training.places import Place, places_of
-from services.gateway.training.speeds import duration_of, earlier_of
-from services.gateway.uploads import repository as files_repository
+from services.gateway.training.plan import Plan
+from services.gateway.training.speeds import Duration, Machine, duration_of, earlier_of, way_of_job
 from shared.artifacts import Artifacts
 from shared.contracts.base import JobContract
-from shared.contracts.estimates import Memory, ModelShape, fitting, shape_of_config
-from shared.contracts.training import BaseRef, DataRef
+from shared.contracts.distillation import Distill
+from shared.contracts.estimates import fitting
 from shared.db import Connection
 from shared.errors import HeliuError, InvalidInput
 
-# How many tokens a text has is a guess: of a text that says much in few, this share of it is sure.
-_SURE = 0.6
 # What may be changed so that a run fits: in this order, each as far as it must go.
 _SMALLEST_BATCH, _SHORTEST = 1, 64
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a contract's names stand for; None where that cannot be told."""
-
-    contract: JobContract
-    shape: ModelShape | None
-    data: TrainingData | None
-
-    def plan(self) -> Plan | None:
-        return plan_of(self.contract, self.shape, self.data)
-
-    def smallest(self, plan: Plan, place: Place) -> Memory:
-        """The least step of a run there; of texts whose length is not known, none."""
-        sure = _SURE if self.data is not None else 0.0
-        demand = replace(
-            plan.demand,
-            length=round(plan.demand.length * sure),
-            longest=round(plan.demand.longest * sure),
-            logits=round(plan.demand.logits * sure),
-        )
-        return fitting(demand, place.device, 0)
-
-    def fits(self, plan: Plan, place: Place) -> bool | None:
-        """Whether the least step does; None where the worker has not told how much memory it has."""
-        room = place.room(self.contract)
-        return None if room is None else self.smallest(plan, place).least <= room
-
-
-def look_up(connection: Connection, tenant: UUID, store: Artifacts, contract: JobContract) -> Known:
-    """As the tenant: what is known of the contract's model and data."""
-    base: BaseRef | None = getattr(contract, "base", None)
-    parts = getattr(contract, "parts", ())
-    ref = parts[0].training if parts else getattr(contract, "training", None)
-    return Known(
-        contract,
-        _shape(store, base.base_artifact) if base is not None else None,
-        _data(connection, tenant, store, ref or getattr(contract, "data", None)),
-    )
 
 
 def that_fits(
@@ -139,6 +96,7 @@ def estimate(
         "steps": None,
         "tokens": None,
         "seconds": None,
+        "answering_seconds": None,
         "fits": None,
         "would_fit": [],
         "workers": [],
@@ -151,8 +109,17 @@ def estimate(
     if plan is None:
         return answer
     memory = fitting(plan.demand, device, best.room(contract) if best else None)
-    rows = estimates_repository.measured(connection, tenant, contract.kind, queue)
-    lasts = duration_of(plan, earlier_of([row["result"] for row in rows], device), device)
+    trained = trained_by(contract)
+    rows = estimates_repository.measured(connection, tenant, trained.kind, queue)
+    machine = best.machine if best else Machine()
+    lasts = duration_of(plan, way_of_job(trained), earlier_of(rows, machine), machine)
+    asks = Duration(0.0, "")
+    if isinstance(contract, Distill) and data is not None:
+        asks = _asking(connection, tenant, store, contract, data, plan, machine)
+        lasts = Duration(
+            None if lasts.seconds is None or asks.seconds is None else lasts.seconds + asks.seconds,
+            f"training: {lasts.basis}; answers: {asks.basis}",
+        )
     verdicts = [known.fits(plan, place) for place in places]
     fits = True if True in verdicts else None if not verdicts or None in verdicts else False
     return answer | {
@@ -166,6 +133,7 @@ def estimate(
         "steps": plan.steps,
         "tokens": plan.tokens,
         "seconds": round(lasts.seconds, 1) if lasts.seconds is not None else None,
+        "answering_seconds": round(asks.seconds, 1) if asks.seconds else None,
         "fits": fits,
         "would_fit": [] if fits is not False or best is None else list(_remedies(known, plan, best)),
         "workers": [
@@ -184,6 +152,24 @@ def estimate(
             "seconds": lasts.basis,
         },
     }
+
+
+def _asking(
+    connection: Connection,
+    tenant: UUID,
+    store: Artifacts,
+    job: Distill,
+    data: TrainingData,
+    plan: Plan,
+    machine: Machine,
+) -> Duration:
+    """How long the models of a distillation answer; as fast as the machine that trains where none was measured."""
+    sizes: dict[str, int | None] = {}
+    for ref in (*job.models.values(), job.untrained):
+        shape = None if ref.upstream else shape_of(store, ref.base_artifact)
+        sizes[ref.name] = shape.parameters if shape is not None else None
+    answered = answered_of(estimates_repository.batches(connection, tenant))
+    return asking(job, prompts_in(job, data), sizes, plan.demand.shape.vocabulary, answered, machine)
 
 
 def _remedies(known: Known, plan: Plan, place: Place) -> Iterator[dict[str, Any]]:
@@ -230,35 +216,6 @@ def _with(contract: JobContract, change: Mapping[str, Any]) -> JobContract:
     payload = contract.dump()
     payload["hyperparameters"] = {**payload["hyperparameters"], **change}
     return type(contract).model_validate(payload)
-
-
-def _shape(store: Artifacts, artifact: str) -> ModelShape | None:
-    """By its configuration and the bytes of its weights; None where they are not there, or say too little."""
-    try:
-        listing = json.loads(store.begins(artifact, 1 << 22))["tree"]
-        paths = {item["path"]: int(item["bytes"]) for item in listing}
-        # Sentence encoders keep their model in a folder of its own, or beside its other parts.
-        configs = [path for path in ("config.json", "0_Transformer/config.json") if path in paths]
-        config = json.loads(store.read_entry(artifact, configs[0])) if configs else {}
-    except (HeliuError, ValueError, KeyError, TypeError):
-        return None
-    weights = sum(size for path, size in paths.items() if path.endswith(".safetensors"))
-    return shape_of_config(config, weights)
-
-
-def _data(connection: Connection, tenant: UUID, store: Artifacts, ref: DataRef | None) -> TrainingData | None:
-    if ref is None:
-        return None
-    if ref.kind == "version":
-        rows = datasets_repository.versions(connection, tenant, version_id=ref.id, limit=1)
-        return of_version(rows[0]) if rows else None
-    row = files_repository.get_file(connection, ref.id)
-    if row is None:
-        return None
-    try:
-        return of_file(store.begins(ref.artifact, LOOK_BYTES), int(row["bytes"]))
-    except HeliuError:
-        return None
 
 
 def _words(change: Mapping[str, Any]) -> str:

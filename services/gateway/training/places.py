@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.gateway.training import repository as estimates_repository
+from services.gateway.training.speeds import Machine
 from shared.contracts.base import JobContract
 from shared.db import Database
 
@@ -30,6 +31,10 @@ class Place:
             int(info.get("devices") or 1),
             info.get("memory_bytes"),
         )
+
+    @property
+    def machine(self) -> Machine:
+        return Machine(self.device, self.device_name, self.devices)
 
     def room(self, contract: JobContract) -> int | None:
         """Bytes for one run of this contract: a run that is sharded over processes has a GPU for each, others one."""

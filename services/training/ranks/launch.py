@@ -8,15 +8,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from services.training import world
-from services.training.ranks.launcher import DIED, PROCESSES, SPEC
+from services.training.ranks.launcher import DIED, PROCESSES, SPEC, frames_of
 from services.training.run import Result, Run, Stopped
 from services.training.spec import Spec
 from shared.child import Child, ChildGone
 from shared.errors import HeliuError, InvalidInput
-from shared.frames import Frame
+from shared.frames import Frame, read_frames
 
 _RUNNERS = {"sft": "services.training.sft", "dpo": "services.training.dpo.run"}
 
@@ -99,12 +100,22 @@ def _launch(spec: Spec, run: Run, processes: int) -> Result:
     finally:
         child.close()
     if ended is not None and ended["type"] == "result":
-        return Result(ended["output_dir"], ended["trained_tokens"], ended["data"])
+        peaks = (ended["peak_memory_bytes"], *_other_peaks(path, processes))
+        return Result(ended["output_dir"], ended["trained_tokens"], ended["data"], peaks, ended["libraries"])
     if ended is not None:
         raise Stopped(ended["reason"], ended["step"])
     raise _error(
         failed or {"code": DIED, "message": f"the launcher died: {child.how_it_ended()}", "retryable": True}
     )
+
+
+def _other_peaks(spec: Path, processes: int) -> list[int]:
+    """The most bytes of memory that each process but the first had; all have ended well."""
+    found = []
+    for rank in range(1, processes):
+        with frames_of(spec, rank).open("rb") as said:
+            found += [frame["peak_memory_bytes"] for frame in read_frames(said) if frame["type"] == "result"]
+    return found
 
 
 def _error(frame: dict[str, Any]) -> HeliuError:

@@ -23,7 +23,7 @@ from services.training.tracking.result_file import ResultTable, extra_columns
 from services.training.tracking.trackers import END_S, Trackers
 from shared import job_metrics
 from shared.db import Connection
-from shared.errors import HeliuError
+from shared.errors import HeliuError, Unavailable
 from shared.job_context import JobContext
 from shared.jobs import new_id
 from shared.stop import Stop, Stopped
@@ -32,6 +32,8 @@ from shared.worker import Platform
 log = logging.getLogger(__name__)
 
 DRAIN_S = 2.0
+# Up to this factor between their sizes, models take as long to load and to store.
+ALIKE = 4.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Tracking:
         self._memory: dict[str, Any] = {}
         self._trackers: Trackers | None = None
         self.pace = Pace()
-        self._began = time.monotonic()
+        self._began, self._began_at = time.monotonic(), time.time()
 
     def event(self, data: Mapping[str, Any] | None) -> None:
         """Hear an event of the run."""
@@ -72,6 +74,29 @@ class Tracking:
             self._facts = {name: value for name, value in data.items() if name != "held_out"}
         if data and "memory" in data:
             self._memory = dict(data["memory"])
+            self._expect()
+
+    def span(self, name: str, start_ns: int, end_ns: int) -> None:
+        """Hear how long a part of the run took."""
+        self.pace.interrupt(name, (end_ns - start_ns) / 1e9)
+        if name == "load" and self.pace.behind is None:
+            # What comes behind the steps begins like this: a process that loads its libraries and the model.
+            self.pace.behind = max(0.0, end_ns / 1e9 - self._began_at)
+
+    def _expect(self) -> None:
+        """What comes behind the steps lasts as of earlier runs that trained a model of this size by the same kind."""
+        job, parameters = self._ctx.job, self._memory.get("parameters")
+        if not parameters:
+            return
+        sizes = (parameters / ALIKE, parameters * ALIKE)
+        try:
+            with self._ctx.db.transaction(job.tenant_id) as connection:
+                found = repository.seconds_behind(connection, job.tenant_id, job.kind, job.queue, sizes)
+        except Unavailable:
+            # A better estimate is not worth waiting for.
+            return
+        if found is not None:
+            self.pace.behind = found
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Tell the operator's trackers of a step, and write down what they said; none of them can fail the run."""
@@ -106,12 +131,13 @@ class Tracking:
     def _measured(self, trained: Mapping[str, Any]) -> dict[str, Any]:
         """How fast and how large the run was: what later runs of its like are estimated by.
 
-        `other_seconds` are those that were no steps: start, reading, tokens, the save at the end.
+        `other_seconds` are those that were no steps: start, reading, tokens, and the `seconds_behind` the last step,
+        which are figures, save, the check against the engine, and what is kept here.
         """
-        look, steps = self.pace.look(), trained["data"].get("steps")
-        whole = look.whole_step_seconds if look else None
+        steps, whole = trained["data"].get("steps"), self.pace.mean_step_seconds
         return {
             "device": self._memory.get("device"),
+            "device_name": self._memory.get("device_name"),
             "parameters": self._memory.get("parameters"),
             "trained_parameters": self._memory.get("trained"),
             "steps": steps,
@@ -120,13 +146,15 @@ class Tracking:
             "other_seconds": max(0.0, time.monotonic() - self._began - self.pace.steps * whole)
             if whole
             else None,
+            "seconds_behind": self.pace.since_last(time.time()),
             "peak_memory_bytes": trained.get("peak_memory_bytes"),
+            **({"peak_memory_by_process": each} if (each := trained.get("peak_memory_by_process")) else {}),
         }
 
     def keep(self, trained: Mapping[str, Any]) -> Kept:
         """Store table and event file of a run with this result. An event file that cannot be made is told of, and
         fails nothing."""
-        store, measured = self._platform.artifacts, self._measured(trained)
+        store = self._platform.artifacts
         self._end_trackers("succeeded")
         source, names = self._read()
         table = self._folder / "step_metrics.csv"
@@ -136,9 +164,8 @@ class Tracking:
             for line in lines:
                 told = json.loads(line)
                 rows.add(told["step"], told["values"])
-        return Kept(
-            new_id("file-"), store.put_file(table), table.stat().st_size, self._events(source), measured
-        )
+        stored, size, events = store.put_file(table), table.stat().st_size, self._events(source)
+        return Kept(new_id("file-"), stored, size, events, self._measured(trained))
 
     def write(self, connection: Connection, kept: Kept) -> None:
         """Make the table a file of the tenant's, in the transaction that ends the job."""

@@ -14,7 +14,7 @@ INTERRUPTS = frozenset({"eval", "checkpoint"})
 @dataclass(frozen=True)
 class Look:
     """A run at its last telling: seconds a step takes by itself and with its share of checks and saves; unix time of
-    the end."""
+    the end, when all is stored."""
 
     step_seconds: float
     whole_step_seconds: float
@@ -30,6 +30,8 @@ class Pace:
     _last: tuple[int, int, float] | None = None
     _interrupted: float = 0.0
     _saves: list[float] = field(default_factory=list)
+    # Seconds behind the last step, where somebody knows of some: figures, save, the check against the engine.
+    behind: float | None = None
 
     def step(self, step: int, total: int, at: float) -> None:
         """`step` of `total` are done at `at`."""
@@ -51,11 +53,22 @@ class Pace:
         """How many steps were taken, as far as they were told of one by one."""
         return self._last[0] - self._first[0] if self._first and self._last else 0
 
+    @property
+    def mean_step_seconds(self) -> float | None:
+        """Over all steps, checks and saves counted in."""
+        if self._first is None or self._last is None or not self.steps:
+            return None
+        return (self._last[2] - self._first[1]) / self.steps
+
+    def since_last(self, now: float) -> float:
+        """Seconds since the last telling."""
+        return max(0.0, now - self._last[2]) if self._last else 0.0
+
     def look(self) -> Look | None:
         """None until two different steps were told.
 
-        Left are the steps at the speed of the last ones, their share of checks and saves as it was so far, and the
-        save at the end, taken to be like the others.
+        Left are the steps at the speed of the last ones, their share of checks and saves as it was so far, and what is
+        `behind` them, or at least a save like the others.
         """
         if self._first is None or self._last is None:
             return None
@@ -67,4 +80,5 @@ class Pace:
         each = (now - clock) / (newest - first)
         whole = each + self._interrupted / done
         last_save = sum(self._saves) / len(self._saves) if self._saves else 0.0
-        return Look(each, whole, at + max(0, total - step) * whole + last_save)
+        behind = last_save if self.behind is None else self.behind
+        return Look(each, whole, at + max(0, total - step) * whole + behind)

@@ -60,3 +60,28 @@ def test_a_run_that_was_cut_short_ends_earlier_and_one_that_is_done_ends_now() -
     pace.step(3, 3, 2.0)
     assert (look := pace.look()) is not None
     assert look.finish == pytest.approx(2.0)
+
+
+def test_what_is_known_to_come_behind_the_steps_takes_the_place_of_a_save() -> None:
+    pace = Pace()
+    pace.step(0, 40, 1000.0)
+    pace.interrupt("checkpoint", 4.0)
+    pace.step(10, 40, 1014.0)
+    pace.behind = 30.0
+    look = pace.look()
+    assert look is not None
+    assert look.finish == pytest.approx(1014.0 + 30 * 1.4 + 30.0)
+    assert pace.mean_step_seconds == pytest.approx(1.4)
+    assert (pace.since_last(1020.0), pace.since_last(1000.0), Pace().since_last(9.0)) == (6.0, 0.0, 0.0)
+    pace.step(40, 40, 1050.0)
+    assert (look := pace.look()) is not None
+    assert look.finish == pytest.approx(1080.0)
+
+
+def test_the_mean_is_over_all_steps_however_the_last_ones_went() -> None:
+    pace = Pace()
+    assert pace.mean_step_seconds is None
+    pace.step(0, 1000, 0.0)
+    for number in range(1, WINDOW + 6):
+        pace.step(number, 1000, number * 10.0)
+    assert pace.mean_step_seconds == pytest.approx(10.0)
