@@ -1,4 +1,4 @@
-"""A worker process from settings and two tables of handlers: wiring, registration and the order of a drain."""
+"""A worker process from two tables of handlers: wiring, registration, reports and the order of a drain."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from shared import job_store, streams
-from shared.artifacts import Artifacts, open_artifacts
 from shared.contracts.base import JobContract, LiveCall
-from shared.db import Database, retrying
-from shared.errors import ConfigurationError, HeliuError, Unavailable
+from shared.db import retrying
+from shared.errors import HeliuError, Unavailable
 from shared.job_context import Handler
 from shared.live_server import LiveHandler, LiveServer
-from shared.metrics import Metrics, announce
+from shared.metrics import announce
 from shared.queue import QueueWorker
 from shared.runner import JobRunner
-from shared.settings import Settings
-from shared.telemetry import Tracing, setup_logging
 from shared.watchdog import Look, Verdict, Watchdog
+from shared.worker.background import Background
+from shared.worker.parts import Platform
 
 log = logging.getLogger(__name__)
 
@@ -37,87 +36,7 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING"""
 
 REPORT = "UPDATE core.worker SET heartbeat_at = now(), busy = %s, state = %s, info = info || %s WHERE id = %s"
 
-STORE_ID = """
-INSERT INTO core.setting (key, value) VALUES ('artifact_store', to_jsonb(%s::text))
-ON CONFLICT (key) DO UPDATE SET key = EXCLUDED.key RETURNING value #>> '{}' AS value"""
-
 REPORT_S = 2.0
-
-
-@dataclass(frozen=True)
-class Platform:
-    """The shared parts of one process, handed to its handlers."""
-
-    settings: Settings
-    db: Database
-    artifacts: Artifacts
-    tracing: Tracing
-    metrics: Metrics
-
-    def close(self) -> None:
-        self.db.close()
-        self.tracing.shutdown()
-
-
-def open_platform(
-    settings: Settings, service: str, *, max_connections: int = 8, hidden: Sequence[str] = ()
-) -> Platform:
-    """Logging, tracing, database and artifacts of a process. Raises ConfigurationError.
-
-    `hidden` are kept out of the log beside the secrets of the settings.
-    """
-    settings.require("database_url", "redis_url")
-    setup_logging(
-        service,
-        settings.log_level,
-        [
-            settings.key_pepper,
-            *settings.secret_keys,
-            settings.otlp_token,
-            settings.api_key,
-            settings.hub_token,
-            settings.s3_secret_access_key,
-            *hidden,
-        ],
-    )
-    db = Database(settings.database_url, application=f"heliu-{service}", max_size=max_connections)
-    artifacts = open_artifacts(settings)
-    check_artifact_store(db, artifacts)
-    client = streams.connect(settings.redis_url)
-    try:
-        streams.check_server(client)
-    except Unavailable as exc:
-        # Accepting work does not need Redis: a process may start while it is away.
-        log.warning("redis_unchecked", extra={"error": exc.message})
-    finally:
-        client.close()
-    tracing = Tracing(
-        service,
-        endpoint=settings.otlp_endpoint,
-        token=settings.otlp_token,
-        sample_ratio=settings.trace_sample_ratio,
-        instance=f"{platform.node()}:{os.getpid()}",
-    )
-    return Platform(settings, db, artifacts, tracing, Metrics())
-
-
-def check_artifact_store(db: Database, artifacts: Artifacts) -> None:
-    """Raise ConfigurationError when this place is not the store that the platform knows."""
-    own = artifacts.store_id()
-
-    def known() -> str:
-        with db.core() as connection:
-            row = connection.execute(STORE_ID, (own,)).fetchone()
-        assert row is not None
-        return str(row["value"])
-
-    expected = retrying(known, attempts=8, patience=0.2)
-    if expected != own:
-        raise ConfigurationError(
-            f"{artifacts.place} holds the artifact store {own}, but this database belongs to "
-            f"{expected}; point HELIU_ARTIFACTS at the place that all processes share",
-            param="HELIU_ARTIFACTS",
-        )
 
 
 @dataclass(frozen=True)
@@ -132,47 +51,6 @@ class WorkerSpec:
     live_queue: str | None = None
     live_slots: int = 0
     live_queues: tuple[str, ...] = ()
-
-
-class Background:
-    """Runs claimed jobs of one queue on at most `limit` threads, so that a doorbell never holds a live slot."""
-
-    def __init__(self, runner: JobRunner, queue: str, limit: int) -> None:
-        self._runner = runner
-        self._queue = queue
-        self._limit = limit
-        self._threads: set[threading.Thread] = set()
-        self._lock = threading.Lock()
-
-    def hear(self, doorbell: str | None) -> None:
-        """Start one more thread on the queue, unless the limit is reached or the worker drains."""
-        with self._lock:
-            if len(self._threads) >= self._limit or self._runner.draining.is_set():
-                return
-            thread = threading.Thread(target=self._work, args=(doorbell,), name=self._queue, daemon=True)
-            self._threads.add(thread)
-        thread.start()
-
-    def _work(self, doorbell: str | None) -> None:
-        try:
-            self._runner.run_queue(self._queue, doorbell)
-        except Unavailable as exc:
-            log.warning("claim_failed", extra={"queue": self._queue, "error": exc.message})
-        except Exception:
-            log.exception("queue_thread_raised", extra={"queue": self._queue})
-        finally:
-            with self._lock:
-                self._threads.discard(threading.current_thread())
-
-    @property
-    def free(self) -> bool:
-        return len(self._threads) < self._limit
-
-    def join(self, deadline: float) -> bool:
-        """Wait for the threads until `deadline` (monotonic); True when all have ended."""
-        for thread in list(self._threads):
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not self._threads
 
 
 class Worker:
