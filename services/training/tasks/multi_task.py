@@ -11,6 +11,9 @@ from shared.contracts.multi_task import TaskPart, TrainMultiTask, model_name
 from shared.job_context import JobContext, Outcome
 from shared.worker import Platform
 
+# What the models of one run have in common.
+_OF_ALL = ("temperature", "trainable_parameters", "best_step")
+
 
 def train_multi_task(platform: Platform, ctx: JobContext, job: TrainMultiTask) -> Outcome:
     """A head for each task on a trunk that all have taught; each is a model of its own when the job has ended."""
@@ -44,9 +47,7 @@ def _part(run: TrainingRun, job: TrainMultiTask, part: TaskPart) -> dict[str, An
 
 def _made(folder: Path, data: dict[str, Any], job: TrainMultiTask, part: TaskPart) -> Made:
     fellows = [model_name(job.name, other.name) for other in job.parts if other.name != part.name]
-    shared = {
-        name: data[name] for name in ("temperature", "trainable_parameters", "best_step") if name in data
-    }
+    shared = {name: data[name] for name in data if name in _OF_ALL}
     return Made(
         model_name(job.name, part.name),
         folder / part.name,
