@@ -18,7 +18,9 @@ from jinja2.exceptions import SecurityError
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from services.inference.engine.adapters import AdapterStore, StepAdapters, UnsupportedAdapter, read_adapter
+from services.inference.engine.adapter_folder import UnsupportedAdapter, read_adapter
+from services.inference.engine.adapter_layer import StepAdapters
+from services.inference.engine.adapters import AdapterStore
 from services.inference.engine.attention import IMPLEMENTATION, UnsupportedModel
 from services.inference.engine.encoder import Encoder, read_auto_config
 from services.inference.engine.head import Head

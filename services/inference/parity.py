@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
 
-from services.inference.engine.adapters import read_adapter
+from services.inference.engine.adapter_folder import read_adapter
 from services.inference.engine.blocks import PADDING_BLOCK
 from services.inference.engine.codec import Codec
 from services.inference.engine.request import EngineConfig, Priority

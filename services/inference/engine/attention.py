@@ -187,6 +187,21 @@ class Copies(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Decodes that are read in another order than their tokens lie in the step.
+
+    `there` (decodes) is the token of each one that is read, `back` (decodes) the place in `there` of each token.
+    """
+
+    there: torch.Tensor
+    back: torch.Tensor
+
+    @classmethod
+    def of(cls, there: torch.Tensor) -> Reading:
+        return cls(there, there.argsort())
+
+
 class Attend(Protocol):
     """A step's attention on a device that has kernels for it; see `gpu_attention`."""
 
@@ -217,6 +232,7 @@ class StepBatch:
     segments: list[Segment]
     attend: Attend | None = None
     copies: Copies | None = None
+    reading: Reading | None = None
     layers_seen: set[int] = field(default_factory=set)
     _write: dict[int, torch.Tensor] = field(default_factory=dict)
 
@@ -260,13 +276,21 @@ def paged_attention(
     queries = query[0].transpose(0, 1)
     keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
     step.cache.write(layer, keys, values, step)
+    reading = step.reading
+    if reading is not None:
+        queries, keys, values = (each.index_select(0, reading.there) for each in (queries, keys, values))
     if step.copies is not None:
         step.copies.write(step.cache, layer, keys, values)
     parts = [_decode(step.cache, layer, group, queries, scale, sliding_window) for group in step.groups]
+    if reading is not None:
+        parts = [_one(parts).index_select(0, reading.back)]
     for segment in step.segments:
         parts.append(prefill(step.cache, layer, segment, query, key, value, scale, sliding_window))
-    out = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return out.unsqueeze(0), None
+    return _one(parts).unsqueeze(0), None
+
+
+def _one(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _decode(

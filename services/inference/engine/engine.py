@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from services.inference.engine.adapters import AdapterWeights, read_adapter
+from services.inference.engine.adapter_folder import AdapterWeights, read_adapter
 from services.inference.engine.codec import Codec
 from services.inference.engine.embedder import SLICE_TOKENS, Embedder, EncoderStats, Item
 from services.inference.engine.generation import Generation, conclude, failure

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 
 from services.inference.engine.accelerator import Accelerator, accelerator_of
+from services.inference.engine.adapter_layer import LoraLayer, StepAdapters
 from services.inference.engine.adapter_slots import SlotAdapters, SlotLoraLayer
-from services.inference.engine.adapters import AdapterStore, LoraLayer, StepAdapters
+from services.inference.engine.adapters import AdapterStore
 from services.inference.engine.attention import (
     IMPLEMENTATION,
     DecodeGroup,
     PagedCache,
+    Reading,
     Segment,
     StepBatch,
     UnsupportedModel,
@@ -42,6 +45,25 @@ _GROUP_TOKENS = 4_096
 _PROBE_TOKENS = 9
 # How far paged attention may be from the model's own, as a share of the logits' size, in 16 bits.
 _HALF_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Order:
+    """A step's rows as their tokens lie in it: those of one token first.
+
+    `reading` are the latter as attention reads them: the first `placed`, which are in slots, then by length.
+    """
+
+    rows: list[Row]
+    reading: list[Row]
+    placed: int = 0
+
+    def there(self) -> list[int] | None:
+        """Where each of `reading` lies; None where all lie as they are read."""
+        if self.reading == self.rows[: len(self.reading)]:
+            return None
+        place = {row.sequence: number for number, row in enumerate(self.rows[: len(self.reading)])}
+        return [place[row.sequence] for row in self.reading]
 
 
 class ModelRunner:
@@ -104,7 +126,7 @@ class ModelRunner:
 
     def sampled(self, rows: Rows[Row]) -> list[Row]:
         """The rows that `forward` returns logits of, in its order."""
-        return [row for row in self._ordered(rows)[0] if row.samples]
+        return [row for row in self._ordered(rows).rows if row.samples]
 
     @torch.inference_mode()
     def forward(self, rows: Rows[Row]) -> tuple[list[Row], torch.Tensor]:
@@ -112,15 +134,15 @@ class ModelRunner:
 
         Writes only the rows' own cache slots, so a pass that failed may be repeated, whole or in parts.
         """
-        ordered, decodes, placed = self._ordered(rows)
-        recorded = self._replayed(ordered) if decodes == len(ordered) else None
+        order = self._ordered(rows)
+        recorded = self._replayed(order.rows) if len(order.reading) == len(order.rows) else None
         if recorded is not None:
-            return ordered, recorded
-        step, ids, positions, keep = self._batch(ordered, decodes, placed)
+            return order.rows, recorded
+        step, ids, positions, keep = self._batch(order)
         self.step_adapters.set(
-            [row.sequence.adapter for row in ordered], [row.count for row in ordered], self.device
+            [row.sequence.adapter for row in order.rows], [row.count for row in order.rows], self.device
         )
-        sampled = [row for row in ordered if row.samples]
+        sampled = [row for row in order.rows if row.samples]
         try:
             output = self._model(
                 input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, step=step
@@ -140,24 +162,26 @@ class ModelRunner:
     def _keep_hidden(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._hidden = inputs[0]
 
-    def _ordered(self, rows: Rows[Row]) -> tuple[list[Row], int, int]:
-        """Rows as a step has them, and how many of them decode and how many of these are in slots.
-
-        Decodes come first, by slot and then by length; the others by adapter.
-        """
+    def _ordered(self, rows: Rows[Row]) -> Order:
+        """Decodes and then chunks, by adapter both: plain attention alone reads decodes in an order of its own."""
         decodes = {row.sequence: row for row in sorted(rows, key=lambda row: row.start) if row.count == 1}
-        chunks = sorted((row for row in rows if row.count > 1), key=lambda row: row.sequence.adapter or "")
+        chunks = [row for row in rows if row.count > 1]
         placed = self._slots.place(list(decodes)) if self._slots is not None else []
-        ordered = [decodes.pop(sequence) for sequence in placed] + list(decodes.values())
-        return ordered + chunks, len(ordered), len(placed)
+        reading = [decodes.pop(sequence) for sequence in placed] + list(decodes.values())
+        if not any(row.sequence.adapter for row in rows):
+            return Order(reading + chunks, reading, len(placed))
+        slots = self.step_adapters.slots
 
-    def _batch(
-        self, rows: list[Row], decodes: int, placed: int = 0
-    ) -> tuple[StepBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The step, its ids and positions (1, T), and which of its tokens have logits: those sampled, or the first.
+        def slot(row: Row) -> int:
+            return -1 if row.sequence.adapter is None else slots[row.sequence.adapter]
 
-        Of `rows` the first `decodes` are of one token, and the first `placed` of these are in slots.
-        """
+        chunks.sort(key=slot)
+        lying = sorted(reading, key=slot) if self.accelerator is None else reading
+        return Order(lying + chunks, reading, len(placed))
+
+    def _batch(self, order: Order) -> tuple[StepBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The step, its ids and positions (1, T), and which of its tokens have logits: those sampled, or the first."""
+        rows, decodes, placed = order.rows, len(order.reading), order.placed
         size = self.allocator.block_size
         ids: list[int] = []
         positions: list[int] = []
@@ -185,11 +209,11 @@ class ModelRunner:
         at = numbers[2 * count : 3 * count]
         if self.accelerator is None:
             copies = self._slots.step() if self._slots is not None and placed else None
-            groups = self._groups(
-                [row.sequence for row in rows[placed:decodes]], positions[placed:decodes], placed
-            )
+            groups = self._groups(order.reading[placed:], placed)
             in_place = copies.groups if copies is not None else []
-            step = StepBatch(self.cache, at, [*in_place, *groups], segments, copies=copies)
+            there = order.there()
+            reading = None if there is None else Reading.of(self._tensor(there))
+            step = StepBatch(self.cache, at, [*in_place, *groups], segments, copies=copies, reading=reading)
         else:
             tables = [(row.start + 1, row.sequence.blocks) for row in rows[:decodes]]
             attend = GpuStep(
@@ -268,15 +292,16 @@ class ModelRunner:
         self._hidden = hidden.unsqueeze(0)
         return logits
 
-    def _groups(self, sequences: list[Sequence], positions: list[int], first: int) -> list[DecodeGroup]:
-        """Sequences of the step's tokens from `first`, sorted by length, in groups that little is padded in."""
+    def _groups(self, rows: list[Row], first: int) -> list[DecodeGroup]:
+        """The decodes that are read from `first` on, sorted by length, in groups that little is padded in."""
         groups = []
-        lengths = [place + 1 for place in positions]
+        lengths = [row.start + 1 for row in rows]
         for start, end in cut(lengths, waste=_GROUP_WASTE_TOKENS, most=_GROUP_TOKENS):
             longest = lengths[end - 1]
             count = self.allocator.blocks_for(longest)
             tables = [
-                s.blocks[:count] + [PADDING_BLOCK] * (count - len(s.blocks)) for s in sequences[start:end]
+                row.sequence.blocks[:count] + [PADDING_BLOCK] * (count - len(row.sequence.blocks))
+                for row in rows[start:end]
             ]
             groups.append(
                 DecodeGroup(
@@ -338,7 +363,7 @@ class ModelRunner:
         cuts = sorted({0, len(tokens) // 2, len(tokens) - 1, len(tokens)})
         for start, end in pairwise(cuts):
             row = Row(sequence, start, end - start, samples=True)
-            step, ids, positions, _ = self._batch([row], 1 if row.count == 1 else 0)
+            step, ids, positions, _ = self._batch(Order([row], [row] if row.count == 1 else []))
             output = self._model(input_ids=ids, position_ids=positions, use_cache=False, step=step)
             if step.layers_seen != set(range(self._layers)):
                 raise UnsupportedModel(

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from services.inference.engine.adapters import AdapterWeights, UnsupportedAdapter
+from services.inference.engine.adapter_folder import AdapterWeights, UnsupportedAdapter
 from services.inference.engine.codec import Codec
 from services.inference.engine.detokenize import Detokenizer
 from services.inference.engine.generation import Generation, conclude, delta, embedded, failure

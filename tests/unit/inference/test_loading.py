@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BloomConfig, BloomForCausalLM
 
-from services.inference.engine.adapters import UnsupportedAdapter, read_adapter
+from services.inference.engine.adapter_folder import UnsupportedAdapter, read_adapter
 from services.inference.engine.attention import UnsupportedModel
 from services.inference.engine.loading import BrokenModel, UnsafeModel, check_folder, end_tokens, load_model
 from services.inference.engine.request import EngineConfig
