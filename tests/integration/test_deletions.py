@@ -10,11 +10,10 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from services.data_governance.repository import warehouse
-from shared import bootstrap
 from tests import servers
-from tests.conftest import TEMPLATE
-from tests.integration.gateway_app import PEPPER, RunningGateway, running_gateway
-from tests.integration.test_registry import OPEN, add_run, make, ok, promote
+from tests.integration.gateway_app import RunningGateway
+from tests.integration.registry_app import OPEN, add_run, make, ok, promote, registry_gateway
+from tests.integration.test_gateway_tasks import error
 
 CONFIG = {
     "type": "custom",
@@ -28,12 +27,9 @@ CHECK = {"type": "string_check", "name": "same", "operation": "eq", "input": "{{
 def gateway(
     postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
-    url = servers.new_database(postgres.url, "deletions", template=TEMPLATE)
-    with running_gateway(url, valkey.url, tmp_path_factory.mktemp("gateway")) as running:
-        for model in ("one", "two"):
-            running.add_model(model)
+    """One for all: each test has names of its own."""
+    with registry_gateway(postgres, valkey, tmp_path_factory.mktemp("gateway"), "deletions") as running:
         yield running
-    servers.drop_database(postgres.url, "deletions")
 
 
 @pytest.fixture
@@ -108,8 +104,6 @@ def test_an_eval_stays_while_a_gate_names_it_or_a_decision_rests_on_its_runs(
 def test_what_a_gate_waits_to_name_is_looked_for_again_when_it_is_approved(
     gateway: RunningGateway, http: httpx.Client
 ) -> None:
-    with gateway.platform.db.core() as c:
-        _, gateway.keys["second"] = bootstrap.create_key(c, gateway.tenants["acme"], "2", "tenant", PEPPER)
     passing = add_eval(http)
     make(http, "waits", "one", gates=OPEN, approval="required")
     asked = ok(http.post("/v1/registry/waits", json={"gates": {**OPEN, "eval_id": passing}}), 202)
@@ -245,3 +239,21 @@ def test_a_vector_store_stays_while_a_task_answers_from_it(http: httpx.Client) -
     kept(http.delete(f"/v1/vector_stores/{store}"), "in_use", "cites")
     ok(http.delete("/v1/tasks/cites"))
     ok(http.delete(f"/v1/vector_stores/{store}"))
+
+
+def test_a_model_that_a_version_needs_is_not_deleted(gateway: RunningGateway, http: httpx.Client) -> None:
+    for model in ("kept-1", "kept-2", "kept-3"):
+        gateway.add_model(model)
+    make(http, "keeps", "kept-1", "kept-2", "kept-3")
+    ok(promote(http, "keeps", 1))
+    ok(promote(http, "keeps", 2))
+    # 1 is archived, and a roll-back can come to it.
+    for model in ("kept-1", "kept-2", "kept-3"):
+        assert error(http.delete(f"/v1/models/{model}")) == (409, "model_in_use", "model")
+    ok(http.post("/v1/registry/keeps/versions/3/archive", json={}))
+    ok(http.delete("/v1/models/kept-3"))
+    gone = http.post("/v1/registry/keeps/versions/3/stage", json={})
+    assert error(gone) == (409, "model_gone", "version")
+    assert error(http.delete("/v1/models/registry:keeps")) == (400, "invalid_value", "model")
+    ok(http.delete("/v1/registry/keeps"))
+    ok(http.delete("/v1/models/kept-1"))

@@ -11,12 +11,11 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from services.monitoring import tasks
-from shared import bootstrap
+from services.monitoring.alerts import RULES
 from tests import servers
-from tests.conftest import TEMPLATE
-from tests.integration.gateway_app import PEPPER, RunningGateway, running_gateway
+from tests.integration.gateway_app import RunningGateway
+from tests.integration.registry_app import OPEN, make, ok, promote, registry_gateway
 from tests.integration.test_gateway_tasks import error
-from tests.integration.test_registry import OPEN, make, ok, promote
 
 RULE = {
     "share": 0.2,
@@ -35,16 +34,9 @@ FROM generate_series(1, %(n)s)"""
 def gateway(
     postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
-    url = servers.new_database(postgres.url, "canaries", template=TEMPLATE)
-    with running_gateway(url, valkey.url, tmp_path_factory.mktemp("gateway")) as running:
-        for model in ("one", "two"):
-            running.add_model(model)
-        with running.platform.db.core() as c:
-            _, running.keys["second"] = bootstrap.create_key(
-                c, running.tenants["acme"], "second", "tenant", PEPPER
-            )
+    """One for all: each test has names of its own."""
+    with registry_gateway(postgres, valkey, tmp_path_factory.mktemp("gateway"), "canaries") as running:
         yield running
-    servers.drop_database(postgres.url, "canaries")
 
 
 @pytest.fixture
@@ -86,14 +78,14 @@ def test_a_canary_that_fails_too_often_is_stopped_with_its_numbers(
     events = ["model.canary_stopped", "model.canary_ended"]
     hook = ok(http.post("/v1/webhooks", json={"url": "https://example.com/h", "events": events}))
     start(http, "failing")
-    start(http, "spared", share=0.5)
+    start(http, "healthy", share=0.5)
     db = gateway.platform.db
     assert tasks.stop_canaries(db) == 0
     # Failures of production, of a batch and of another name are not its own, and what a client gave up is nobody's.
     answers(gateway, "failing", 40, status="error", version=1)
     answers(gateway, "failing", 40, status="error", job="batch_1")
     answers(gateway, "failing", 40, status="cancelled")
-    answers(gateway, "spared", 40)
+    answers(gateway, "healthy", 40)
     answers(gateway, "failing", 15)
     answers(gateway, "failing", 4, status="error")
     assert tasks.stop_canaries(db) == 0
@@ -102,7 +94,7 @@ def test_a_canary_that_fails_too_often_is_stopped_with_its_numbers(
     assert tasks.stop_canaries(db) == 0
     shown = ok(http.get("/v1/registry/failing"))
     assert (shown["canary"], shown["production_version"], shown["canary_rule"]) == (None, 1, RULE)
-    assert ok(http.get("/v1/registry/spared"))["canary"] == {"version": 2, "share": 0.5}
+    assert ok(http.get("/v1/registry/healthy"))["canary"] == {"version": 2, "share": 0.5}
     told = ok(http.get("/v1/registry/failing/history"))["data"][0]
     assert (told["action"], told["version"], told["created_by"]) == ("end_canary", 2, None)
     assert told["reason"] == "stopped: 25.0% of 20 answers failed, more than 10.0%"
@@ -208,3 +200,46 @@ def test_a_wrong_rule_is_told_by_its_place(http: httpx.Client) -> None:
     ok(promote(http, "shareless", 1))
     answer = http.post("/v1/registry/shareless/versions/2/canary", json={})
     assert error(answer) == (400, "missing_required_parameter", "share")
+
+
+def test_an_alert_on_its_model_ends_a_canary_and_nothing_else(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    hook = ok(
+        http.post("/v1/webhooks", json={"url": "https://example.com/h", "events": ["model.canary_ended"]})
+    )
+    gateway.add_model("steady")
+    gateway.add_model("failing")
+    for name in ("watched", "spared"):
+        make(http, name, "steady", "failing")
+        ok(promote(http, name, 1))
+        ok(http.post(f"/v1/registry/{name}/versions/2/canary", json={"share": 0.2}))
+    ok(http.delete("/v1/registry/spared/canary"))
+    ok(promote(http, "spared", 2))
+    db = gateway.platform.db
+    assert tasks.end_canaries(db, RULES) == 0
+    with db.core() as c:
+        c.execute(
+            "INSERT INTO monitoring.alert (id, rule, subject, tenant_id, severity, message, value, threshold) "
+            "VALUES ('alert_1', 'error_rate', 'acme/failing', %s, 'critical', 'half of 40 answers failed', 0.5, 0.1)",
+            (gateway.tenants["acme"],),
+        )
+    assert tasks.end_canaries(db, [rule for rule in RULES if rule.name != "error_rate"]) == 0
+    assert tasks.end_canaries(db, RULES) == 1
+    assert tasks.end_canaries(db, RULES) == 0
+    shown = ok(http.get("/v1/registry/watched"))
+    assert (shown["canary"], shown["production_version"]) == (None, 1)
+    assert ok(http.get("/v1/registry/spared"))["production_version"] == 2
+    told = ok(http.get("/v1/registry/watched/history"))["data"][0]
+    assert (told["action"], told["version"], told["created_by"]) == ("end_canary", 2, None)
+    assert told["reason"] == "alert alert_1: half of 40 answers failed"
+    # Begun anew while the model still fails, it ends at the next sweep.
+    ok(http.post("/v1/registry/watched/versions/2/canary", json={"share": 0.2}))
+    assert tasks.end_canaries(db, RULES) == 1
+    with db.core() as c:
+        c.execute("UPDATE monitoring.alert SET resolved_at = now()")
+        query = "SELECT count(*) AS n FROM core.webhook_delivery WHERE endpoint_id = %s"
+        row = c.execute(query, (hook["id"],)).fetchone()
+    # One of them the caller's own.
+    assert row == {"n": 3}
+    ok(http.delete(f"/v1/webhooks/{hook['id']}"))

@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from shared.contracts.model_registry import LEGAL
 from tests import servers
-from tests.conftest import TEMPLATE
-from tests.integration.gateway_app import RunningGateway, running_gateway
-from tests.integration.test_registry import OPEN, add_eval, add_run, make, ok, promote
+from tests.integration.gateway_app import RunningGateway
+from tests.integration.registry_app import OPEN, add_eval, add_run, make, ok, promote, registry_gateway
 
 Change = Callable[[dict[str, Any]], None]
 INSERT = """
@@ -28,12 +28,9 @@ FROM gateway.registry_decision WHERE id = %(of)s RETURNING *"""
 def gateway(
     postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
-    url = servers.new_database(postgres.url, "evidence", template=TEMPLATE)
-    with running_gateway(url, valkey.url, tmp_path_factory.mktemp("gateway")) as running:
-        for model in ("one", "two", "three"):
-            running.add_model(model)
+    """One for all: each test has names of its own."""
+    with registry_gateway(postgres, valkey, tmp_path_factory.mktemp("gateway"), "evidence") as running:
         yield running
-    servers.drop_database(postgres.url, "evidence")
 
 
 @pytest.fixture
@@ -230,3 +227,62 @@ def test_the_data_gate_walks_to_what_a_model_stands_on_and_names_it(
     assert "It stands on root, which learned from data that fails its gate." in card["limits"]
     assert promote(http, "stands-required", 2).status_code == 409
     ok(promote(http, "stands-required", 5))
+
+
+def test_a_stage_is_changed_by_no_statement_of_a_tenant(gateway: RunningGateway, http: httpx.Client) -> None:
+    make(http, "locked", "one", "two")
+    ok(promote(http, "locked", 1))
+    for statement in (
+        "UPDATE gateway.registry_version SET stage = 'production' WHERE version = 2",
+        "UPDATE gateway.registry SET head_id = NULL",
+        "UPDATE gateway.registry SET gates = '{}'",
+        "UPDATE gateway.registry_event SET production = 2",
+        "DELETE FROM gateway.registry_event",
+        "INSERT INTO gateway.registry_event (tenant_id, registry_id, action, production) "
+        "SELECT tenant_id, id, 'promote', 2 FROM gateway.registry",
+        "INSERT INTO gateway.registry_version (registry_id, version, tenant_id, model_id, stage) "
+        "SELECT id, 9, tenant_id, 'three', 'production' FROM gateway.registry",
+        "INSERT INTO gateway.registry_answer (request_id, tenant_id, approved) SELECT 'x', tenant_id, true "
+        "FROM gateway.registry",
+    ):
+        with gateway.as_tenant() as c, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            c.execute(statement)
+    with gateway.as_tenant() as c:
+        row = c.execute("SELECT id FROM gateway.registry WHERE name = 'locked'").fetchone()
+        assert row is not None
+        registry = row["id"]
+    move = "SELECT gateway.registry_move(%s, 'promote', 2, NULL, %s, NULL, NULL, 'key', NULL)"
+    told = ok(http.post("/v1/registry/locked/versions/1/gate", json={}))
+    for decision, refused in ((None, "decision_missing"), (told["id"], "decision_stale")):
+        with gateway.as_tenant() as c, pytest.raises(psycopg.errors.CheckViolation) as caught:
+            c.execute(move, (registry, decision))
+        assert caught.value.diag.constraint_name == refused
+    # A verdict is made of the checks; nobody writes one.
+    columns = (
+        "(id, tenant_id, registry_id, version, against, gates, record, record_hash, checks, expires_at{})"
+    )
+    values = (
+        "SELECT %s, tenant_id, id, 2, 1, gates, '{{}}', '', %s, now() + interval '1 day'{} FROM gateway.registry "
+        "WHERE name = 'locked'"
+    )
+    insert = f"INSERT INTO gateway.registry_decision {columns} {values}"
+    with gateway.as_tenant() as c, pytest.raises(psycopg.errors.GeneratedAlways):
+        c.execute(insert.format(", verdict", ", 'passed'"), ("dec-forged", Jsonb([])))
+    for number, found in enumerate(([], [{"outcome": "failed"}], [{"outcome": "inconclusive"}], {"a": 1})):
+        with gateway.as_tenant() as c:
+            c.execute(insert.format("", ""), (f"dec-{number}", Jsonb(found)))
+        with gateway.as_tenant() as c, pytest.raises(psycopg.errors.CheckViolation) as caught:
+            c.execute(move, (registry, f"dec-{number}"))
+        assert caught.value.diag.constraint_name == "promotion_blocked"
+    assert ok(http.get("/v1/registry/locked"))["production_version"] == 1
+
+
+def test_the_table_of_moves_is_the_databases_own(gateway: RunningGateway) -> None:
+    actions, stages = {a for a, _ in LEGAL}, ("candidate", "staging", "production", "archived")
+    with gateway.as_tenant() as c:
+        for action in actions:
+            for stage in stages:
+                row = c.execute(
+                    "SELECT gateway.registry_legal(%s, %s) AS to_stage", (action, stage)
+                ).fetchone()
+                assert row == {"to_stage": LEGAL.get((action, stage))}  # type: ignore[call-overload]
