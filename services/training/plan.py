@@ -9,10 +9,11 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from services.training.hyperparameters import Steps
 
 _MEGABATCH = 32
 _UNMEASURED, _MEASURED = 3, 10
@@ -106,25 +107,6 @@ class Schedule:
         self.measured = bool(state["measured"])
 
 
-class Wishes(Protocol):
-    """What of a run's hyperparameters says how long it is and how often it looks up."""
-
-    @property
-    def learning_rate(self) -> float | None: ...
-    @property
-    def warmup_ratio(self) -> float: ...
-    @property
-    def max_seconds(self) -> float | None: ...
-    @property
-    def checkpoint_every(self) -> int | None: ...
-    @property
-    def log_every(self) -> int | None: ...
-    @property
-    def early_stopping_patience(self) -> int | None: ...
-    @property
-    def keep_best(self) -> bool | None: ...
-
-
 @dataclass(frozen=True)
 class Rhythm:
     """How long and how fast a run goes, how often it tells and saves, and what looks at held-out rows decide."""
@@ -138,7 +120,7 @@ class Rhythm:
 
     @classmethod
     def of(
-        cls, wanted: Wishes, steps: int, learning_rate: float, *, least: int = 25, keeps: bool = True
+        cls, wanted: Steps, steps: int, learning_rate: float, *, least: int = 25, keeps: bool = True
     ) -> Rhythm:
         """`learning_rate` and `keeps`, whether the best weights are kept, where nothing is asked for; `least` steps
         between two checkpoints then."""
