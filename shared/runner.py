@@ -1,4 +1,4 @@
-"""Runs claimed jobs: leases and their heartbeat, the fence of every write, and the one exit of each job.
+"""Runs claimed jobs: the fence of every write, and the one exit of each job. `heartbeat` keeps their claims.
 
 Knows no Celery: whoever hears a doorbell calls `run_queue`. A handler gets a JobContext and its contract, and
 returns an Outcome or raises.
@@ -19,18 +19,16 @@ from shared.contracts.base import JobContract
 from shared.contracts.registry import parse_job
 from shared.db import Database
 from shared.errors import HeliuError, Unavailable
+from shared.heartbeat import Heartbeat
 from shared.job_context import Handler, JobContext, Waiting
 from shared.job_ends import JobEnds
-from shared.job_store import LeaseLost, Renewal
+from shared.job_store import LeaseLost
 from shared.jobs import Job, Status
 from shared.metrics import Metrics
 from shared.stop import ChildCrashed, Stop, Stopped
 from shared.telemetry import Tracing
 
 log = logging.getLogger(__name__)
-
-# Whoever cancels or pauses waits for this long at most, and not for the next renewal.
-REQUESTS_S = 1.0
 
 
 class JobRunner:
@@ -56,23 +54,12 @@ class JobRunner:
         self.claimed_at: dict[str, float] = {}
         self._handlers = {contract.kind: handler for contract, handler in handlers.items()}
         self._lease = timedelta(seconds=lease_s)
-        self._heartbeat_s = heartbeat_s
-        self._held: dict[tuple[str, int], JobContext] = {}
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        # Two threads: a Postgres that hangs holds up the renewals, and must not hold up what their absence means.
-        self._threads = [
-            threading.Thread(target=work, name=name, daemon=True)
-            for name, work in (("heartbeat", self._beat), ("guard", self._guard))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self.heartbeat = Heartbeat(db, self._lease, heartbeat_s)
 
     @property
     def busy(self) -> dict[str, int]:
         """How many jobs of each queue are held now."""
-        with self._lock:
-            return dict(Counter(context.job.queue for context in self._held.values()))
+        return dict(Counter(context.job.queue for context in self.heartbeat.held))
 
     def run_queue(self, queue: str, doorbell: str | None = None) -> int:
         """Claim and run jobs of `queue` until there is none or the worker drains; returns how many ran."""
@@ -132,8 +119,7 @@ class JobRunner:
             span.end()
             return None
         context = JobContext(job, contract, self.db, self.tracing, span)
-        with self._lock:
-            self._held[job.id, job.epoch] = context
+        self.heartbeat.hold(context)
         if job_store.cancels_at_once(job):
             context.stop(Stop.CANCEL)
         if self.draining.is_set():
@@ -156,8 +142,7 @@ class JobRunner:
             context.span.fail(exc.message)
             log.error("end_not_written", extra={"job": job.id, "epoch": job.epoch, "error": exc.message})
         finally:
-            with self._lock:
-                self._held.pop((job.id, job.epoch), None)
+            self.heartbeat.release(context)
             context.span.end()
             log.info(
                 "job_left",
@@ -226,88 +211,14 @@ class JobRunner:
         context.span.set_all({semconv.JOB_STATE: left.state.value})
         self.metrics.jobs_ended.labels(left.kind, left.state.value).inc()
 
-    def _beat(self) -> None:
-        due = time.monotonic() + self._heartbeat_s
-        while not self._closed.wait(min(REQUESTS_S, max(0.0, due - time.monotonic()))):
-            try:
-                if time.monotonic() < due:
-                    self.hear_requests()
-                else:
-                    due = time.monotonic() + self._heartbeat_s
-                    self.renew()
-            except Unavailable as exc:
-                log.warning("renewal_failed", extra={"error": exc.message})
-            except Exception:
-                log.exception("heartbeat_raised")
-
-    def _guard(self) -> None:
-        while not self._closed.wait(min(REQUESTS_S, self._heartbeat_s)):
-            self._watch()
-
-    def renew(self) -> None:
-        """Push every held lease on, and pass cancel and pause requests to the handlers."""
-        with self._lock:
-            held = dict(self._held)
-        if not held:
-            return
-        asked_at = time.monotonic()
-        with self.db.core() as connection:
-            renewed = {(r.id, r.epoch): r for r in job_store.renew(connection, list(held), self._lease)}
-        for key, context in held.items():
-            renewal = renewed.get(key)
-            if renewal is None:
-                if key in self._held:
-                    context.stop(Stop.LOST)
-                continue
-            context.renewed_at = asked_at
-            _pass_on(renewal, context)
-
-    def hear_requests(self) -> None:
-        """Pass cancel and pause requests to the handlers that have not been asked to stop yet."""
-        with self._lock:
-            held = {key: context for key, context in self._held.items() if context.reason is None}
-        if not held:
-            return
-        with self.db.core() as connection:
-            requests = job_store.requested(connection, list(held))
-        for request in requests:
-            _pass_on(request, held[request.id, request.epoch])
-
-    def _watch(self) -> None:
-        """Stop what has outlived its lease, its time limit or its stall limit."""
-        now = time.monotonic()
-        with self._lock:
-            held = list(self._held.values())
-        for context in held:
-            limit = context.job.time_limit_s
-            if now - context.renewed_at > 0.8 * self._lease.total_seconds():
-                context.stop(Stop.LOST)
-            elif limit is not None and now - context.started_at > limit:
-                context.stop(Stop.TIME_LIMIT)
-            elif context.contract.stall_limit_s and now - context.touched_at > context.contract.stall_limit_s:
-                context.stop(Stop.STALLED)
-
     def drain(self) -> None:
         """Stop claiming and ask every running job to give itself back at its next checkpoint."""
         self.draining.set()
-        with self._lock:
-            held = list(self._held.values())
-        for context in held:
+        for context in self.heartbeat.held:
             context.stop(Stop.DRAIN)
 
     def close(self) -> None:
-        self._closed.set()
-        for thread in self._threads:
-            thread.join()
-
-
-def _pass_on(renewal: Renewal, context: JobContext) -> None:
-    if renewal.cancel and not context.job.progress.get("finalize_on_cancel"):
-        context.stop(Stop.CANCEL)
-    elif renewal.pause:
-        context.stop(Stop.PAUSE)
-    elif renewal.preempt:
-        context.stop(Stop.PREEMPT)
+        self.heartbeat.close()
 
 
 def _waited(job: Job) -> float:

@@ -129,8 +129,7 @@ class Desk:
         context = self.runner.claim(queue)
         assert context is not None
         assert isinstance(distill(self.platform, context, context.contract), Waiting)  # type: ignore[arg-type]
-        with self.runner._lock:
-            self.runner._held.pop((context.job.id, context.job.epoch))
+        self.runner.heartbeat.release(context)
         with self.platform.db.core() as c:
             c.execute(
                 "UPDATE core.job SET lease_until = now() - interval '1 s' WHERE id = %s", (context.job.id,)
@@ -266,8 +265,7 @@ def test_a_cancel_reaches_the_shards_of_the_batch_that_was_handed_out(desk: Desk
     )
     with desk.platform.db.core() as c:
         job_store.wait_for_children(c, held.job, [shard], {"finalize_on_cancel": True})
-        with desk.runner._lock:
-            desk.runner._held.clear()
+        desk.runner.heartbeat.release(held)
     with desk.platform.db.core() as c:
         job_requests.request_cancel(c, job.id)
     assert desk.job(job.id).state is Status.CANCELLED

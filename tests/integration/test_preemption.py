@@ -167,7 +167,7 @@ def test_a_job_that_is_asked_stops_keeps_its_place_and_is_charged_nothing(bench:
     assert started.wait(30)
     bench.line.waiting = 3
     assert bench.dispatcher(RULE).look() == [job.id]
-    runner.hear_requests()
+    runner.heartbeat.hear_requests()
     worker.join(30)
     runner.close()
     left = bench.job(job)

@@ -129,7 +129,7 @@ class Bench:
 
     def close(self) -> None:
         for runner in self._runners:
-            runner._closed.set()
+            runner.heartbeat._closed.set()
         self.db.close()
 
 
@@ -296,7 +296,7 @@ def test_a_pause_request_ends_the_attempt_uncharged_and_resume_starts_it_again(b
     wait_for(lambda: runner.busy, 30, "the claim")
     with bench.db.transaction(bench.tenant) as c:
         job_requests.request_pause(c, job.id)
-    runner.renew()
+    runner.heartbeat.renew()
     thread.join(30)
     assert (bench.job(job.id).state, bench.job(job.id).attempt) == (Status.PAUSED, 0)
     with bench.db.transaction(bench.tenant) as c:
@@ -450,7 +450,7 @@ def test_renewing_moves_the_lease_of_what_is_held_alone(bench: Bench) -> None:
     assert stranger.claim(QUEUE) is not None
     with bench.db.core() as c:
         c.execute("UPDATE core.job SET lease_until = now() + interval '1 s'")
-    runner.renew()
+    runner.heartbeat.renew()
     mine, others = bench.job(held.id).lease_until, bench.job(other.id).lease_until
     assert mine is not None
     assert others is not None
