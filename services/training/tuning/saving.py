@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from services.training import world
@@ -22,7 +21,7 @@ from services.training.model_folder import (
 from services.training.parity import Sample, leave_samples
 from services.training.run import Run
 from services.training.spec import Spec
-from services.training.start import load_start
+from services.training.start import outline_start
 from services.training.tuning import attention
 from services.training.tuning.adapters import with_adapter
 
@@ -30,7 +29,7 @@ _PLAIN_ATTENTION = "sdpa"
 
 
 def whole(trainer: Any, model: Any, spec: Spec, wanted: SftHyperparameters, adapter: Any) -> Any:
-    """The trained model as one process has it; sharded, it is gathered into a fresh one in the first process."""
+    """The trained model as one process has it; sharded, it is gathered in the first one, on the CPU in float32."""
     if world.size() == 1:
         if model.config._attn_implementation == attention.NAME:
             model.set_attn_implementation(_PLAIN_ATTENTION)
@@ -38,13 +37,15 @@ def whole(trainer: Any, model: Any, spec: Spec, wanted: SftHyperparameters, adap
     weights = trainer.accelerator.get_state_dict(trainer.model)
     if world.rank() > 0:
         return model
-    device = torch.device("cpu")
-    options: dict[str, Any] = {"dtype": torch.float32} if wanted.method == "full" else {}
-    fresh, _ = load_start(spec, device, merge=wanted.method == "full", **options)
-    if wanted.method == "lora":
-        fresh = with_adapter(fresh, adapter, spec, wanted)
-    fresh.load_state_dict(weights)
-    return fresh
+    base, _ = outline_start(spec)
+    gathered = base if wanted.method == "full" else with_adapter(base, adapter, spec, wanted)
+    for name, weight in weights.items():
+        # One by one, and taken over as they are: two models would need twice the memory.
+        weights[name] = weight.float() if weight.is_floating_point() else weight
+    gathered.load_state_dict(weights, assign=True)
+    base.tie_weights()
+    base.generation_config = model.generation_config
+    return gathered
 
 
 def samples_of_checkpoints(
