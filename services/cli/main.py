@@ -19,6 +19,7 @@ from services.cli import (
     estimates,
     eval_runs,
     evals,
+    evaluations,
     files,
     jobs,
     keys,
@@ -81,6 +82,7 @@ app.add_typer(sources.app, name="sources")
 train.app.command()(curves.watch)
 train.app.command()(curves.curves)
 train.app.command()(curves.tensorboard)
+train.app.command()(evaluations.evaluate)
 train.app.command()(estimates.estimate)
 app.add_typer(train.app, name="train")
 app.add_typer(searches.app, name="search")

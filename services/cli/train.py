@@ -1,4 +1,4 @@
-"""`heliu train`: pretrain, fine-tune and evaluate models, and train heads."""
+"""`heliu train`: pretrain, fine-tune and distill models, and train heads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from shared.errors import InvalidInput
 
 app = typer.Typer(help="Pretrain, fine-tune and evaluate models.", no_args_is_help=True)
 
-Data = Annotated[str, typer.Argument(metavar="DATA", help="A dataset version, dsv-...")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A hyperparameter, NAME=VALUE; many times.")]
+Pin = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pin", help="How the new model answers by itself, NAME=VALUE (temperature, max_tokens, ...)."
+    ),
+]
 Priority = Annotated[int, typer.Option(min=-100, max=100, help="The highest of your own jobs starts first.")]
 Preemptible = Annotated[
     bool | None,
@@ -36,6 +41,7 @@ def pretrain(
     validation: Annotated[str | None, typer.Option(help="Held-out texts, as DATA.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
+    pin: Pin = None,
     priority: Priority = 0,
     preemptible: Preemptible = None,
     wait: Wait = True,
@@ -50,6 +56,7 @@ def pretrain(
         "validation_file": validation,
         "seed": seed,
         "hyperparameters": _parsed(parameters),
+        **_pinned(pin),
     }
     _submit("/v1/training/jobs", body | _urgency(priority, preemptible), wait, as_json)
 
@@ -61,6 +68,7 @@ def tune(
     suffix: Annotated[str | None, typer.Option(help="Part of the new model's name.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
+    pin: Pin = None,
     priority: Priority = 0,
     preemptible: Preemptible = None,
     wait: Wait = True,
@@ -72,9 +80,9 @@ def tune(
         "training_file": data,
         "suffix": suffix,
         "seed": seed,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": _parsed(parameters)}},
     }
-    _submit("/v1/fine_tuning/jobs", body | _urgency(priority, preemptible), wait, as_json)
+    path, method = _tuning("sft", "supervised", parameters, pin)
+    _submit(path, body | method | _urgency(priority, preemptible), wait, as_json)
 
 
 @app.command()
@@ -85,6 +93,7 @@ def dpo(
     suffix: Annotated[str | None, typer.Option(help="Part of the new model's name.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
+    pin: Pin = None,
     priority: Priority = 0,
     preemptible: Preemptible = None,
     wait: Wait = True,
@@ -97,9 +106,9 @@ def dpo(
         "validation_file": validation,
         "suffix": suffix,
         "seed": seed,
-        "method": {"type": "dpo", "dpo": {"hyperparameters": _parsed(parameters)}},
     }
-    _submit("/v1/fine_tuning/jobs", body | _urgency(priority, preemptible), wait, as_json)
+    path, method = _tuning("dpo", "dpo", parameters, pin)
+    _submit(path, body | method | _urgency(priority, preemptible), wait, as_json)
 
 
 @app.command()
@@ -212,6 +221,7 @@ def distill(
     held_out: Annotated[int, typer.Option(min=1, help="Held-out prompts at most.")] = 100,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     parameters: Set = None,
+    pin: Pin = None,
     priority: Priority = 0,
     preemptible: Preemptible = None,
     wait: Wait = True,
@@ -230,27 +240,28 @@ def distill(
         "held_out_rows": held_out,
         "seed": seed,
         "hyperparameters": _parsed(parameters),
+        **_pinned(pin),
     }
     _submit("/v1/training/jobs", body | _urgency(priority, preemptible), wait, as_json)
-
-
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
-    data: Data,
-    limit: Annotated[int, typer.Option(min=1, help="Conversations at most.")] = 200,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    wait: Wait = True,
-    as_json: Json = False,
-) -> None:
-    """Score a model on held-out conversations."""
-    body = {"model": model, "dataset_version": data, "limit": limit, "seed": seed}
-    _submit("/v1/evaluations", body, wait, as_json)
 
 
 def _submit(path: str, body: dict[str, Any], wait: bool, as_json: bool) -> None:
     with closing(connect()) as client:
         watch.answer(client, client.post(path, body), wait=wait, as_json=as_json)
+
+
+def _tuning(
+    way: str, theirs: str, parameters: list[str] | None, pin: list[str] | None
+) -> tuple[str, dict[str, Any]]:
+    """(path, what a body says of its way): OpenAI's, but for what its API does not have."""
+    wanted = {"hyperparameters": _parsed(parameters)}
+    if pin:
+        return "/v1/training/jobs", {"type": way, **wanted, **_pinned(pin)}
+    return "/v1/fine_tuning/jobs", {"method": {"type": theirs, theirs: wanted}}
+
+
+def _pinned(pin: list[str] | None) -> dict[str, Any]:
+    return {"decoding": _parsed(pin, "--pin")} if pin else {}
 
 
 def _urgency(priority: int, preemptible: bool | None) -> dict[str, Any]:

@@ -97,6 +97,28 @@ def test_training_is_submitted_watched_and_cancelled(heliu: Heliu) -> None:
     assert heliu.json("train", "evaluate", "base", "dsv-1", "--no-wait")["kind"] == "training.evaluate"
 
 
+def test_what_a_model_answers_by_itself_is_pinned(heliu: Heliu) -> None:
+    pins = ("--pin", "temperature=0.5", "--pin", "max_tokens=9", "--no-wait")
+    # OpenAI's API has no such settings; ours has.
+    for way in (("pretrain", "pinned", "dsv-1"), ("tune", "base", "dsv-1", "--set", "n_epochs=2")):
+        job = heliu.json("train", *way, *pins)
+        with heliu.gateway.as_tenant() as c:
+            row = c.execute("SELECT payload FROM core.job WHERE id = %s", (job["id"],)).fetchone()
+        assert row is not None
+        decoding = row["payload"]["decoding"]
+        assert {name: value for name, value in decoding.items() if value is not None} == {
+            "temperature": 0.5,
+            "max_tokens": 9,
+        }
+    with pytest.raises(
+        HeliuError, match=r"decoding.*temperature 0 takes the likeliest token, so leave out top_p"
+    ):
+        heliu.run("train", "pretrain", "p", "dsv-1", "--pin", "temperature=0", "--pin", "top_p=0.5")
+    with pytest.raises(HeliuError, match=r"decoding\.top_q"):
+        heliu.run("train", "tune", "base", "dsv-1", "--pin", "top_q=0.5")
+    assert heliu.json("models", "show", "base")["decoding"] in (None, {})
+
+
 def test_data_and_models_are_shown(heliu: Heliu, tmp_path: Path) -> None:
     source, recipe = tmp_path / "a.csv", tmp_path / "recipe.yml"
     source.write_text("prompt,completion\na,b\n")
