@@ -51,7 +51,8 @@ def test_models_lists_what_may_be_given_as_model(gateway: RunningGateway, http: 
     listed = {one["id"]: one for one in ok(http.get("/v1/models"))["data"]}
     assert {"one", "two", "registry:listed", "task:listed"} <= listed.keys()
     one = listed["registry:listed"]
-    assert one == ok(http.get("/v1/models/registry:listed"))
+    alone = ok(http.get("/v1/models/registry:listed"))
+    assert alone == {**one, "decoding": alone["decoding"]}
     assert (one["object"], one["owned_by"], one["kind"], one["model_kind"]) == (
         "model",
         "acme",
@@ -64,7 +65,8 @@ def test_models_lists_what_may_be_given_as_model(gateway: RunningGateway, http: 
         {"version": 2, "share": 0.25, "model": "two"},
     ]
     task = listed["task:listed"]
-    assert task == ok(http.get("/v1/models/task:listed"))
+    alone = ok(http.get("/v1/models/task:listed"))
+    assert alone == {**task, "decoding": alone["decoding"]}
     assert (task["kind"], task["model_kind"], task["version"], task["model"]) == (
         "task",
         "base",
@@ -72,6 +74,9 @@ def test_models_lists_what_may_be_given_as_model(gateway: RunningGateway, http: 
         "registry:listed",
     )
     assert one.keys() == task.keys() == {*listed["one"], "model_kind", "version", "model", "versions"}
+    # What is in production is told first, however large the canary's share.
+    ok(http.post("/v1/registry/listed/versions/2/canary", json={"share": 0.9}))
+    assert ok(http.get("/v1/models/registry:listed"))["version"] == 1
     # As any client of OpenAI's reads them; one version alone is told too, whatever its stage.
     assert client.models.retrieve("registry:listed").id == "registry:listed"
     third = client.models.retrieve("registry:listed@3").model_dump()

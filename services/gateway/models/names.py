@@ -36,7 +36,7 @@ class Routed:
 
 @dataclass(frozen=True)
 class Named:
-    """A name that answers; `routed` has the version that most callers get first."""
+    """A name that answers. Of `routed` the first is what is in production, and of a task what most callers get."""
 
     id: str
     kind: str
@@ -79,14 +79,16 @@ def named(connection: Connection, tenant: UUID, name: str) -> Named | None:
 
 
 def shown(connection: Connection, tenant: UUID, found: Sequence[Named], owner: str) -> list[Shape]:
-    """As models: what is told of one beside its name is that of the model that answers for most callers."""
-    behind = {model: _model(connection, tenant, model) for model in {one.routed[0].model for one in found}}
+    """As models: what is told of one beside its name is that of the model behind the first of `routed`."""
+    behind = {
+        model: model_behind(connection, tenant, model) for model in {one.routed[0].model for one in found}
+    }
     rows = models_repository.models(connection, tenant, sorted(set(behind.values())))
     return [_shape(one, rows.get(behind[one.routed[0].model]), owner) for one in found]
 
 
-def _model(connection: Connection, tenant: UUID, name: str) -> str:
-    """The model behind a task's, which may be a registered name."""
+def model_behind(connection: Connection, tenant: UUID, name: str) -> str:
+    """The model's own name, of what a task's version names, which may be a registered one."""
     if registered_name(name) is None:
         return name
     try:
@@ -101,17 +103,14 @@ def _registered(row: Row) -> Named:
     routed = [Routed(row["production"], 1 - shared, row["model"])]
     if row["canary"] is not None:
         routed.append(Routed(row["canary"], shared, row["canary_model"]))
-    return Named(PREFIX + row["name"], "registered_model", row["created_at"], _largest_first(routed))
+    return Named(PREFIX + row["name"], "registered_model", row["created_at"], tuple(routed))
 
 
 def _task(row: Row) -> Named:
     whole = sum(weight for _, weight, _ in row["routed"])
     routed = [Routed(version, weight / whole, model) for version, weight, model in row["routed"]]
-    return Named(task.PREFIX + row["name"], "task", row["created_at"], _largest_first(routed))
-
-
-def _largest_first(routed: Sequence[Routed]) -> tuple[Routed, ...]:
-    return tuple(sorted(routed, key=lambda one: (-one.share, one.version)))
+    routed.sort(key=lambda one: (-one.share, one.version))
+    return Named(task.PREFIX + row["name"], "task", row["created_at"], tuple(routed))
 
 
 def _shape(one: Named, model: Row | None, owner: str) -> Shape:

@@ -34,7 +34,7 @@ from shared.contracts.models import (
     ModelFile,
     check_paths,
 )
-from shared.db import Connection
+from shared.db import Connection, Row
 from shared.errors import HeliuError, InvalidInput
 from shared.task.bind import task_name
 
@@ -150,14 +150,19 @@ def list_models(gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
 @router.get("/v1/models/{model}", summary="One model")
 def retrieve(model: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
     """`info` tells what it is: architecture, parameters, context length, and where it came from. A registered name and
-    a task tell which `versions` of theirs answer, and of the one that most callers get the `model`. `decoding` are the
-    settings that the model has by itself, where a request does not say."""
+    a task tell which `versions` of theirs answer, and the `model` of the one in production, or that most callers get.
+    `decoding` are the settings that the model has by itself, where a request does not say."""
     with gateway.db.transaction(caller.tenant) as connection:
         named = names.named(connection, caller.tenant, model)
-        if named is not None:
-            return names.shown(connection, caller.tenant, [named], caller.tenant_name)[0]
-        row = model_row(connection, caller.tenant, model)
-    return model_shapes.model(row, caller.tenant_name) | {"decoding": decoding_of(gateway.artifacts, row)}
+        row: Row | None
+        if named is None:
+            row = model_row(connection, caller.tenant, model)
+            shown = model_shapes.model(row, caller.tenant_name)
+        else:
+            (shown,) = names.shown(connection, caller.tenant, [named], caller.tenant_name)
+            behind = names.model_behind(connection, caller.tenant, named.routed[0].model)
+            row = models_repository.get_model(connection, caller.tenant, behind)
+    return shown | {"decoding": decoding_of(gateway.artifacts, row) if row is not None else None}
 
 
 @router.delete("/v1/models/{model}", summary="Delete a model")
