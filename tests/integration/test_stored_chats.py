@@ -336,5 +336,8 @@ def test_the_command_line_stores_lists_labels_and_deletes(gateway: RunningGatewa
     job = json.loads(heliu("stored", "export", "--metadata", "kind=good", "--no-wait", "--json"))
     assert (job["kind"], job["status"]) == ("data.export_chats", "queued")
     assert json.loads(heliu("stored", "delete", chat["id"], "--json"))["deleted"]
+    file = gateway.openai().files.create(file=("rows.jsonl", b'{"text": "a"}\n'), purpose="fine-tune")
+    build = json.loads(heliu("data", "build", file.id, "--name", "distilled", "--no-wait", "--json"))
+    assert (build["kind"], build["dataset"]) == ("data.build_version", "distilled")
     refused = CliRunner().invoke(app, ["stored", "list", "--metadata", "kind"], env=env)
     assert isinstance(refused.exception, InvalidInput)

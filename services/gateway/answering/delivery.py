@@ -81,6 +81,12 @@ class Labels(Body):
 class ChatDelivery(ChatBody, ChatOrder):
     """The whole body of a chat, for the API's pages."""
 
+    metadata: Metadata | None = Field(
+        None,
+        examples=[{"use": "refunds"}],
+        description="Up to sixteen labels that a stored chat, or the job of one in the background, is found by.",
+    )
+
 
 class TextDelivery(CompletionBody, Delivery):
     """The same of a text completion."""
