@@ -64,14 +64,14 @@ def test_a_file_pins_what_it_says(config: dict[str, Any], settings: dict[str, An
     ],
 )
 def test_what_has_no_meaning_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(InvalidInput, match=f"generation_config.json has {name}=") as caught:
+    with pytest.raises(InvalidInput, match=rf"generation_config\.json has {name}=") as caught:
         pinned({"do_sample": False, name: value})
     assert caught.value.param == name
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'"x"', b"[" * 100_000])
 def test_a_file_that_is_no_object_is_refused(content: bytes) -> None:
-    with pytest.raises(InvalidInput, match="generation_config.json"):
+    with pytest.raises(InvalidInput, match=r"generation_config\.json"):
         read_pinned(content)
 
 
@@ -109,5 +109,5 @@ def test_a_job_pins_what_a_file_may_pin_and_a_request_may_say() -> None:
             Sampling.model_validate(settings)
         with pytest.raises(ValidationError):
             PinnedDecoding.model_validate({name: high + 1})
-    with pytest.raises(ValidationError, match="leave out top_p, top_k"):
+    with pytest.raises(ValidationError, match=r"leave out top_p, top_k"):
         PinnedDecoding.model_validate({"temperature": 0, "top_p": 0.5, "top_k": 3})
