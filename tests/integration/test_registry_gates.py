@@ -204,6 +204,21 @@ def test_a_promotion_waits_for_another_key_where_approval_is_required(
     )
 
 
+def test_a_name_that_asks_a_second_key_is_not_deleted_by_one(
+    gateway: RunningGateway, http: httpx.Client, second: httpx.Client
+) -> None:
+    make(http, "guarded", "one", approval="required")
+    assert error(http.delete("/v1/registry/guarded")) == (409, "approval_required", None)
+    delete = "UPDATE gateway.registry SET deleted_at = now() WHERE name = 'guarded'"
+    with gateway.as_tenant() as c, pytest.raises(psycopg.errors.CheckViolation):
+        c.execute(delete)
+    asked = ok(http.post("/v1/registry/guarded", json={"approval": "none"}), 202)
+    ok(second.post(f"/v1/registry/guarded/requests/{asked['id']}/approve", json={}))
+    ok(http.delete("/v1/registry/guarded"))
+    with gateway.as_tenant() as c, pytest.raises(psycopg.errors.CheckViolation):
+        c.execute("UPDATE gateway.registry SET deleted_at = NULL WHERE name = 'guarded'")
+
+
 def test_a_waiver_lets_one_check_through_for_another_key_until_it_expires(
     gateway: RunningGateway, http: httpx.Client, second: httpx.Client
 ) -> None:

@@ -52,7 +52,7 @@ NAMES = (
 
 DESCRIBE = "UPDATE gateway.registry SET description = %s WHERE id = %s"
 
-DELETE = "UPDATE gateway.registry SET deleted_at = now() WHERE id = %s"
+DELETE = "UPDATE gateway.registry SET deleted_at = now() WHERE id = %s RETURNING id"
 
 VERSION = "SELECT * FROM gateway.registry_version WHERE registry_id = %s AND version = %s"
 
@@ -188,7 +188,8 @@ def describe(connection: Connection, registry_id: str, description: str | None) 
 
 
 def delete(connection: Connection, registry_id: str) -> None:
-    connection.execute(DELETE, (registry_id,))
+    """Raises Conflict (`approval_required`) for a name whose moves wait for a second key."""
+    checked(connection, DELETE, (registry_id,))
 
 
 def version(connection: Connection, registry_id: str, number: int) -> Row | None:

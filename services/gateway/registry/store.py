@@ -200,7 +200,7 @@ def roll_back(
 
 
 def delete(connection: Connection, caller: Caller, name: str) -> None:
-    """The name is free at once. Raises Conflict while tasks, graders or other gates name it."""
+    """The name is free at once. Raises Conflict while tasks, graders or gates name it, or it asks a second key."""
     found = registered(connection, caller.tenant, name)
     check_name_unused(connection, caller.tenant, name, found["latest"])
     repository.delete(connection, found["id"])

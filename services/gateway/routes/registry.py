@@ -135,7 +135,8 @@ def answer(row: Row, asked: Row | None) -> Response:
 
 @router.delete("/v1/registry/{name}", summary="Delete a registered model")
 def delete(name: str, gateway: GatewayDep, caller: CallerDep) -> dict[str, Any]:
-    """The name answers no more; its models stay. Refused while a task is answered by it."""
+    """The name answers no more; its models stay. Refused while tasks, graders of evals or other gates name it, and
+    where approval is required: by a new one of the same name a key alone would go round that."""
     with gateway.db.transaction(caller.tenant) as connection:
         registry_store.delete(connection, caller, name)
     return {"id": name, "object": "registered_model", "deleted": True}
