@@ -14,6 +14,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import AttentionInterface
 
+from services.inference.engine.decode_rows import Decoding, decode
+from services.inference.engine.paged_cache import PagedCache, by_head
 from shared.errors import HeliuError
 
 IMPLEMENTATION = "heliu_paged"
@@ -26,70 +28,6 @@ class UnsupportedModel(HeliuError):
     """This architecture, or an option of it, cannot be served."""
 
     code = "model_unsupported"
-
-
-class PagedCache:
-    """Keys and values of every layer: per layer one tensor each, (blocks, kv heads, block size, head size).
-
-    With the heads outside the block's tokens, a gather by (block, head) yields a contiguous
-    (sequences, kv heads, length, head size), which batched matmul reads far faster than a strided view.
-    Layers are allocated when first written, in the shape that the model itself produces.
-    """
-
-    def __init__(self, blocks: int, block_size: int) -> None:
-        self.blocks = blocks
-        self.block_size = block_size
-        self.keys: dict[int, torch.Tensor] = {}
-        self.values: dict[int, torch.Tensor] = {}
-        self._scratch: dict[str, torch.Tensor] = {}
-
-    def write(self, layer: int, key: torch.Tensor, value: torch.Tensor, step: StepBatch) -> None:
-        """Store (tokens, kv heads, head size) at the step's slots."""
-        self.reserve(layer, key, value)
-        index = step.write_index(key.shape[1])
-        for store, new in ((self.keys[layer], key), (self.values[layer], value)):
-            store.view(-1, new.shape[2]).index_copy_(0, index, new.reshape(-1, new.shape[2]))
-
-    def reserve(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Allocate a layer, for keys and values like these, if it is not yet."""
-        if layer not in self.keys:
-            self.keys[layer] = self._allocate(key)
-            self.values[layer] = self._allocate(value)
-
-    def gather(self, layer: int, index: torch.Tensor, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values, (sequences, kv heads, length, head size), of the blocks in `index`.
-
-        They lie in memory that the next gather uses again: megabytes fresh from the system for each layer
-        cost more in page faults than the copy itself.
-        """
-        found = []
-        for kind, store in (("keys", self.keys[layer]), ("values", self.values[layer])):
-            blocks, heads, size, width = store.shape
-            out = self._room(kind, index.shape[0] * size * width, store).view(-1, size * width)
-            torch.index_select(store.view(blocks * heads, size * width), 0, index, out=out)
-            found.append(out.view(sequences, heads, -1, width))
-        return found[0], found[1]
-
-    def _room(self, kind: str, count: int, like: torch.Tensor) -> torch.Tensor:
-        """`count` elements of scratch memory; grown by doubling."""
-        scratch = self._scratch.get(kind)
-        if scratch is None or scratch.numel() < count:
-            scratch = torch.empty(1 << (count - 1).bit_length(), dtype=like.dtype, device=like.device)
-            self._scratch[kind] = scratch
-        return scratch[:count]
-
-    def scrub(self, blocks: list[int]) -> None:
-        """Zero these blocks, so that a non-finite value can never reach their next owner."""
-        for stores in (self.keys, self.values):
-            for store in stores.values():
-                store[blocks] = 0
-
-    def bytes(self) -> int:
-        return sum(s.nbytes for stores in (self.keys, self.values) for s in stores.values())
-
-    def _allocate(self, like: torch.Tensor) -> torch.Tensor:
-        shape = (self.blocks, like.shape[1], self.block_size, like.shape[2])
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
 
 @dataclass
@@ -119,64 +57,6 @@ class Segment:
                 mask &= key > query - window
             self._masks[window] = mask
         return self._masks[window]
-
-
-@dataclass
-class DecodeRows:
-    """Decoding sequences of like length, step tokens `start:end`, that are read `width` tokens wide.
-
-    `lengths` (sequences) counts the tokens that each attends to, of which `longest` is the most.
-    """
-
-    start: int
-    end: int
-    lengths: torch.Tensor
-    longest: int
-    width: int
-    _masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict, init=False)
-
-    def mask(self, heads: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """(sequences x heads, 1, width) to add to scores: minus infinity past the end and before the window."""
-        if window is not None and window >= self.longest:
-            window = None
-        key = (heads, window)
-        if key not in self._masks:
-            place = torch.arange(self.width, device=self.lengths.device).unsqueeze(0)
-            lengths = self.lengths.unsqueeze(1)
-            hidden = place >= lengths
-            if window is not None:
-                hidden |= place < lengths - window
-            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-            mask.masked_fill_(hidden, float("-inf"))
-            self._masks[key] = mask.repeat_interleave(heads, 0).unsqueeze(1)
-        return self._masks[key]
-
-
-@dataclass
-class DecodeGroup(DecodeRows):
-    """Rows that are read from their blocks; `blocks` is (sequences, most blocks)."""
-
-    blocks: torch.Tensor
-    _index: dict[int, torch.Tensor] = field(default_factory=dict, init=False)
-
-    def read(self, cache: PagedCache, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values, (sequences x kv heads, width, head size)."""
-        heads = cache.keys[layer].shape[1]
-        if heads not in self._index:
-            self._index[heads] = by_head(self.blocks, heads)
-        keys, values = cache.gather(layer, self._index[heads], self.end - self.start)
-        return keys.flatten(0, 1), values.flatten(0, 1)
-
-
-class Decoding(Protocol):
-    """What a step decodes at once: `DecodeGroup`, or rows that are read from elsewhere."""
-
-    start: int
-    end: int
-
-    def read(self, cache: PagedCache, layer: int) -> tuple[torch.Tensor, torch.Tensor]: ...
-
-    def mask(self, heads: int, window: int | None, dtype: torch.dtype) -> torch.Tensor: ...
 
 
 class Copies(Protocol):
@@ -275,13 +155,13 @@ def paged_attention(
         return step.attend(step.cache, layer, query, key, value, scale, sliding_window).unsqueeze(0), None
     queries = query[0].transpose(0, 1)
     keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
-    step.cache.write(layer, keys, values, step)
+    step.cache.write(layer, keys, values, step.write_index(keys.shape[1]))
     reading = step.reading
     if reading is not None:
         queries, keys, values = (each.index_select(0, reading.there) for each in (queries, keys, values))
     if step.copies is not None:
         step.copies.write(step.cache, layer, keys, values)
-    parts = [_decode(step.cache, layer, group, queries, scale, sliding_window) for group in step.groups]
+    parts = [decode(step.cache, layer, group, queries, scale, sliding_window) for group in step.groups]
     if reading is not None:
         parts = [_one(parts).index_select(0, reading.back)]
     for segment in step.segments:
@@ -291,23 +171,6 @@ def paged_attention(
 
 def _one(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _decode(
-    cache: PagedCache,
-    layer: int,
-    group: Decoding,
-    queries: torch.Tensor,
-    scale: float,
-    window: int | None,
-) -> torch.Tensor:
-    """One query a sequence: batched matmul over its keys and values, query heads of a kv head together."""
-    heads = cache.keys[layer].shape[1]
-    k, v = group.read(cache, layer)
-    q = queries[group.start : group.end].reshape(k.shape[0], -1, k.shape[2])
-    mask = group.mask(heads, window, q.dtype)
-    scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)
-    return torch.bmm(scores.softmax(-1), v).view(group.end - group.start, -1, v.shape[2])
 
 
 def prefill(
@@ -353,12 +216,6 @@ def _repeat_heads(tensor: torch.Tensor, repeat: int) -> torch.Tensor:
         return tensor
     batch, heads, length, size = tensor.shape
     return tensor.unsqueeze(2).expand(batch, heads, repeat, length, size).reshape(batch, -1, length, size)
-
-
-def by_head(blocks: torch.Tensor, heads: int) -> torch.Tensor:
-    """(sequences, blocks) -> rows of the cache seen as (blocks x heads, ...), by sequence, head, block."""
-    head = torch.arange(heads, device=blocks.device).view(1, heads, 1)
-    return (blocks.unsqueeze(1) * heads + head).reshape(-1)
 
 
 AttentionInterface.register(IMPLEMENTATION, paged_attention)

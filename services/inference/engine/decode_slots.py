@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from services.inference.engine.attention import DecodeRows, PagedCache, by_head
 from services.inference.engine.blocks import PADDING_BLOCK
+from services.inference.engine.decode_rows import DecodeRows
+from services.inference.engine.paged_cache import PagedCache, by_head
 from services.inference.engine.scheduler import Sequence
 
 # Padding in tokens that costs about as much as one more round of small matmuls does.
@@ -45,9 +46,18 @@ class SlotGroup(DecodeRows):
 
     slots: DecodeSlots
 
-    def read(self, _: PagedCache, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `DecodeGroup.read`, without a copy."""
-        return self.slots.read(layer, self.start, self.end, self.width)
+    def keys(self, _: PagedCache, layer: int) -> torch.Tensor:
+        return self.slots.keys[layer][self.start : self.end, :, : self.width].flatten(0, 1)
+
+    def values(self, _: PagedCache, layer: int) -> torch.Tensor:
+        return self.slots.values[layer][self.start : self.end, :, : self.width].flatten(0, 1)
+
+    def value_table(self, _: PagedCache, layer: int) -> torch.Tensor:
+        return self.slots.values[layer]
+
+    def rows(self, heads: int, tokens: int) -> torch.Tensor:
+        first = torch.arange(self.start * heads, self.end * heads).unsqueeze(1) * tokens
+        return first + torch.arange(self.width)
 
 
 @dataclass
@@ -85,7 +95,8 @@ class SlotStep:
 class DecodeSlots:
     """At most `most` slots of at most `longest` tokens; longer sequences have none and are read from their blocks.
 
-    Those in use are always the first ones. A step that failed leaves them half written: `clear` them. Not thread-safe.
+    Those in use are always the first ones. `keys` and `values` are by layer, (slots, kv heads, tokens, head size), of
+    which groups read views. A step that failed leaves them half written: `clear` them. Not thread-safe.
     """
 
     def __init__(self, most: int, longest: int, block_size: int) -> None:
@@ -96,17 +107,17 @@ class DecodeSlots:
         # Tokens whose keys and values are in the sequence's slot.
         self._filled: dict[Sequence, int] = {}
         self._count, self._tokens = 0, 0
-        self._keys: dict[int, torch.Tensor] = {}
-        self._values: dict[int, torch.Tensor] = {}
+        self.keys: dict[int, torch.Tensor] = {}
+        self.values: dict[int, torch.Tensor] = {}
 
     def bytes(self) -> int:
-        return sum(t.nbytes for stores in (self._keys, self._values) for t in stores.values())
+        return sum(t.nbytes for stores in (self.keys, self.values) for t in stores.values())
 
     def clear(self) -> None:
         """Forget everything that was copied, values that are not finite with it."""
         self._order, self._filled, self._count, self._tokens = [], {}, 0, 0
-        self._keys.clear()
-        self._values.clear()
+        self.keys.clear()
+        self.values.clear()
 
     def place(self, sequences: Rows[Sequence]) -> list[Sequence]:
         """Give the sequences of a step slots; returns those that have one, by slot. Twice the same is the same.
@@ -147,7 +158,7 @@ class DecodeSlots:
         self, step: SlotStep, cache: PagedCache, layer: int, key: torch.Tensor, value: torch.Tensor
     ) -> None:
         """Store what a step adds; see `SlotStep.write`."""
-        for stores, new in ((self._keys, key), (self._values, value)):
+        for stores, new in ((self.keys, key), (self.values, value)):
             heads, width = new.shape[1:]
             if layer not in stores:
                 stores[layer] = new.new_zeros(self._count, heads, self._tokens, width)
@@ -157,13 +168,8 @@ class DecodeSlots:
                 stores[layer].view(-1, width).index_copy_(0, index, some.reshape(-1, width))
         for fill in step.fills:
             found = cache.gather(layer, by_head(fill.blocks, key.shape[1]), len(fill.slots))
-            for store, whole in zip((self._keys[layer], self._values[layer]), found, strict=True):
+            for store, whole in zip((self.keys[layer], self.values[layer]), found, strict=True):
                 store[:, :, : fill.width].index_copy_(0, fill.slots, whole)
-
-    def read(self, layer: int, start: int, end: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (slots x kv heads, width, head size) of slots `start:end`; views, and no copies."""
-        keys, values = self._keys[layer], self._values[layer]
-        return keys[start:end, :, :width].flatten(0, 1), values[start:end, :, :width].flatten(0, 1)
 
     def _fills(self, slots: list[int]) -> list[_Fill]:
         slots = sorted(slots, key=lambda slot: _length(self._order[slot]))
@@ -186,8 +192,8 @@ class DecodeSlots:
         while tokens < needed:
             tokens = min(max(2 * tokens, 4 * self._block_size), self._longest)
         if (count, tokens) != (self._count, self._tokens):
-            self._keys.clear()
-            self._values.clear()
+            self.keys.clear()
+            self.values.clear()
             self._count, self._tokens = count, tokens
             self._filled = dict.fromkeys(self._order, 0)
 

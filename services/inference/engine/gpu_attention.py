@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from services.inference.engine.attention import PagedCache, Segment, prefill
+from services.inference.engine.attention import Segment, prefill
+from services.inference.engine.paged_cache import PagedCache
 from services.inference.engine.paged_decode import Decodes
 
 # Flash-attention's limits.

@@ -19,19 +19,19 @@ from services.inference.engine.adapter_slots import SlotAdapters, SlotLoraLayer
 from services.inference.engine.adapters import AdapterStore
 from services.inference.engine.attention import (
     IMPLEMENTATION,
-    DecodeGroup,
-    PagedCache,
     Reading,
     Segment,
     StepBatch,
     UnsupportedModel,
 )
 from services.inference.engine.blocks import PADDING_BLOCK, BlockAllocator
+from services.inference.engine.decode_rows import DecodeGroup
 from services.inference.engine.decode_slots import DecodeSlots, cut
 from services.inference.engine.gpu_attention import GpuStep, chunks_of, decodes_of, sent
 from services.inference.engine.graphs import DecodeGraphs, DecodeRow, Inputs, Outputs
 from services.inference.engine.linear import pack_linears
 from services.inference.engine.loading import load_model
+from services.inference.engine.paged_cache import PagedCache
 from services.inference.engine.request import EngineConfig, Priority
 from services.inference.engine.scheduler import Row, Sequence
 from shared.errors import HeliuError

@@ -7,9 +7,10 @@ import random
 import pytest
 import torch
 
-from services.inference.engine.attention import PagedCache, StepBatch
+from services.inference.engine.attention import StepBatch
 from services.inference.engine.blocks import BlockAllocator
 from services.inference.engine.decode_slots import DecodeSlots, SlotStep, cut
+from services.inference.engine.paged_cache import PagedCache
 from services.inference.engine.request import Priority
 from services.inference.engine.scheduler import Sequence
 
@@ -58,9 +59,13 @@ class Cache:
         )
         for layer in range(LAYERS):
             for group in step.groups:
-                keys, values = group.read(self.paged, layer)
-                keys = keys.view(-1, HEADS, group.width, WIDTH)
-                values = values.view(-1, HEADS, group.width, WIDTH)
+                keys, values = (
+                    each.view(-1, HEADS, group.width, WIDTH)
+                    for each in (group.keys(self.paged, layer), group.values(self.paged, layer))
+                )
+                table = group.value_table(self.paged, layer)
+                summed = group.rows(HEADS, table.shape[2])
+                assert torch.equal(table.reshape(-1, WIDTH)[summed].view(values.shape), values)
                 for place, sequence in enumerate(rows[group.start : group.end]):
                     expected = self.truth[sequence][layer].transpose(0, 1)
                     length = sequence.computed + 1
@@ -71,7 +76,7 @@ class Cache:
     def _write(self, layer: int, places: list[tuple[Sequence, int]], keys: torch.Tensor) -> None:
         slots = [s.blocks[place // SIZE] * SIZE + place % SIZE for s, place in places]
         step = StepBatch(self.paged, torch.tensor(slots, dtype=torch.long), [], [])
-        self.paged.write(layer, keys, -keys, step)
+        self.paged.write(layer, keys, -keys, step.write_index(HEADS))
 
 
 @pytest.mark.parametrize("seed", range(8))
