@@ -107,7 +107,8 @@ class Settings:
         60.0, doc="how long a resumable stream whose client has gone is still made, and kept for it"
     )
     stored_chat_days: float = setting(
-        30.0, doc="days after which a chat that was stored with store=true is dropped; 0 keeps it until it is deleted"
+        30.0,
+        doc="days after which a chat that was stored with store=true is dropped; 0 keeps it until it is deleted",
     )
     otlp_endpoint: str = setting(
         "", doc="OTLP/HTTP collector, e.g. http://jaeger:4318; the built-in receiver otherwise"
