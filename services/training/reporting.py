@@ -16,7 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from services.training import world
 from services.training.run import STOP_REASONS, Run
-from services.training.tuning.plan import Plan
+from services.training.tuning.plan import STATE, Plan
 from shared.contracts.generation_config import FILE as GENERATION_CONFIG
 
 _FULL = ("valid_loss", "valid_mean_token_accuracy")
@@ -122,7 +122,7 @@ class Reporting(Trainer):  # type: ignore[misc]  # transformers is untyped here
             # An adapter's checkpoint may be served: it ends and decodes as the adapter will.
             made = self.accelerator.unwrap_model(self.model)
             made.generation_config.to_json_file(folder / GENERATION_CONFIG)
-        (folder / "plan.json").write_text(json.dumps(self.plan.state()), encoding="utf-8")
+        (folder / STATE).write_text(json.dumps(self.plan.state()), encoding="utf-8")
 
 
 class _AtItsEnd(Exception):

@@ -6,7 +6,6 @@ go through the project's own atomic folders.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from services.training import world
-from services.training.checkpoint import Checkpoint, CheckpointStore, verify
+from services.training.checkpoint import verify
 from services.training.dataset import Split, conversations, read_rows
 from services.training.hyperparameters import SftHyperparameters, parse
 from services.training.model_folder import context_length, linear_layers, prepare_torch
@@ -30,9 +29,9 @@ from services.training.tokenizer import Encoded, encode_conversation
 from services.training.tuning import attention, losses
 from services.training.tuning.adapters import adapter_facts, lora_config, quantized, with_adapter
 from services.training.tuning.arguments import arguments
-from services.training.tuning.best import BestWeights
 from services.training.tuning.choices import choose
 from services.training.tuning.machine import shape_of, this_machine
+from services.training.tuning.plan import state_of
 from services.training.tuning.planning import batch_size_for, dataset, make_plan
 from services.training.tuning.probe import fits, fitted
 from services.training.tuning.saving import samples_of_checkpoints, save, whole
@@ -56,7 +55,7 @@ def run(spec: Spec, run: Run) -> Result:
     # On how many processes a run goes on makes it no other run.
     mark = mark_of(spec, {**wanted.identity(), "processes": None})
     resumed = verify(spec.resume_from, fingerprint=mark) if spec.resume_from else None
-    state = _state(resumed)
+    state = state_of(resumed)
 
     with run.timed("load") as seen:
         model, tokenizer = load_once(spec, device, merge=wanted.method == "full", **_loading(wanted, device))
@@ -95,13 +94,9 @@ def run(spec: Spec, run: Run) -> Result:
         chosen = fitted(run, chosen, longest, lambda tried: fits(model, tried, longest, trainable))
     plan, packs = make_plan(run, wanted, lengths, batch_size, chosen, spec.seed, small=small)
     plan.whole = len(held_out) < VALIDATION_SEQUENCES
-    plan.looks.patience = wanted.early_stopping_patience
-    if held_out and wanted.keep_best is not False:
-        plan.best = BestWeights(spec.workdir, resumed.path if resumed else None)
+    plan.keep(spec, wanted, mark, resumed, watched=bool(held_out))
     samples = sample_rows(spec)
     plan.samples = samples_of_checkpoints(spec, wanted, tokenizer, samples)
-    if world.rank() == 0:
-        plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
     peak = _learning_rate(wanted, model) * wanted.learning_rate_multiplier
     shape = adapter_facts(model)
     told = {
@@ -174,13 +169,6 @@ def run(spec: Spec, run: Run) -> Result:
             **plan.ends,
         },
     )
-
-
-def _state(resumed: Checkpoint | None) -> dict[str, Any]:
-    if resumed is None:
-        return {}
-    found: dict[str, Any] = json.loads((resumed.path / "plan.json").read_text(encoding="utf-8"))
-    return found
 
 
 def _loading(wanted: SftHyperparameters, device: torch.device) -> Mapping[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from services.training import world
-from services.training.checkpoint import CheckpointStore, verify
+from services.training.checkpoint import verify
 from services.training.dpo.encode import encode_pairs
 from services.training.dpo.planning import arguments, as_tuned, learning_rate, make_plan
 from services.training.dpo.rows import Pair, read_both
@@ -24,7 +23,7 @@ from services.training.run import Result, Run, Stopped
 from services.training.spec import Spec
 from services.training.start import mark_of
 from services.training.tuning.adapters import adapter_facts, lora_config, with_adapter
-from services.training.tuning.best import BestWeights
+from services.training.tuning.plan import state_of
 from services.training.tuning.saving import samples_of_checkpoints, save, whole
 from services.training.tuning.shards import shard_on_cpu
 from shared.contracts.early_stopping import check_watched
@@ -71,17 +70,13 @@ def run(spec: Spec, run: Run) -> Result:
         model = with_adapter(model, adapter, spec, like_tuned)
     settle(model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    state = json.loads((resumed.path / "plan.json").read_text(encoding="utf-8")) if resumed else {}
+    state = state_of(resumed)
     kept = state.get("kept", {})
     plan, chosen = make_plan(run, spec, wanted, pairs, model, device, trainable, kept, small=small)
     plan.whole = len(held_out) < VALIDATION_PAIRS
-    plan.looks.patience = wanted.early_stopping_patience
-    if held_out and wanted.keep_best is not False:
-        plan.best = BestWeights(spec.workdir, resumed.path if resumed else None)
+    plan.keep(spec, wanted, mark, resumed, watched=bool(held_out))
     samples = _samples(others or rows)
     plan.samples = samples_of_checkpoints(spec, like_tuned, tokenizer, samples)
-    if world.rank() == 0:
-        plan.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
     peak = learning_rate(wanted, model) * wanted.learning_rate_multiplier
     told = {
         "method": wanted.method,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.training.checkpoint import CheckpointStore
+from services.training import world
+from services.training.checkpoint import Checkpoint, CheckpointStore
 from services.training.early_stopping import Looks
+from services.training.hyperparameters import Steps
 from services.training.plan import Schedule
 from services.training.run import Run
+from services.training.spec import Spec
 from services.training.tuning.best import BestWeights
+
+STATE = "plan.json"
+
+
+def state_of(resumed: Checkpoint | None) -> dict[str, Any]:
+    """What `Plan.state` left in the checkpoint that a run goes on from; nothing of one that begins."""
+    if resumed is None:
+        return {}
+    found: dict[str, Any] = json.loads((resumed.path / STATE).read_text(encoding="utf-8"))
+    return found
 
 
 @dataclass
@@ -43,6 +57,17 @@ class Plan:
     planned: int | None = None
     whole: bool = False
     owes_validation: bool = False
+
+    def keep(
+        self, spec: Spec, wanted: Steps, mark: str, resumed: Checkpoint | None, *, watched: bool
+    ) -> None:
+        """Say where checkpoints go, by the run's fingerprint, how long looks are waited for, and whether the best
+        weights are kept; `watched` is whether there are held-out rows."""
+        self.looks.patience = wanted.early_stopping_patience
+        if watched and wanted.keep_best is not False:
+            self.best = BestWeights(spec.workdir, resumed.path if resumed else None)
+        if world.rank() == 0:
+            self.store = CheckpointStore(spec.workdir / "checkpoints", mark, resumed=spec.resume_from)
 
     def epoch(self, step: int) -> float:
         rows = min(step * self.batch_size, len(self.rows))
