@@ -26,6 +26,32 @@ EXACT: Any = {
 }
 
 
+def stored(client: openai.OpenAI) -> dict[str, Any]:
+    """Chats that are stored, read and labelled, and an eval over them as they are."""
+    use = {"major": openai.__version__}
+    for text in ("red", "blue"):
+        messages: Any = [{"role": "user", "content": text}]
+        client.chat.completions.create(model="far", messages=messages, store=True, metadata=use)
+    found = list(client.chat.completions.list(metadata=use, limit=1))
+    red = client.chat.completions.retrieve(found[0].id)
+    labelled = client.chat.completions.update(red.id, metadata={**use, "kind": "warm"})
+    config: Any = {"type": "stored_completions", "metadata": use}
+    criterion: Any = {**EXACT, "reference": "{{item.input[0].content}}"}
+    made = client.evals.create(name="stored", data_source_config=config, testing_criteria=[criterion])
+    source: Any = {"type": "stored_completions", "metadata": {"kind": "warm"}}
+    run = client.evals.runs.create(made.id, data_source={"type": "completions", "source": source})
+    while run.status in ("queued", "in_progress"):
+        time.sleep(0.1)
+        run = client.evals.runs.retrieve(run.id, eval_id=made.id)
+    return {
+        "said": [one.choices[0].message.content for one in found],
+        "asked": [one.content for one in client.chat.completions.messages.list(red.id)],
+        "labels": (labelled.metadata or {}).get("kind"),
+        "passed": [run.status, run.result_counts.passed, run.result_counts.total],
+        "deleted": [client.chat.completions.delete(one.id).deleted for one in found],
+    }
+
+
 def main() -> None:
     client = openai.OpenAI(base_url=sys.argv[1], api_key=sys.argv[2], timeout=60, max_retries=0)
     made = client.evals.create(
@@ -70,6 +96,7 @@ def main() -> None:
         "listed": made.id in [found.id for found in client.evals.list(order="desc")],
         "run_deleted": client.evals.runs.delete(run.id, eval_id=made.id).deleted,
         "deleted": client.evals.delete(made.id).deleted,
+        "stored": stored(client),
     }
     print(json.dumps(seen))
 

@@ -591,6 +591,13 @@ def test_older_majors_of_the_client_go_the_whole_way(stage: Stage, major: str) -
         "listed": True,
         "run_deleted": True,
         "deleted": True,
+        "stored": {
+            "said": ["red", "blue"],
+            "asked": ["red"],
+            "labels": "warm",
+            "passed": ["completed", 1, 1],
+            "deleted": [True, True],
+        },
     }
 
 
