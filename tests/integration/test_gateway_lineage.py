@@ -21,6 +21,9 @@ USAGE = """
 INSERT INTO gateway.usage (tenant_id, request_id, answer_id, endpoint, model, pool, status, prompt_tokens,
     completion_tokens, seconds) VALUES (%s, %s, %s, '/v1/chat/completions', %s, 'default', 'ok', 1, 1, 0)"""
 
+# What no id is, though it begins as one.
+ODD = ("registry:", "registry:x@y", "reg-@", "search-x@y", "promotion-x", f"promotion-{10**30}")
+
 
 @pytest.fixture(scope="module")
 def gateway(postgres: Any, valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
@@ -131,6 +134,8 @@ def test_another_tenants_thing_and_one_that_never_was_are_404(gateway: RunningGa
             for path in ("", "/answers", "/openlineage"):
                 response = client.get(f"/v1/lineage/{name}{path}")
                 assert (name, path, response.status_code) == (name, path, 404)
+        for name in ODD:
+            assert (name, client.get(f"/v1/lineage/{name}").status_code) == (name, 404)
 
 
 def test_openlineage_has_a_start_and_an_end_of_each_job_with_its_data(gateway: RunningGateway) -> None:
