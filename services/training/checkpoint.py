@@ -5,11 +5,13 @@ A kill at any moment leaves folders whose name starts with a dot (ignored, swept
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,8 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run in one folder; keeps the last `keep` that it wrote and the one it resumed from."""
+    """The checkpoints of one run in one folder; keeps the last `keep` that it wrote, the one it resumed from, and those
+    that are `held`."""
 
     def __init__(self, root: Path, fingerprint: str, *, resumed: Path | None = None, keep: int = 2) -> None:
         self._root = root
@@ -74,9 +77,40 @@ class CheckpointStore:
         kept = set(self._written[-self._keep :])
         for path in self._root.glob("checkpoint-*"):
             if path not in kept and path.resolve() != self._resumed:
-                # Out of sight first, so that a kill in mid-removal leaves no torn folder under a real name.
-                doomed = path.rename(self._root / f".writing-doomed-{path.name}")
-                shutil.rmtree(doomed)
+                with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
+                    if free:
+                        # Out of sight first, so that a kill in mid-removal leaves no torn folder under a real name.
+                        shutil.rmtree(path.rename(self._root / f".writing-doomed-{path.name}"))
+
+
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Whether a checkpoint is still there; as long as the block runs, its run leaves it there.
+
+    Who stores checkpoints may be slower than the run that writes them.
+    """
+    with _locked(path, fcntl.LOCK_SH) as found:
+        # It may have gone out of sight before it was locked.
+        yield found and path.exists()
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[bool]:
+    """Whether the folder is there and could be locked; a process that dies leaves no lock behind."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def checkpoint_samples(workdir: Path, step: int) -> Path:

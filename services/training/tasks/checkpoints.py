@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.training import repository
-from services.training.checkpoint import checkpoint_samples
+from services.training.checkpoint import checkpoint_samples, held
 from services.training.engine_check import Served
 from services.training.tasks.inputs import Inputs
 from shared.contracts.preferences import TunePreferences
@@ -57,6 +57,14 @@ class Checkpoints:
 
     def keep(self, step: int, path: Path, metrics: dict[str, Any]) -> None:
         """Store the folder, then move the job's pointer to it under the fence: resume reads the pointer only."""
+        with held(path) as there:
+            if there:
+                self._store(step, path, metrics)
+            else:
+                # Newer ones were written while an older one was being stored; the newest are still to come.
+                self._ctx.event("message", f"the checkpoint at step {step} was overtaken by newer ones")
+
+    def _store(self, step: int, path: Path, metrics: dict[str, Any]) -> None:
         ctx = self._ctx
         artifact = self._platform.artifacts.put_tree(path)
         serves = self._tuned is not None and self._tuned.hyperparameters.serves_checkpoints

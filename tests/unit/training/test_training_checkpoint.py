@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.training.checkpoint import CheckpointStore, fingerprint, verify
+from services.training.checkpoint import CheckpointStore, fingerprint, held, verify
 from shared.errors import InvalidInput
 
 
@@ -118,3 +118,20 @@ def test_the_fingerprint_follows_content_and_not_places(tmp_path: Path) -> None:
     mark = {name: fingerprint({"seed": 1}, {"train": [tmp_path / name]}) for name in "abc"}
     assert mark["a"] == mark["b"] != mark["c"]
     assert fingerprint({"seed": 2}, {"train": [tmp_path / "a"]}) != mark["a"]
+
+
+def test_one_that_is_being_stored_stays_until_it_is(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "f")
+    slow = store.write(1, _filler("1"), {}).path
+    with held(slow) as there:
+        assert there
+        for step in (2, 3, 4):
+            store.write(step, _filler(str(step)), {})
+        assert verify(slow).step == 1
+        assert len(list(tmp_path.glob("checkpoint-*"))) == 3
+    newest = store.write(5, _filler("5"), {}).path
+    assert not slow.exists()
+    with held(slow) as there:
+        assert not there
+    with held(newest) as there:
+        assert there
