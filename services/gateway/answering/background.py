@@ -56,12 +56,10 @@ async def accept(
     incoming: Incoming[Delivery],
     asked: CompletionRequest | TaskCall,
     body: Mapping[str, Any],
-    *,
-    store: bool = False,
 ) -> Response:
     """A job that answers the request, once it is in Postgres: its shape, or the stream of its answer where one was
     asked for. Raises what the same request would be refused with if it were live."""
-    job = await to_thread.run_sync(_submit, request, gateway, endpoint, incoming, asked, labels(body), store)
+    job = await to_thread.run_sync(_submit, request, gateway, endpoint, incoming, asked, labels(body))
     location = f"{endpoint}/{job.id}"
     if body.get("stream"):
         events = await _follow(request, gateway, job, Place())
@@ -95,14 +93,12 @@ def _submit(
     incoming: Incoming[Delivery],
     asked: CompletionRequest | TaskCall,
     metadata: dict[str, str] | None,
-    store: bool,
 ) -> Job:
     delivery = incoming.body
-    refused: HeliuError | None = None
-    contract: ChatJob | None = None
+    refused, contract = None, None
     queue = ChatJob.queue_for(gateway.settings.pool)
     try:
-        contract = _contract(request, gateway, endpoint, asked, store)
+        contract = _contract(request, gateway, endpoint, asked, delivery.stored)
         named = chats_queue(gateway.settings.pool, contract.call.model.base_name)
         queue = gateway.serving((named, queue)) or queue
     except Unavailable:

@@ -60,6 +60,11 @@ class Delivery(Body):
         return self
 
     @property
+    def stored(self) -> bool:
+        """Whether the answer is to be kept."""
+        return False
+
+    @property
     def window(self) -> timedelta:
         return timedelta(seconds=self.expires_after.seconds if self.expires_after else 24 * 3600)
 
@@ -72,6 +77,10 @@ class ChatOrder(Delivery):
         examples=[True],
         description="Keep the messages and the answer, under `metadata`, for evals, for training and to be read again.",
     )
+
+    @property
+    def stored(self) -> bool:
+        return bool(self.store)
 
 
 class Labels(Body):

@@ -60,10 +60,10 @@ async def create_chat(request: Request, gateway: GatewayDep) -> Response:
     fetched or streamed later from its Location; with `stream` too, the stream is there at once, and may be left. With
     `store` it is kept under its `metadata`: an answer that comes whole, or a stream that ends with [DONE], is there."""
     how, asked, body = await read_as(request, _parser(ChatOrder, parse_call))
-    stored = (delivery.labels(body) or {}) if how.store else None
+    stored = (delivery.labels(body) or {}) if how.stored else None
     if how.background:
         return await background.accept(
-            request, gateway, answers.CHAT, described(request, how, body), asked, body, store=bool(how.store)
+            request, gateway, answers.CHAT, described(request, how, body), asked, body
         )
     if isinstance(asked, TaskCall):
         return await complete_task(request, gateway, asked, resumable=bool(how.resumable), stored=stored)
