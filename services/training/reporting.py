@@ -15,6 +15,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from services.training import world
+from services.training.devices import peak_resident_bytes
 from services.training.run import STOP_REASONS, Run
 from services.training.tuning.plan import STATE, Plan
 from shared.contracts.generation_config import FILE as GENERATION_CONFIG
@@ -151,6 +152,11 @@ class _Conductor(TrainerCallback):  # type: ignore[misc]  # transformers is unty
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._clock, self._epoch_start = time.perf_counter(), time.time_ns()
         self._logged_step = state.global_step
+        if world.size() > 1:
+            self._trainer.plan.run.event(
+                f"the model is shared out over {world.size()} processes",
+                data={"peak_resident_bytes": peak_resident_bytes()},
+            )
         self._trainer.ready()
         if self._trainer.plan.owes_validation:
             self._trainer.plan.owes_validation = False

@@ -187,6 +187,10 @@ def test_a_second_process_never_holds_the_whole_model(
     loaded = [_loaded(one) for one in (heard, second)]
     assert loaded[0]["weights_bytes"] > 0.9 * size
     assert loaded[1]["weights_bytes"] == 0
+    # By what the kernel counts, too, before the first step: the first has had the whole and its share, the other one
+    # tensor after the other and its share.
+    took = [_shared_out(one)["peak_resident_bytes"] for one in (heard, second)]
+    assert took[0] - took[1] > 0.5 * size
 
 
 def _widened(base: Path, folder: Path) -> Path:
@@ -198,6 +202,11 @@ def _widened(base: Path, folder: Path) -> Path:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)
     return folder
+
+
+def _shared_out(frames: list[Frame]) -> dict[str, Any]:
+    (found,) = [f["data"] for f in frames if f["type"] == "event" and "shared out" in f["message"]]
+    return found
 
 
 def _loaded(frames: list[Frame]) -> dict[str, Any]:
