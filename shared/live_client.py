@@ -1,7 +1,7 @@
-"""The caller's side of a live request: one reader for all answers, one retry, cancelling, a cap per tenant.
+"""The caller's side of a live request: attempts, one retry, cancelling, a cap per tenant.
 
 Runs on an event loop (the gateway's). Entries of older attempts are dropped; a gap in their numbers, or a worker
-that falls silent after its first token, is an error event and never a quiet end.
+that falls silent after its first token, is an error event and never a quiet end. `live_replies` reads them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 from redis.exceptions import RedisError
 
@@ -20,32 +18,19 @@ from shared import streams
 from shared.contracts.base import LiveCall
 from shared.errors import HeliuError, LimitExceeded, Unavailable
 from shared.kept import Keep
+from shared.live_replies import Answering, Mailbox, Replies
 from shared.queue import Publisher
 from shared.streams import Entry
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
-AT_ONCE = 1024
-# Redis forgets what was read after so many bytes of it: vectors of a thousand texts are megabytes.
-TRIM_BYTES = 1024 * 1024
 # A request that nobody serves looks for a worker so often; its client is told so after a while, and then again.
 LOOK_S = 0.25
 TELL_AFTER_S, TELL_EVERY_S = 1.0, 5.0
 
 # Which of these queues a living worker takes from, the first of them; None where none does.
 Serving = Callable[[Sequence[str]], str | None]
-
-
-@dataclass
-class _Pending:
-    """What the reader needs to know of one request in flight."""
-
-    entries: asyncio.Queue[Entry] = field(default_factory=asyncio.Queue)
-    attempt: int = 1
-    heard_at: float = field(default_factory=time.monotonic)
-    worker: str | None = None
-    queue: str = ""
 
 
 class LiveClient:
@@ -61,34 +46,27 @@ class LiveClient:
         self._serving = serving
         self._redis = streams.connect_async(redis_url)
         self._silence_s = silence_s
-        self._gateway = secrets.token_hex(8)
-        self._pending: dict[str, _Pending] = {}
+        self._reply = streams.reply_stream(secrets.token_hex(8))
+        self.replies = Replies(self._redis, self._reply, silence_s)
         self._in_flight: dict[str, int] = {}
         self._leaving = False
-        self._reader: asyncio.Task[None] | None = None
-        # Up to when everything that was said has been read: silence is counted to here, so that a loop that stood
-        # still for a while takes no worker for dead whose beats it has not looked at yet.
-        self._read_at = time.monotonic()
 
     async def start(self) -> None:
-        self._reader = asyncio.create_task(self._read(), name="live-replies")
+        self.replies.start()
 
     def leave(self) -> None:
         """This process stops: calls that are kept and closed from here on go on without it."""
         self._leaving = True
 
     async def close(self) -> None:
-        while self._reader is not None and not self._reader.done():
-            # More than once: the wait_for of Python 3.11, which redis-py sends with, may swallow a cancellation.
-            self._reader.cancel()
-            await asyncio.wait([self._reader], timeout=0.1)
+        await self.replies.close()
         await self._redis.aclose()
 
     @property
     def in_flight(self) -> int:
-        return len(self._pending)
+        return len(self.replies.boxes)
 
-    async def call(
+    def call(
         self,
         contract: LiveCall,
         *,
@@ -99,8 +77,8 @@ class LiveClient:
         parent: str | None,
         enough: Callable[[], bool] = lambda: False,
         keep: Keep | None = None,
-    ) -> AsyncIterator[Entry]:
-        """Yield the entries of the answer, the last of type `done`; before them `waiting` ones while nobody serves it.
+    ) -> Answering:
+        """The entries of the answer, the last of type `done`; before them `waiting` ones while nobody serves it.
 
         Raises LimitExceeded over the tenant's cap, Unavailable (`no_worker`) when nobody accepts within
         `accept_s`, the worker's own error as HeliuError with its code, and Unavailable (`worker_lost`).
@@ -108,42 +86,56 @@ class LiveClient:
         stop, and its `done` still comes, with what was spent. With `keep` the worker also keeps the entries where
         whoever takes the answer up again reads them; it stops by itself when nobody watches them.
         """
+        box = Mailbox()
+        entries = self._call(box, contract, pool, tenant, max_in_flight, accept_s, parent, enough, keep)
+        return Answering(entries, box)
+
+    async def _call(
+        self,
+        box: Mailbox,
+        contract: LiveCall,
+        pool: str,
+        tenant: str,
+        max_in_flight: int,
+        accept_s: float,
+        parent: str | None,
+        enough: Callable[[], bool],
+        keep: Keep | None,
+    ) -> AsyncGenerator[Entry, None]:
         if self._in_flight.get(tenant, 0) >= max_in_flight:
             raise LimitExceeded(
                 f"{max_in_flight} live requests of this tenant are in flight, which is its cap; wait for one to end",
                 code="concurrency_limit_exceeded",
             )
         request = secrets.token_hex(12)
-        pending = self._pending[request] = _Pending()
+        self.replies.boxes[request] = box
         self._in_flight[tenant] = self._in_flight.get(tenant, 0) + 1
         finished = stopped = False
         try:
-            async for entry in self._attempts(
-                request, pending, contract, pool, tenant, accept_s, parent, keep
-            ):
+            async for entry in self._attempts(request, box, contract, pool, tenant, accept_s, parent, keep):
                 finished = finished or entry.type == "done"
                 yield entry
                 if not (stopped or finished) and enough():
                     stopped = True
-                    await self._cancel(request, pending.worker)
+                    await self._cancel(request, box.worker)
         except HeliuError as exc:
             finished = exc.code not in ("no_worker", "worker_lost")
             if keep is not None and not finished:
                 told = {"code": exc.code, "message": exc.message, "param": None, "retryable": exc.retryable}
-                await self._tell(keep, Entry(request, pending.attempt, -1, "error", told))
+                await self._tell(keep, Entry(request, box.attempt, -1, "error", told))
             raise
         finally:
-            del self._pending[request]
+            del self.replies.boxes[request]
             self._in_flight[tenant] -= 1
             if not self._in_flight[tenant]:
                 del self._in_flight[tenant]
             if not finished and not (keep is not None and self._leaving):
-                await asyncio.shield(self._cancel(request, pending.worker))
+                await asyncio.shield(self._cancel(request, box.worker))
 
     async def _attempts(
         self,
         request: str,
-        pending: _Pending,
+        box: Mailbox,
         contract: LiveCall,
         pool: str,
         tenant: str,
@@ -157,16 +149,16 @@ class LiveClient:
             "request": request,
             "call": contract.name,
             "payload": contract.dump(),
-            "reply": streams.reply_stream(self._gateway),
+            "reply": self._reply,
             "deadline": deadline,
             "tenant": tenant,
             **({"keep": keep.dump()} if keep is not None else {}),
         }
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            pending.attempt, pending.worker, pending.heard_at = attempt, None, time.monotonic()
-            async for waiting in self._find(request, pending, contract, queues, deadline):
+            box.begin(attempt)
+            async for waiting in self._find(request, box, contract, queues, deadline):
                 yield waiting
-            queue = pending.queue
+            queue = box.queue
             if keep is not None and attempt > 1:
                 # Before the worker hears of it: what an earlier one may still say is passed over from here on.
                 await self._tell(keep, Entry(request, attempt, -1, "attempt", {}))
@@ -180,7 +172,7 @@ class LiveClient:
             started = False
             try:
                 elsewhere = queues if attempt < MAX_ATTEMPTS else ()
-                async for entry in self._entries(pending, contract, elsewhere, deadline):
+                async for entry in self._entries(box, contract, elsewhere, deadline):
                     started = started or entry.type not in ("accepted",)
                     yield entry
                 return
@@ -193,7 +185,7 @@ class LiveClient:
                 log.warning("live_retry", extra={"request": request, "silent": silent.who})
 
     async def _find(
-        self, request: str, pending: _Pending, contract: LiveCall, queues: Sequence[str], deadline: float
+        self, request: str, box: Mailbox, contract: LiveCall, queues: Sequence[str], deadline: float
     ) -> AsyncIterator[Entry]:
         """Set the queue to send to, once a living worker takes from one; `waiting` entries until then.
 
@@ -210,9 +202,9 @@ class LiveClient:
             if time.monotonic() >= tell_at:
                 tell_at = time.monotonic() + TELL_EVERY_S
                 message = f"no living worker serves {contract.needs} yet; waiting for {contract.served_by}"
-                yield Entry(request, pending.attempt, -1, "waiting", {"message": message})
+                yield Entry(request, box.attempt, -1, "waiting", {"message": message})
             await asyncio.sleep(LOOK_S)
-        pending.queue = found
+        box.queue = found
 
     async def _route(self, queues: Sequence[str]) -> str | None:
         if self._serving is None or len(queues) == 1:
@@ -220,40 +212,32 @@ class LiveClient:
         return await asyncio.to_thread(self._serving, queues)
 
     async def _entries(
-        self, pending: _Pending, contract: LiveCall, elsewhere: Sequence[str], deadline: float
+        self, box: Mailbox, contract: LiveCall, elsewhere: Sequence[str], deadline: float
     ) -> AsyncIterator[Entry]:
         """The answer's entries. Raises _Silent for a request that nobody has taken when the last worker of its queue
         has gone, and one of the queues `elsewhere` has one."""
-        queue, expected = pending.queue, 0
+        queue, expected = box.queue, 0
         waiting_at = time.monotonic()
         while True:
-            try:
-                # Not wait_for: until Python 3.12 it takes an entry and forgets that it was cancelled
-                # (https://github.com/python/cpython/issues/86296).
-                async with asyncio.timeout(0.5):
-                    entry = await pending.entries.get()
-            except TimeoutError:
-                if pending.worker is None and time.time() > deadline:
+            entry = await box.next()
+            if entry is None:
+                if box.worker is None and time.time() > deadline:
                     what = f"the request for {contract.needs}" if contract.needs else "the request"
                     raise Unavailable(
                         f"no worker accepted {what} in time; `heliu status` shows the workers and "
                         "`heliu scale inference=2` adds one",
                         code="no_worker",
-                    ) from None
-                if pending.worker is not None and self._read_at - pending.heard_at > self._silence_s:
-                    raise _Silent(f"worker {pending.worker}") from None
-                if pending.worker is None and elsewhere and await self._route(elsewhere) not in (queue, None):
-                    raise _Silent(f"every worker of {queue}") from None
-                if pending.worker is None and await self._waits(queue):
+                    )
+                if box.worker is not None and self.replies.read_at - box.heard_at > self._silence_s:
+                    raise _Silent(f"worker {box.worker}")
+                if box.worker is None and elsewhere and await self._route(elsewhere) not in (queue, None):
+                    raise _Silent(f"every worker of {queue}")
+                if box.worker is None and await self._waits(queue):
                     waiting_at = time.monotonic()
-                if pending.worker is None and self._read_at - waiting_at > self._silence_s:
+                if box.worker is None and self.replies.read_at - waiting_at > self._silence_s:
                     # Taken by a worker that died before it could say so, or forgotten by a Redis that was emptied.
-                    raise _Silent(f"whoever took the request from {queue}") from None
+                    raise _Silent(f"whoever took the request from {queue}")
                 continue
-            if entry.attempt != pending.attempt:
-                continue
-            if entry.seq < expected:
-                continue  # written twice: the worker's client did not hear that the first time had worked
             if entry.seq > expected:
                 raise Unavailable(
                     f"part of the answer was lost on its way (entry {expected} is missing)",
@@ -261,7 +245,7 @@ class LiveClient:
                 )
             expected += 1
             if entry.type == "accepted":
-                pending.worker = str(entry.data["worker"])
+                box.worker = str(entry.data["worker"])
             if entry.type == "error":
                 raise HeliuError(
                     str(entry.data["message"]),
@@ -298,48 +282,6 @@ class LiveClient:
                 await self._redis.expire(stream, streams.STREAM_TTL_S)
         except RedisError as exc:
             log.warning("cancel_not_sent", extra={"request": request, "error": str(exc)})
-
-    async def _read(self) -> None:
-        """Read this gateway's stream for ever and hand each entry to the request it belongs to."""
-        stream, last = streams.reply_stream(self._gateway), b"0"
-        # Often enough to notice a silence soon after it has lasted.
-        block_ms = max(1, min(streams.BLOCK_MS, int(self._silence_s * 100)))
-        read = 0
-        while True:
-            asked_at = time.monotonic()
-            try:
-                if read > TRIM_BYTES:
-                    await self._redis.xtrim(stream, minid=last, approximate=True)
-                    read = 0
-                answer: Any = await self._redis.xread({stream: last}, block=block_ms, count=AT_ONCE)
-            except Exception as exc:  # noqa: BLE001 - this task reads everybody's answers: nothing may end it
-                log.warning("reply_stream_lost", extra={"error": f"{type(exc).__name__}: {exc}"})
-                await asyncio.sleep(0.5)
-                self._read_at = asked_at
-                continue
-            entries = streams.entries_of(answer)
-            for entry_id, fields in entries:
-                last = entry_id
-                read += sum(map(len, fields.values()))
-                try:
-                    self._hand_out(Entry.unpack(fields))
-                except Exception as exc:  # noqa: BLE001 - the same
-                    log.warning("malformed_reply", extra={"error": f"{type(exc).__name__}: {exc}"})
-            if len(entries) < AT_ONCE:
-                self._read_at = asked_at
-
-    def _hand_out(self, entry: Entry) -> None:
-        now = time.monotonic()
-        if entry.type == "beat":
-            for request, attempt in entry.data.items():
-                pending = self._pending.get(request)
-                if pending is not None and pending.attempt == attempt:
-                    pending.heard_at = now
-            return
-        pending = self._pending.get(entry.request)
-        if pending is not None and pending.attempt == entry.attempt:
-            pending.heard_at = now
-            pending.entries.put_nowait(entry)
 
 
 async def last_entry(entries: AsyncIterator[Entry]) -> Entry:

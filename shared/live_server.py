@@ -44,7 +44,7 @@ class LiveContext:
         """Send one entry to the caller. Call it from one thread at a time. Raises ValueError for what is no JSON."""
         entry = Entry(self.request, self.attempt, self._seq, type_, data)
         packed = entry.pack()
-        self._send(Write(self.reply, packed))
+        self._send(Write(self.reply, packed, joins=True))
         if self.kept is not None and (kept := self.kept.take(entry, packed)) is not None:
             self._send(kept)
         self._seq += 1
@@ -189,7 +189,7 @@ class LiveServer:
                 contexts = list(self._open.values())
             for reply in {c.reply for c in contexts}:
                 alive = {c.request: c.attempt for c in contexts if c.reply == reply}
-                self._outgoing.put(Write(reply, Entry("", 0, -1, "beat", alive).pack()))
+                self._outgoing.put(Write(reply, Entry("", 0, -1, "beat", alive).pack(), joins=True))
             self._look_after([c for c in contexts if c.kept is not None])
 
     def _look_after(self, kept: Sequence[LiveContext]) -> None:

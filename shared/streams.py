@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -28,6 +28,9 @@ KEPT_BYTES = 4 * 1024 * 1024
 # A worker says so long of an answer that is kept that it lives; it says it anew with every beat.
 ALIVE_S = 5
 RETRYABLE = (RedisConnectionError, RedisTimeoutError)
+# One packed entry, or a list of several that travel together up to so many bytes.
+ONE, SEVERAL = "e", "m"
+TOGETHER_BYTES = 256 * 1024
 
 
 def reply_stream(gateway: str) -> str:
@@ -79,12 +82,17 @@ class Entry:
         """Raises ValueError for what is no JSON. Half a surrogate pair is let through, as json.loads takes it."""
         body = [self.request, self.attempt, self.seq, self.type, self.data]
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return {"e": text.encode("utf-8", "surrogatepass")}
+        return {ONE: text.encode("utf-8", "surrogatepass")}
 
     @classmethod
     def unpack(cls, fields: Mapping[bytes, bytes]) -> Entry:
         """Raises KeyError, TypeError or ValueError for what is no entry."""
-        request, attempt, seq, type_, data = json.loads(fields[b"e"])
+        return cls.of(json.loads(fields[b"e"]))
+
+    @classmethod
+    def of(cls, body: Any) -> Entry:
+        """From one of `bodies_of`. Raises TypeError or ValueError for what is no entry."""
+        request, attempt, seq, type_, data = body
         if not isinstance(data, dict) or not isinstance(seq, int) or not isinstance(request, str):
             raise ValueError(f"not an entry: {request!r}, {seq!r}, data of type {type(data).__name__}")
         return cls(request, attempt, seq, type_, data)
@@ -92,16 +100,55 @@ class Entry:
 
 @dataclass(frozen=True)
 class Write:
-    """An entry on its way to a stream of at most `length` entries, which is forgotten `ttl_ms` after the last one."""
+    """An entry on its way to a stream of at most `length` entries, which is forgotten `ttl_ms` after the last one.
+
+    One that `joins` may travel in one message with others of its stream, whose reader knows `bodies_of`.
+    """
 
     stream: str
     packed: dict[str, bytes]
     length: int = STREAM_LENGTH
     ttl_ms: int = STREAM_TTL_S * 1000
+    joins: bool = False
+
+
+def bodies_of(fields: Mapping[bytes, bytes]) -> list[Any]:
+    """What `Entry.of` reads of a message: one body or several. Raises KeyError or ValueError."""
+    several = fields.get(b"m")
+    if several is None:
+        return [json.loads(fields[b"e"])]
+    found = json.loads(several)
+    if not isinstance(found, list):
+        raise ValueError(f"not a list of entries: {type(found).__name__}")
+    return found
+
+
+def together(writes: Sequence[Write]) -> list[Write]:
+    """The same with fewer messages: a reader pays for each of them more than for what is in it."""
+    kept: list[Write] = []
+    bodies: dict[int, list[bytes]] = {}
+    # By stream, the place of the message that the next one may join, and how long that is.
+    last: dict[str, tuple[int, int]] = {}
+    for one in writes:
+        body = one.packed.get(ONE) if one.joins else None
+        if body is None:
+            kept.append(one)
+            continue
+        place, size = last.get(one.stream, (0, TOGETHER_BYTES))
+        if size + len(body) > TOGETHER_BYTES:
+            place, size = len(kept), 0
+            kept.append(one)
+        bodies.setdefault(place, []).append(body)
+        last[one.stream] = (place, size + len(body))
+    for place, several in bodies.items():
+        if len(several) > 1:
+            kept[place] = replace(kept[place], packed={SEVERAL: b"[" + b",".join(several) + b"]"})
+    return kept
 
 
 def write(client: redis.Redis, writes: Sequence[Write]) -> None:
     """All of them in one go, each stream in its order. Raises RedisError."""
+    writes = together(writes)
     with client.pipeline(transaction=False) as pipe:
         for one in writes:
             pipe.xadd(one.stream, one.packed, maxlen=one.length, approximate=one.length > 1)  # type: ignore[arg-type]

@@ -122,11 +122,11 @@ def test_a_caller_that_leaves_as_an_entry_comes_has_left(redis_url: str) -> None
         answer = asyncio.create_task(texts(call(client)))
         await fake.asked(1)
         fake.accept(1)
-        (pending,) = client._pending.values()
-        while pending.worker is None:
+        (box,) = client.replies.boxes.values()
+        while box.worker is None:
             await asyncio.sleep(0)
         # Both in one turn of the loop: the entry that would be taken next must not undo the cancelling.
-        client._hand_out(Entry(fake.sent[0]["request"], 1, 1, "token", {"text": "a"}))
+        client.replies.hand_out(Entry(fake.sent[0]["request"], 1, 1, "token", {"text": "a"}))
         answer.cancel()
         await asyncio.wait([answer], timeout=20)
         assert answer.cancelled()

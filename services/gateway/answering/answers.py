@@ -40,11 +40,9 @@ class Answer:
 
     def token(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Take a `token` entry of one choice; returns its chunk."""
-        self._see_first()
         index, text = int(data.get("choice", 0)), str(data["text"])
         before = self.texts.get(index, "")
-        self.texts[index] = before + text
-        self.counts["completion_tokens"] += int(data.get("tokens", 1))
+        self.add(index, text, int(data.get("tokens", 1)))
         reason = data.get("finish_reason")
         if reason is not None:
             self._ended.add(index)
@@ -63,6 +61,16 @@ class Answer:
             calls_before=calls_before,
         )
         return self._end(made, index) if reason is not None else self._chunk(made)
+
+    def add(self, index: int, text: str, tokens: int) -> None:
+        """Take text of a choice, and how many tokens it was."""
+        self._see_first()
+        self.texts[index] = self.texts.get(index, "") + text
+        self.counts["completion_tokens"] += tokens
+
+    def text_chunk(self, index: int, text: str) -> dict[str, Any]:
+        """The chunk of a choice's text in its middle, which is not taken."""
+        return self._chunk(answers.piece(self.endpoint, index, text))
 
     def done(self, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Take the `done` entry; yields chunks of text that no `token` entry brought, and of each choice's end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from anyio import CancelScope, to_thread
 from fastapi import Request
@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse, Response
 
 from services.gateway.answering import marking_repository, sse
 from services.gateway.answering.answers import Answer
+from services.gateway.answering.events import Events
 from services.gateway.answering.guarded import Guarded
 from services.gateway.answering.ledger import Ledger
-from services.gateway.answering.places import Chunks
 from services.gateway.answering.resumable import Resumable, about
 from services.gateway.answering.stored import Storing
 from services.gateway.auth import Caller
@@ -86,19 +86,22 @@ async def complete(
         await gateway.kept.open(keep, told)
         headers["content-location"] = f"{endpoint}/{answer.id}"
     entries: AsyncIterator[Entry]
+    at_hand: Callable[[], bool] = _never
     if said is not None:
         entries = _saying(said, asked.n)
     else:
-        entries = gateway.live.call(
+        entries = called = gateway.live.call(
             call_of(asked, ref),
             pool=gateway.settings.pool,
             tenant=str(caller.tenant),
             max_in_flight=caller.max_live,
             accept_s=accept_s,
             parent=request.state.span.traceparent,
-            enough=guarded.enough if guarded else lambda: False,
+            enough=guarded.enough if guarded else _never,
             keep=keep,
         )
+        if guarded is None and storing is None and keep is None:
+            at_hand = called.at_hand
     if guarded is not None:
         entries = guarded.entries(entries)
     if storing is not None:
@@ -119,7 +122,7 @@ async def complete(
     if first is None:
         ledger.close("ok")
         return JSONResponse(answer.whole(), headers=headers)
-    return sse.EventStream(_Chunks(request, entries, first, answer, ledger), headers)
+    return sse.EventStream(_Chunks(request, entries, first, answer, ledger, at_hand), headers)
 
 
 async def _saying(text: str, count: int) -> AsyncIterator[Entry]:
@@ -177,22 +180,35 @@ async def _all(entries: AsyncIterator[Entry], answer: Answer, headers: dict[str,
     return None
 
 
+def _never() -> bool:
+    return False
+
+
 class _Chunks:
-    """Chunks from the first token on. An error in the middle is told as an error, never as a quiet end.
+    """Events from the first token on, those in one piece that come at once. An error in the middle is told as an
+    error, never as a quiet end.
 
     `aclose` ends the work and writes the ledger, also where nobody has asked for a chunk: a generator that never
     began has no `finally` to run.
     """
 
     def __init__(
-        self, request: Request, entries: AsyncIterator[Entry], first: Entry, answer: Answer, ledger: Ledger
+        self,
+        request: Request,
+        entries: AsyncIterator[Entry],
+        first: Entry,
+        answer: Answer,
+        ledger: Ledger,
+        at_hand: Callable[[], bool] = _never,
     ) -> None:
+        """`at_hand` tells whether the next entry is there, and will come to an event; False is always right."""
         self._state = request.state
         self._resumable = entries if isinstance(entries, Resumable) else None
         self._entries = entries
         self._first = first
         self._answer = answer
         self._ledger = ledger
+        self._at_hand = at_hand
         self._status = "cancelled"
         self._made = self._make()
 
@@ -211,24 +227,29 @@ class _Chunks:
         await self._entries.aclose()  # type: ignore[attr-defined]
 
     async def _make(self) -> AsyncGenerator[bytes, None]:
-        chunks = Chunks(self._answer, placed=self._resumable is not None)
+        events = Events(self._answer, placed=self._resumable is not None)
+        told: list[bytes] = []
         try:
             async for entry in _chain(self._first, self._entries):
-                for place, chunk in chunks.take(entry):
-                    yield sse.event(chunk, id_=str(place) if self._resumable else None)
-                if entry.type == "waiting":
-                    yield sse.comment(entry.data["message"])
+                told += events.take(entry)
+                if told and entry.type != "done" and not self._at_hand():
+                    yield b"".join(told)
+                    told.clear()
+            told.append(sse.DONE)
+            yield b"".join(told)
+            # Who did not take the last of it has not got the answer.
             self._status = "ok"
-            yield sse.DONE
+            return
         except HeliuError as exc:
             self._status = "error"
             self._state.span.fail(exc.message)
-            yield sse.event({"error": error_object(exc, self._state.trace_id)})
+            told.append(sse.event({"error": error_object(exc, self._state.trace_id)}))
         except Exception as exc:
             self._status = "error"
             self._state.span.fail(type(exc).__name__)
             log.exception("stream_failed", extra={"trace_id": self._state.trace_id})
-            yield sse.event({"error": error_object(internal_error(), self._state.trace_id)})
+            told.append(sse.event({"error": error_object(internal_error(), self._state.trace_id)}))
+        yield b"".join(told)
 
 
 async def _chain(first: Entry, rest: AsyncIterator[Entry]) -> AsyncIterator[Entry]:

@@ -82,3 +82,44 @@ def test_a_server_that_evicts_is_refused(redis_url: str) -> None:
     finally:
         client.config_set("maxmemory-policy", "noeviction")
         client.close()
+
+
+def write(stream: str, text: str, *, joins: bool = True) -> streams.Write:
+    return streams.Write(stream, Entry("r", 1, 0, "token", {"text": text}).pack(), joins=joins)
+
+
+def told(writes: list[streams.Write]) -> list[tuple[str, list[str]]]:
+    """(stream, texts) of each message."""
+    found = []
+    for one in writes:
+        fields = {name.encode(): value for name, value in one.packed.items()}
+        found.append((one.stream, [Entry.of(body).data["text"] for body in streams.bodies_of(fields)]))
+    return found
+
+
+def test_entries_of_one_stream_travel_together_in_their_order() -> None:
+    writes = [
+        write("a", "1"),
+        write("b", "2"),
+        write("kept", "3", joins=False),
+        write("a", "4"),
+        write("a", "5"),
+    ]
+    assert told(streams.together(writes)) == [("a", ["1", "4", "5"]), ("b", ["2"]), ("kept", ["3"])]
+
+
+def test_entries_that_are_kept_one_by_one_do_not_join() -> None:
+    writes = [write("kept", "1", joins=False), write("kept", "2", joins=False)]
+    assert told(streams.together(writes)) == [("kept", ["1"]), ("kept", ["2"])]
+
+
+def test_a_message_of_several_is_no_larger_than_it_may_be() -> None:
+    long = "x" * (streams.TOGETHER_BYTES // 2)
+    writes = [write("a", long), write("a", "1"), write("a", long), write("a", "2")]
+    assert told(streams.together(writes)) == [("a", [long, "1"]), ("a", [long, "2"])]
+
+
+@pytest.mark.parametrize("fields", [{b"m": b"3"}, {b"m": b"{}"}, {b"m": b"nonsense"}, {b"x": b"[]"}])
+def test_what_is_no_message_of_several_is_refused(fields: dict[bytes, bytes]) -> None:
+    with pytest.raises((KeyError, ValueError)):
+        streams.bodies_of(fields)

@@ -14,6 +14,7 @@ from services.gateway.answering import sse
 from services.gateway.answering.answers import Answer
 from services.gateway.answering.completions import _Chunks
 from shared.contracts.answers import CHAT
+from shared.errors import Unavailable
 from shared.streams import Entry
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2}
@@ -83,3 +84,34 @@ def test_an_answer_whose_client_goes_is_cancelled(moment: int) -> None:
 def test_an_answer_whose_client_went_before_the_stream_began_is_cancelled() -> None:
     rows, ended, _ = asyncio.run(served(None, gone_at_once=True))
     assert (rows, ended) == (["cancelled"], True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_entries_that_are_there_at_once_leave_in_one_piece(fails: bool) -> None:
+    """Of three tokens the second and the third come together; what comes last goes with the mark of the end."""
+    pieces, rows = asyncio.run(pieces_of([False, True, False, False], fails=fails))
+    assert [piece.count(b"data: ") for piece in pieces] == [2, 2, 1 if fails else 2]
+    assert [b'"content":"a"' in pieces[0], b'"content":"b"' in pieces[1], b'"content":"c"' in pieces[1]] == [
+        True
+    ] * 3
+    assert (b"data: [DONE]" in pieces[-1], b'"error"' in pieces[-1]) == (not fails, fails)
+    assert rows == ["error" if fails else "ok"]
+
+
+async def pieces_of(at_hand: list[bool], *, fails: bool) -> tuple[list[bytes], list[str]]:
+    """The pieces of an answer of three tokens, `at_hand` saying after each entry whether the next is there."""
+
+    async def work() -> AsyncIterator[Entry]:
+        for seq, text in enumerate("abc"):
+            yield entry(seq, "token", text=text, tokens=1)
+        if fails:
+            raise Unavailable("gone", code="worker_lost")
+        yield entry(3, "done", choices=[{"text": "abc", "finish_reason": "stop"}], usage=USAGE)
+
+    ledger, entries, told = Ledger(), work(), iter(at_hand)
+    span = SimpleNamespace(fail=lambda _: None)
+    request: Any = SimpleNamespace(state=SimpleNamespace(trace_id="0" * 32, span=span))
+    chunks = _Chunks(request, entries, await anext(entries), Answer(CHAT, "m"), ledger, lambda: next(told))  # type: ignore[arg-type]
+    pieces = [piece async for piece in chunks]
+    await chunks.aclose()
+    return pieces, ledger.rows
