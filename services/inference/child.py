@@ -26,16 +26,8 @@ if __name__ == "__main__":
 from services.inference.aside import Aside, Detokenize, Tokenize
 from services.inference.engine.accelerator import describe, settled
 from services.inference.engine.engine import Engine
-from services.inference.engine.request import (
-    Embedded,
-    EngineConfig,
-    Event,
-    Failed,
-    Finished,
-    Loaded,
-    Scored,
-    TokenDelta,
-)
+from services.inference.engine.events import Embedded, Event, Failed, Finished, Loaded, Scored, TokenDelta
+from services.inference.engine.request import EngineConfig
 from services.inference.wire import (
     CONFIGURE,
     OPERATION,

@@ -9,19 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from services.inference.aside import Detokenize, Folder, OfModel, Tokenize
-from services.inference.engine.request import (
-    Embedded,
-    Finished,
-    ModelRef,
-    Priority,
-    Request,
-    Sampling,
-    Scored,
-    Scores,
-    TokenLogprob,
-    Tools,
-    Vector,
-)
+from services.inference.engine.events import Embedded, Finished, Scored, TokenLogprob
+from services.inference.engine.request import ModelRef, Priority, Request, Sampling, Scores, Tools, Vector
 from shared.contracts.generation_config import NAMES
 from shared.errors import HeliuError, InvalidInput
 from shared.frames import Frame

@@ -11,7 +11,8 @@ import sys
 import time
 
 from services.inference.engine.engine import Engine
-from services.inference.engine.request import EngineConfig, Failed, ModelRef, Priority, Request, Sampling
+from services.inference.engine.events import Failed
+from services.inference.engine.request import EngineConfig, ModelRef, Priority, Request, Sampling
 from shared.frames import Frame, claim_stdout, read_frames
 
 

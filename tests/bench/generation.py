@@ -22,15 +22,8 @@ from typing import Any
 import torch
 
 from services.inference.engine.engine import Engine
-from services.inference.engine.request import (
-    EngineConfig,
-    Finished,
-    ModelRef,
-    Priority,
-    Request,
-    Sampling,
-    TokenDelta,
-)
+from services.inference.engine.events import Finished, TokenDelta
+from services.inference.engine.request import EngineConfig, ModelRef, Priority, Request, Sampling
 from shared.contracts.structured import json_schema
 from tests.bench import make_model, peers
 from tests.unit.inference.tiny_models import prompts, save_adapter
@@ -147,10 +140,11 @@ def against_peers(bench: Bench) -> list[dict[str, Any]]:
         ),
         figure(
             "engine_vs_matmuls",
-            pair(uniform, partial(peers.matmuls, model, bench.count, bench.answer)),
+            pair(uniform, partial(peers.matmuls, model, bench.count, bench.answer, len(uniform[0]))),
             "tokens/s",
             "the model's own matrix products alone",
-            f"as many steps of {bench.count} rows through its linear layers and nothing else; floor 0.35, goal 0.60",
+            f"as many prompt tokens and steps of {bench.count} rows through its linear layers and nothing else; "
+            "floor 0.35, goal 0.60",
         ),
     ]
 
@@ -184,10 +178,10 @@ def adapters(narrow: Bench) -> list[dict[str, Any]]:
             partial(bench.run, texts, bench.answer, adapters=refs[:8]),
             partial(bench.run, texts, bench.answer),
         )
-        short = min(bench.answer, 16)
         model = peers.load_adapters(base, paths)
         mixed = bench.in_turns(
-            partial(bench.run, texts, short, adapters=refs), partial(peers.peft, model, texts, short)
+            partial(bench.run, texts, bench.answer, adapters=refs),
+            partial(peers.peft, model, texts, bench.answer),
         )
         bench.engine.close()
     shape = f"hidden size {hidden}, 2 layers, {bench.count} prompts of 16 to 63 tokens, rank 16 on all linear layers"
@@ -198,7 +192,7 @@ def adapters(narrow: Bench) -> list[dict[str, Any]]:
             mixed,
             "tokens/s",
             "PEFT's mixed batch",
-            f"{many} of them, {short} tokens each; floor 5, goal 10",
+            f"{many} of them, {bench.answer} tokens each; floor 5, goal 10",
         ),
     ]
 

@@ -13,15 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from services.inference.engine.codec import Codec
-from services.inference.engine.request import (
-    EngineConfig,
-    Failed,
-    Finished,
-    ModelRef,
-    Priority,
-    Request,
-    Sampling,
-)
+from services.inference.engine.events import Failed, Finished
+from services.inference.engine.request import EngineConfig, ModelRef, Priority, Request, Sampling
 from services.inference.engine.runner import ModelRunner
 from services.inference.engine.runtime import Runtime
 

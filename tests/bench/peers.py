@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 BATCH = 16
+PIECE = 1_024
 PAD = 0
 
 
@@ -87,14 +88,27 @@ def peft(model: Any, prompts: Sequence[Sequence[int]], tokens: int) -> float:
 
 
 @torch.inference_mode()
-def matmuls(model: Any, rows: int, steps: int) -> float:
-    """The model's matrix products of `steps` decode steps of `rows` rows, and nothing else."""
+def matmuls(model: Any, rows: int, steps: int, prompt: int) -> float:
+    """The model's matrix products for `rows` prompts of `prompt` tokens and `steps` decode steps, and nothing else.
+
+    Prompts go through in pieces of PIECE tokens; of them only the last has logits, as everywhere.
+    """
+    head = model.get_output_embeddings()
     layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    inputs = {size: torch.randn(rows, size) for size in {layer.in_features for layer in layers}}
-    for layer in layers:
-        layer(inputs[layer.in_features])
-    started = time.perf_counter()
-    for _ in range(steps):
-        for layer in layers:
-            layer(inputs[layer.in_features])
-    return rows * steps / (time.perf_counter() - started)
+    counts = [*[PIECE] * (rows * prompt // PIECE), rows * prompt % PIECE, *[rows] * steps]
+    inputs = {
+        (count, size): torch.randn(count, size)
+        for count in set(counts)
+        for size in {layer.in_features for layer in layers}
+    }
+
+    def run(counts: Sequence[int]) -> float:
+        started = time.perf_counter()
+        for number, count in enumerate(counts):
+            for layer in layers:
+                if layer is not head or number >= len(counts) - steps:
+                    layer(inputs[count, layer.in_features])
+        return time.perf_counter() - started
+
+    run(counts[-1:])
+    return rows * steps / run(counts)

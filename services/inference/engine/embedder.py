@@ -7,85 +7,39 @@ Knows no generation.
 
 from __future__ import annotations
 
-import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
-
+from services.inference.engine.embedder_item import (
+    Item,
+    cause,
+    failed,
+    finished,
+    scored,
+)
+from services.inference.engine.embedder_line import Line
 from services.inference.engine.encoder import Encoder
-from services.inference.engine.head import Head
-from services.inference.engine.loading import weight_bytes
-from services.inference.engine.request import (
+from services.inference.engine.events import (
     Embedded,
-    EngineConfig,
     Event,
     Failed,
     Finished,
     FinishReason,
     Loaded,
-    ModelRef,
-    Priority,
-    Request,
     Scored,
-    Scores,
-    Span,
     Timings,
     Usage,
 )
-from services.inference.engine.scheduler import FairQueue
-from services.inference.engine.vectors import check_dimensions, packed
+from services.inference.engine.head import Head
+from services.inference.engine.loading import weight_bytes
+from services.inference.engine.request import EngineConfig, ModelRef, Priority, Request
 from shared.errors import HeliuError, NotFound
-
-log = logging.getLogger(__name__)
 
 # Tokens of a slice, padding included, where no live answer grows beside it: more of them are not faster.
 SLICE_TOKENS = 512
-# A round is what is sorted by length together: enough for little padding, and no longer than a new one may wait.
-ROUND_TEXTS = 64
-ROUND_CHARACTERS = 32 * 1024
 # A busy encoder serves this many slices before it leaves for another, or two that alternate would never run.
 LEAST_SLICES = 16
-
-
-@dataclass(eq=False)
-class Item:
-    """One text on its way; times are the engine's clock."""
-
-    request: Request
-    order: int
-    received: float
-    received_ns: int
-    tokens: list[int] = field(default_factory=list)
-    # How many of the last tokens are a second text's.
-    second: int = 0
-
-    @property
-    def tenant(self) -> str:
-        return self.request.tenant
-
-
-class _Line:
-    """What waits for one encoder or head, and the model while it is in memory."""
-
-    def __init__(self, ref: ModelRef, reader: type[Encoder]) -> None:
-        self.ref = ref
-        self.reader = reader
-        self.encoder: Encoder | None = None
-        self.waiting: dict[Priority, FairQueue[Item]] = {priority: FairQueue() for priority in Priority}
-        # The next texts, tokenized, longest first.
-        self.rounds: dict[Priority, deque[Item]] = {priority: deque() for priority in Priority}
-        self.last_used = 0.0
-        self.slices = 0
-
-    def wants(self, priority: Priority) -> bool:
-        return bool(len(self.waiting[priority]) or self.rounds[priority])
-
-    @property
-    def idle(self) -> bool:
-        return not any(self.wants(priority) for priority in Priority)
 
 
 @dataclass(frozen=True)
@@ -119,9 +73,9 @@ class Embedder:
         self._beside = beside
         self._make_room = make_room
         self._on_wake = on_wake
-        self._lines: dict[tuple[str, type[Encoder]], _Line] = {}
+        self._lines: dict[tuple[str, type[Encoder]], Line] = {}
         self._items: dict[str, Item] = {}
-        self.loads: dict[Future[Encoder], tuple[_Line, float]] = {}
+        self.loads: dict[Future[Encoder], tuple[Line, float]] = {}
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._items
@@ -203,26 +157,26 @@ class Embedder:
         for line in held:
             self._evict(line)
 
-    def _line_of(self, request: Request) -> _Line:
+    def _line_of(self, request: Request) -> Line:
         """The line of a request's model, which is made where there is none: a folder may be read as an encoder and as
         a head."""
         reader = Head if request.scores is not None else Encoder
-        return self._lines.setdefault((request.base.id, reader), _Line(request.base, reader))
+        return self._lines.setdefault((request.base.id, reader), Line(request.base, reader))
 
-    def _forget(self, line: _Line) -> None:
+    def _forget(self, line: Line) -> None:
         self._lines.pop((line.ref.id, line.reader), None)
 
-    def _held(self) -> Iterator[_Line]:
+    def _held(self) -> Iterator[Line]:
         return (line for line in self._lines.values() if line.encoder is not None)
 
-    def _evict(self, line: _Line) -> None:
+    def _evict(self, line: Line) -> None:
         line.encoder = None
         if line.idle:
             self._forget(line)
 
     # --- loads
 
-    def _want(self, line: _Line) -> None:
+    def _want(self, line: Line) -> None:
         if any(loading is line for loading, _ in self.loads.values()):
             return
         while sum(1 for _ in self._held()) + len(self.loads) >= self._config.max_encoders:
@@ -266,11 +220,11 @@ class Embedder:
                 self._lines[line.ref.id, line.reader] = line
                 events.append(Loaded("encoder", line.ref.id, line.last_used - started))
 
-    def _fail_line(self, line: _Line, error: HeliuError, events: list[Event]) -> None:
+    def _fail_line(self, line: Line, error: HeliuError, events: list[Event]) -> None:
         self._forget(line)
         for priority in Priority:
             waiting = [*line.rounds[priority], *line.waiting[priority]]
-            events.extend(_failed(item, error) for item in waiting)
+            events.extend(failed(item, error) for item in waiting)
 
     # --- slices
 
@@ -281,33 +235,11 @@ class Embedder:
                 if not line.wants(priority):
                     continue
                 assert line.encoder is not None
-                if not line.rounds[priority]:
-                    line.rounds[priority].extend(self._round(line.encoder, line.waiting[priority], events))
+                items = line.next_slice(line.encoder, priority, tokens, events)
                 line.last_used = self._clock()
                 line.slices += 1
-                items = take_slice(line.rounds[priority], tokens)
                 self._compute(line.encoder, items, self._clock(), events)
                 return
-
-    def _round(self, encoder: Encoder, waiting: FairQueue[Item], events: list[Event]) -> list[Item]:
-        """The next texts, tokenized, longest first."""
-        texts: list[Item] = []
-        characters = tried = 0
-        while len(waiting) and tried < ROUND_TEXTS and characters < ROUND_CHARACTERS:
-            item = waiting.pop()
-            request = item.request
-            tried += 1
-            characters += len(request.prompt or request.prompt_ids or ())
-            characters += len(request.scores.pair or "") if request.scores is not None else 0
-            try:
-                _tokenize(item, encoder)
-                texts.append(item)
-            except HeliuError as error:
-                events.append(_failed(item, error))
-            except Exception as exc:  # whatever a tokenizer raises, it is this text's alone
-                log.exception("tokenize_failed")
-                events.append(_failed(item, HeliuError(f"the text cannot be prepared: {type(exc).__name__}")))
-        return sorted(texts, key=lambda item: -len(item.tokens))
 
     def _compute(self, encoder: Encoder, items: list[Item], started: float, events: list[Event]) -> None:
         """A slice that fails is repeated in halves until the text at fault stands alone."""
@@ -320,95 +252,11 @@ class Embedder:
                 self._compute(encoder, items[: len(items) // 2], started, events)
                 self._compute(encoder, items[len(items) // 2 :], started, events)
             else:
-                events.append(_failed(items[0], _cause(exc)))
+                events.append(failed(items[0], cause(exc)))
             return
         now = self._clock()
         for item, vector in zip(items, vectors, strict=True):
             if isinstance(encoder, Head):
-                events.append(_scored(item, encoder, vector, started, now))
+                events.append(scored(item, encoder, vector, started, now))
             else:
                 events.append(finished(item, vector, started, now, normalize=encoder.normalizes))
-
-
-def _tokenize(item: Item, encoder: Encoder) -> None:
-    request = item.request
-    if isinstance(encoder, Head):
-        wanted = request.scores or Scores()
-        item.tokens, item.second = encoder.pair(request.prompt or "", wanted.pair, wanted.truncate)
-        return
-    if request.vector is not None:
-        check_dimensions(request.vector.dimensions, encoder.width)
-    item.tokens = (
-        encoder.checked(list(request.prompt_ids))
-        if request.prompt_ids is not None
-        else encoder.tokens(request.prompt or "")
-    )
-
-
-def take_slice(texts: deque[Item], tokens: int) -> list[Item]:
-    """The first of texts sorted by length that have at most `tokens` with their padding; one alone may have more."""
-    taken: list[Item] = []
-    while texts and (not taken or (len(taken) + 1) * len(taken[0].tokens) <= tokens):
-        taken.append(texts.popleft())
-    return taken
-
-
-def finished(item: Item, vector: torch.Tensor, started: float, now: float, *, normalize: bool) -> Event:
-    """The end of a text whose vector is computed."""
-    if not torch.isfinite(vector).all():
-        return _failed(
-            item, HeliuError("the model's vector of this text is not finite", code="model_output_invalid")
-        )
-    request = item.request
-    dimensions = request.vector.dimensions if request.vector is not None else None
-    return Embedded(
-        request.id,
-        packed(vector, dimensions=dimensions, normalize=normalize),
-        len(item.tokens),
-        started - item.received,
-        now - started,
-        _spans(item, "engine.embed", started, now),
-    )
-
-
-def _scored(item: Item, head: Head, logits: torch.Tensor, started: float, now: float) -> Event:
-    if not torch.isfinite(logits).all():
-        return _failed(
-            item, HeliuError("the model's scores of this text are not finite", code="model_output_invalid")
-        )
-    request = item.request
-    predictions, labels = head.predictions(logits, (request.scores or Scores()).top_k)
-    return Scored(
-        request.id,
-        predictions,
-        labels,
-        len(item.tokens),
-        started - item.received,
-        now - started,
-        _spans(item, "engine.score", started, now),
-    )
-
-
-def _spans(item: Item, work: str, started: float, now: float) -> tuple[Span, ...]:
-    def nanoseconds(moment: float) -> int:
-        return item.received_ns + int((moment - item.received) * 1e9)
-
-    begun, priority = nanoseconds(started), str(item.request.priority)
-    return (
-        Span("engine.queue", item.received_ns, begun, {"priority": priority}),
-        Span(work, begun, nanoseconds(now), {"tokens": len(item.tokens)}),
-    )
-
-
-def _failed(item: Item, error: HeliuError) -> Failed:
-    return Failed(item.request.id, error.code, error.message, error.param, error.retryable)
-
-
-def _cause(exc: Exception) -> HeliuError:
-    if isinstance(exc, HeliuError):
-        return exc
-    if isinstance(exc, (MemoryError, torch.OutOfMemoryError)):
-        return HeliuError("the machine's memory does not hold this text", code="out_of_memory")
-    # Its text can hold anything, and goes to the log alone.
-    log.error("encode_failed", exc_info=exc)
-    return HeliuError(f"the forward pass failed: {type(exc).__name__}", code="engine_failed")

@@ -10,20 +10,20 @@ import torch
 
 from services.inference.engine.codec import Codec
 from services.inference.engine.detokenize import Detokenizer
-from services.inference.engine.grammar import Constraint
-from services.inference.engine.request import (
+from services.inference.engine.events import (
     Embedded,
     Event,
     Failed,
     Finished,
     FinishReason,
-    Request,
     Span,
     Timings,
     TokenDelta,
     TokenLogprob,
     Usage,
 )
+from services.inference.engine.grammar import Constraint
+from services.inference.engine.request import Request
 from services.inference.engine.sampler import Choice, Pick
 from services.inference.engine.scheduler import Sequence
 from services.inference.engine.vectors import packed

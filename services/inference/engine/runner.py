@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -24,13 +23,13 @@ from services.inference.engine.attention import (
     StepBatch,
     UnsupportedModel,
 )
-from services.inference.engine.blocks import PADDING_BLOCK, BlockAllocator
-from services.inference.engine.decode_rows import DecodeGroup
-from services.inference.engine.decode_slots import DecodeSlots, cut
+from services.inference.engine.blocks import BlockAllocator
+from services.inference.engine.decode_slots import DecodeSlots
 from services.inference.engine.gpu_attention import GpuStep, chunks_of, decodes_of, sent
 from services.inference.engine.graphs import DecodeGraphs, DecodeRow, Inputs, Outputs
 from services.inference.engine.linear import pack_linears
 from services.inference.engine.loading import load_model
+from services.inference.engine.order import Order, ordered
 from services.inference.engine.paged_cache import PagedCache
 from services.inference.engine.request import EngineConfig, Priority
 from services.inference.engine.scheduler import Row, Sequence
@@ -38,32 +37,9 @@ from shared.errors import HeliuError
 
 log = logging.getLogger(__name__)
 
-# A new group of gathered keys and values is opened when padding would cost more than one more round of small matmuls.
-_GROUP_WASTE_TOKENS = 512
-# A group's gathered keys and values do not grow past this, which bounds the memory that they take.
-_GROUP_TOKENS = 4_096
 _PROBE_TOKENS = 9
 # How far paged attention may be from the model's own, as a share of the logits' size, in 16 bits.
 _HALF_TOLERANCE = 0.1
-
-
-@dataclass(frozen=True)
-class Order:
-    """A step's rows as their tokens lie in it: those of one token first.
-
-    `reading` are the latter as attention reads them: the first `placed`, which are in slots, then by length.
-    """
-
-    rows: list[Row]
-    reading: list[Row]
-    placed: int = 0
-
-    def there(self) -> list[int] | None:
-        """Where each of `reading` lies; None where all lie as they are read."""
-        if self.reading == self.rows[: len(self.reading)]:
-            return None
-        place = {row.sequence: number for number, row in enumerate(self.rows[: len(self.reading)])}
-        return [place[row.sequence] for row in self.reading]
 
 
 class ModelRunner:
@@ -163,21 +139,12 @@ class ModelRunner:
         self._hidden = inputs[0]
 
     def _ordered(self, rows: Rows[Row]) -> Order:
-        """Decodes and then chunks, by adapter both: plain attention alone reads decodes in an order of its own."""
         decodes = {row.sequence: row for row in sorted(rows, key=lambda row: row.start) if row.count == 1}
-        chunks = [row for row in rows if row.count > 1]
         placed = self._slots.place(list(decodes)) if self._slots is not None else []
         reading = [decodes.pop(sequence) for sequence in placed] + list(decodes.values())
-        if not any(row.sequence.adapter for row in rows):
-            return Order(reading + chunks, reading, len(placed))
-        slots = self.step_adapters.slots
-
-        def slot(row: Row) -> int:
-            return -1 if row.sequence.adapter is None else slots[row.sequence.adapter]
-
-        chunks.sort(key=slot)
-        lying = sorted(reading, key=slot) if self.accelerator is None else reading
-        return Order(lying + chunks, reading, len(placed))
+        chunks = [row for row in rows if row.count > 1]
+        slots = self.step_adapters.slots_of([row.sequence.adapter for row in [*reading, *chunks]])
+        return ordered(reading, chunks, slots, placed=len(placed), as_read=self.accelerator is not None)
 
     def _batch(self, order: Order) -> tuple[StepBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The step, its ids and positions (1, T), and which of its tokens have logits: those sampled, or the first."""
@@ -209,7 +176,7 @@ class ModelRunner:
         at = numbers[2 * count : 3 * count]
         if self.accelerator is None:
             copies = self._slots.step() if self._slots is not None and placed else None
-            groups = self._groups(order.reading[placed:], placed)
+            groups = order.groups(size, self.device)
             in_place = copies.groups if copies is not None else []
             there = order.there()
             reading = None if there is None else Reading.of(self._tensor(there))
@@ -291,29 +258,6 @@ class ModelRunner:
         logits, hidden = found
         self._hidden = hidden.unsqueeze(0)
         return logits
-
-    def _groups(self, rows: list[Row], first: int) -> list[DecodeGroup]:
-        """The decodes that are read from `first` on, sorted by length, in groups that little is padded in."""
-        groups = []
-        lengths = [row.start + 1 for row in rows]
-        for start, end in cut(lengths, waste=_GROUP_WASTE_TOKENS, most=_GROUP_TOKENS):
-            longest = lengths[end - 1]
-            count = self.allocator.blocks_for(longest)
-            tables = [
-                row.sequence.blocks[:count] + [PADDING_BLOCK] * (count - len(row.sequence.blocks))
-                for row in rows[start:end]
-            ]
-            groups.append(
-                DecodeGroup(
-                    first + start,
-                    first + end,
-                    self._tensor(lengths[start:end]),
-                    longest,
-                    count * self.allocator.block_size,
-                    self._tensor(tables),
-                )
-            )
-        return groups
 
     def _tensor(self, values: list[Any]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)

@@ -16,15 +16,10 @@ import torch
 from services.inference.engine.adapter_folder import AdapterWeights, UnsupportedAdapter
 from services.inference.engine.codec import Codec
 from services.inference.engine.detokenize import Detokenizer
+from services.inference.engine.events import Event, FinishReason
 from services.inference.engine.generation import Generation, conclude, delta, embedded, failure
 from services.inference.engine.grammar import Constraint, GrammarFailed, MaskMaker
-from services.inference.engine.request import (
-    EngineConfig,
-    Event,
-    FinishReason,
-    Request,
-    Sampling,
-)
+from services.inference.engine.request import EngineConfig, Request, Sampling
 from services.inference.engine.runner import ModelRunner
 from services.inference.engine.sampler import Choice, choose
 from services.inference.engine.scheduler import Row, Scheduler, Sequence

@@ -18,7 +18,8 @@ import pytest
 
 from services.inference.child import Child, read_into
 from services.inference.engine.engine import Engine
-from services.inference.engine.request import EngineConfig, Priority, TokenDelta
+from services.inference.engine.events import TokenDelta
+from services.inference.engine.request import EngineConfig, Priority
 from services.inference.wire import OPERATION, Generate, parse, to_request
 from shared.errors import InvalidInput
 from shared.frames import Frame, read_frames, write_frame

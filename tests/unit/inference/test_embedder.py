@@ -11,22 +11,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from services.inference.engine.embedder import SLICE_TOKENS, Item, take_slice
+from services.inference.engine.embedder import SLICE_TOKENS
+from services.inference.engine.embedder_item import Item, take_slice
 from services.inference.engine.engine import Engine
-from services.inference.engine.request import (
-    Embedded,
-    EngineConfig,
-    Event,
-    Failed,
-    Finished,
-    FinishReason,
-    Loaded,
-    ModelRef,
-    Priority,
-    Request,
-    Sampling,
-    Vector,
-)
+from services.inference.engine.events import Embedded, Event, Failed, Finished, FinishReason, Loaded
+from services.inference.engine.request import EngineConfig, ModelRef, Priority, Request, Sampling, Vector
 from tests.unit.inference.tiny_encoders import plain, save_encoder, write
 from tests.unit.inference.tiny_models import CONTEXT, CORPUS, FAMILIES, prompts, save_adapter, save_model
 

@@ -11,22 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from services.inference.engine import decode_slots, runner
+from services.inference.engine import decode_slots, order, runner
 from services.inference.engine.engine import Engine
-from services.inference.engine.request import (
-    EngineConfig,
-    Event,
-    Failed,
-    Finished,
-    FinishReason,
-    Loaded,
-    ModelRef,
-    Priority,
-    Request,
-    Sampling,
-    TokenDelta,
-    Tools,
-)
+from services.inference.engine.events import Event, Failed, Finished, FinishReason, Loaded, TokenDelta
+from services.inference.engine.request import EngineConfig, ModelRef, Priority, Request, Sampling, Tools
 from services.inference.engine.runner import ModelRunner
 from shared.contracts.structured import json_schema, structured_outputs
 from shared.errors import ConfigurationError, Conflict, InvalidInput, NotFound, Unavailable
@@ -130,8 +118,8 @@ def test_groups_and_slots_of_decodes_do_not_change_the_answers(
     make: Callable[..., Engine], folder: Path, monkeypatch: pytest.MonkeyPatch, slot: int
 ) -> None:
     """None in slots, those that outgrow theirs, and all."""
-    monkeypatch.setattr(runner, "_GROUP_TOKENS", 60)
-    monkeypatch.setattr(runner, "_GROUP_WASTE_TOKENS", 5)
+    monkeypatch.setattr(order, "_GROUP_TOKENS", 60)
+    monkeypatch.setattr(order, "_GROUP_WASTE_TOKENS", 5)
     monkeypatch.setattr(decode_slots, "_WASTE", 5)
     monkeypatch.setattr(
         runner, "DecodeSlots", lambda most, _, size: decode_slots.DecodeSlots(most, slot, size)

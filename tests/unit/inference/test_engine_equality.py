@@ -8,14 +8,8 @@ import pytest
 from peft import PeftModel
 
 from services.inference.engine.engine import Engine
-from services.inference.engine.request import (
-    EngineConfig,
-    Finished,
-    ModelRef,
-    Priority,
-    Request,
-    Sampling,
-)
+from services.inference.engine.events import Finished
+from services.inference.engine.request import EngineConfig, ModelRef, Priority, Request, Sampling
 from tests.unit.inference import tiny_models
 from tests.unit.inference.tiny_models import FAMILIES, build_model, greedy, prompts, save_adapter, save_model
 

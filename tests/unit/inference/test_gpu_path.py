@@ -16,10 +16,11 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from services.inference.engine import runner
 from services.inference.engine.accelerator import Accelerator, settled
 from services.inference.engine.engine import Engine
+from services.inference.engine.events import Failed, Finished
 from services.inference.engine.gpu_attention import Kernels
 from services.inference.engine.graphs import sizes_up_to
 from services.inference.engine.paged_decode import decode, write
-from services.inference.engine.request import EngineConfig, Failed, Finished, ModelRef, Request, Sampling
+from services.inference.engine.request import EngineConfig, ModelRef, Request, Sampling
 from services.inference.engine.runner import ModelRunner
 from shared.errors import ConfigurationError
 from tests.unit.inference.fake_gpu import FakeGpu

@@ -12,10 +12,11 @@ import torch
 
 from services.inference.engine.attention import UnsupportedModel
 from services.inference.engine.engine import Engine
+from services.inference.engine.events import Failed, Scored
 from services.inference.engine.head import Head
 from services.inference.engine.head_folder import read_head_folder
 from services.inference.engine.loading import BrokenModel, UnsafeModel
-from services.inference.engine.request import EngineConfig, Failed, ModelRef, Request, Scored, Scores, Vector
+from services.inference.engine.request import EngineConfig, ModelRef, Request, Scores, Vector
 from services.inference.inspection import inspect
 from tests.unit.inference.tiny_encoders import save_encoder
 from tests.unit.inference.tiny_heads import POSITIONS, plain_logits, save_head

@@ -12,7 +12,8 @@ import pytest
 
 from services.inference.choices import Choices, calls
 from services.inference.engine.engine import Engine
-from services.inference.engine.request import EngineConfig, Failed, Finished, ModelRef, Request, Sampling
+from services.inference.engine.events import Failed, Finished
+from services.inference.engine.request import EngineConfig, ModelRef, Request, Sampling
 from services.inference.wire import OPERATION, Generate, done_frame, parse, to_request
 from shared.contracts.generation_config import FILE, NAMES
 from shared.contracts.inference import ChatMessage, Completion

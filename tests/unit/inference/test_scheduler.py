@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from services.inference.engine.blocks import BlockAllocator
+from services.inference.engine.fair_queue import FairQueue
 from services.inference.engine.request import Priority
-from services.inference.engine.scheduler import FairQueue, Plan, Scheduler, Sequence
+from services.inference.engine.scheduler import Plan, Scheduler, Sequence
 
 LIVE, BATCH = Priority.LIVE, Priority.BATCH
 

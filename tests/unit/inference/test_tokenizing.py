@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from services.inference.engine.engine import Engine
+from services.inference.engine.events import Failed, Finished
 from services.inference.engine.loading import BrokenModel
-from services.inference.engine.request import EngineConfig, Failed, Finished, ModelRef, Request, Sampling
+from services.inference.engine.request import EngineConfig, ModelRef, Request, Sampling
 from services.inference.engine.tokenizing import HELD, Tokenizers
 from shared.errors import InvalidInput
 from tests.unit.inference.tiny_encoders import save_encoder
