@@ -15,9 +15,12 @@ from fastapi.routing import APIRoute
 
 from services.gateway.auth import PUBLIC
 from services.gateway.routes import artifacts, operator, upstreams
-from shared import keys
+from shared import keys, stored_chats
+from shared.contracts.inference import ChatMessage, Completion
+from shared.contracts.stored_chats import body_of
 from shared.errors import ConfigurationError
 from shared.settings import read_settings
+from shared.stored_chats import StoredChat
 from tests.integration.gateway_app import PEPPER, RunningGateway, running_gateway
 from tests.integration.labelling_app import Person, make_project
 
@@ -58,6 +61,7 @@ LABELLING = "/v1/labelling/projects/{project}"
 REGISTERED = "/v1/registry/{name}/versions/{number}"
 # What a route wants to read before it looks for what is named in its path.
 BODIES = {
+    "/v1/chat/completions/{completion_id}": {"metadata": {}},
     "/v1/sources/{name}": {"schedule": None},
     "/v1/sources/{name}/syncs": {},
     "/v1/webhooks/{endpoint_id}": {"events": ["job.dead"]},
@@ -257,6 +261,17 @@ def make_eval(gateway: RunningGateway, acme: httpx.Client) -> dict[str, str]:
     }
 
 
+def store_chat(gateway: RunningGateway) -> str:
+    """A stored chat of acme's."""
+    asked = Completion(messages=(ChatMessage(role="user", content="a"),))
+    choices = [{"text": "b", "finish_reason": "stop"}]
+    usage = {"prompt_tokens": 1, "completion_tokens": 1}
+    chat = StoredChat("chatcmpl-1", "m", ("m",), body_of(asked, created=1, choices=choices, usage=usage))
+    with gateway.as_tenant() as connection:
+        stored_chats.add(connection, gateway.tenants["acme"], chat)
+    return chat.id
+
+
 def make_registered(acme: httpx.Client) -> dict[str, str]:
     """A registered model of acme's with a version in staging, a decision of its gate, and nobody to approve it."""
     assert acme.post("/v1/registry", json={"name": "service"}).status_code == 200
@@ -314,6 +329,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         }
         assert acme.post("/v1/tasks", json={"name": "service", "spec": TASK}).status_code == 200
         names |= make_eval(gateway, acme) | make_registered(acme)
+        names["completion_id"] = store_chat(gateway)
         project = make_project(gateway, ["one"])
         labeller = Person(gateway, project, "li").id
         names |= {"project": project, "item_id": f"{project}-0", "labeller_id": labeller}
@@ -358,6 +374,7 @@ def test_what_is_another_tenants_is_not_there(gateway: RunningGateway) -> None:
         assert tried >= 30
         for path, cursor in (
             ("files", file),
+            ("chat/completions", names["completion_id"]),
             ("fine_tuning/jobs", tune),
             ("evaluations", evaluation),
             ("training/searches", search_id),
