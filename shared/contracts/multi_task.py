@@ -33,7 +33,7 @@ class MultiTaskParameters(TrunkParameters):
         "auto", description="As many rows as all tasks have, this often; `auto` by how many there are."
     )
     batch_size: Batch | Auto = Field(
-        "auto", description="Rows of a step, all of one task; `auto` is 32, fewer for small files."
+        "auto", description="Rows of a step, all of one task; `auto` is 32, fewer where a task has under 256."
     )
 
 

@@ -190,7 +190,7 @@ def _multi_task(
     length, longest = lengths_of(data, base, chosen(wanted.max_length, 512))
     known = [one for one in parts if one is not None]
     smallest = min((one.rows for one in known), default=128)
-    batch = chosen(wanted.batch_size, min(32, max(4, smallest // 4)))
+    batch = chosen(wanted.batch_size, min(32, max(4, smallest // 8)))
     rows, tokens, epochs = None, None, None
     if known and len(known) == len(parts):
         sizes = [size_of(one, base, longest) for one in known]

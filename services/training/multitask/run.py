@@ -140,7 +140,7 @@ def mix_of(parts: list[Part], method: str, wanted: MultiTaskHyperparameters, wid
     """The whole run's steps, chosen from the parts' sizes where nothing is asked for."""
     sizes = [len(part.training) for part in parts]
     count = sum(sizes)
-    batch_size = wanted.batch_size or min(32, max(4, min(sizes) // 4))
+    batch_size = wanted.batch_size or min(32, max(4, min(sizes) // 8))
     epochs = wanted.n_epochs or max(_FEWEST, min(_MOST, round(_ROWS / count)))
     steps = max(len(parts), -(-epochs * count // batch_size))
     if wanted.max_steps is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from services.gateway.training.places import Place
 from shared.contracts.encoders import TrainEncoder
 from shared.contracts.estimates import llama_shape, memory_of
 from shared.contracts.heads import TrainHead
+from shared.contracts.multi_task import TrainMultiTask
 from shared.contracts.preferences import TunePreferences
 from shared.contracts.training import FineTune, Pretrain
 
@@ -72,6 +74,18 @@ def test_every_method_of_a_head_has_a_plan(method: str) -> None:
     assert plan is not None
     assert (plan.batch_size, plan.demand.trainable > 0) == (32, True)
     assert plan.steps == {"full": 625, "lora": 625, "lstm": 1875, "frozen": 6250}[method]
+
+
+def test_steps_of_several_tasks_are_by_all_rows_and_the_smallest_file() -> None:
+    tasks = [{"name": n, "head": "single_label", "training": DATA} for n in "ab"]
+    job = TrainMultiTask.model_validate({"name": "m", "base": BASE, "method": "lora", "parts": tasks})
+    parts = [replace(ROWS, rows=104), replace(ROWS, rows=312)]
+    plan = plan_of(job, SHAPE, parts[0], parts)
+    assert plan is not None
+    assert (plan.batch_size, plan.epochs, plan.steps) == (13, 20, 640)
+    unread = plan_of(job, SHAPE, parts[0], [parts[0], None])
+    assert unread is not None
+    assert (unread.steps, unread.tokens) == (None, None)
 
 
 def test_an_encoder_has_a_plan_and_what_is_not_known_has_none() -> None:
