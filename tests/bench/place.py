@@ -115,9 +115,11 @@ class Place:
         return publisher
 
     @contextmanager
-    def running(self, service: str, *, module: str | None = None, **settings: str) -> Iterator[Process]:
-        """A process that ends with the block."""
-        process = self.harness.start(service, wait=False, module=module, **settings)
+    def running(
+        self, service: str, index: int = 0, *, module: str | None = None, **settings: str
+    ) -> Iterator[Process]:
+        """A process that ends with the block; with the `index` of another it would be taken for that one."""
+        process = self.harness.start(service, index, wait=False, module=module, **settings)
         try:
             process.wait_ready(READY_S)
             yield process

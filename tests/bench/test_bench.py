@@ -38,6 +38,8 @@ NAMES = {
     "live_first_token_p50",
     "live_first_token_p99",
     "sse_events_a_core",
+    "sse_events_in_step",
+    "sse_events_at_once",
     "batch_platform_vs_engine",
     "goodput_worker_killed",
     "rows_lost_or_doubled",
