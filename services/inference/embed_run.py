@@ -9,10 +9,7 @@ import base64
 import queue
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from services.inference import vectors
 from services.inference.choices import index_of
@@ -22,6 +19,10 @@ from shared.contracts.inference import Embedding
 from shared.errors import HeliuError
 from shared.frames import Frame
 from shared.stop import ChildCrashed, Stopped
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 # Texts that the engine has at once: enough to sort by length, few enough to be given up in a moment.
 AT_ONCE = 256
@@ -52,6 +53,9 @@ class EmbedRun:
     def embed(self, texts: Sequence[str], ctx: Asked, on_done: Callable[[int], None]) -> Embedded:
         """`on_done` hears how many have a vector. Raises Stopped when asked to, ChildCrashed when the engine died,
         HeliuError for a text that the model refuses."""
+        # Here, as few workers are asked for vectors, and all of them start.
+        import numpy as np
+
         found: list[npt.NDArray[np.float32]] = []
         for start in range(0, len(texts), AT_ONCE):
             found += self._some(texts[start : start + AT_ONCE], start, ctx)
@@ -60,6 +64,8 @@ class EmbedRun:
 
     def _some(self, texts: Sequence[str], start: int, ctx: Asked) -> list[npt.NDArray[np.float32]]:
         waiting = dict(enumerate(texts))
+        import numpy as np
+
         made: dict[int, npt.NDArray[np.float32]] = {}
         attempt = 0
         while waiting:

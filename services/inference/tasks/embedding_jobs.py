@@ -7,8 +7,6 @@ import json
 import time
 from functools import partial
 
-import numpy as np
-
 from services.inference import repository
 from services.inference.embed_run import EmbedRun
 from services.inference.engine_process import EngineProcess
@@ -21,6 +19,8 @@ from shared.worker import Platform
 
 def embed_texts(platform: Platform, engine: EngineProcess, ctx: JobContext, job: EmbedTexts) -> Outcome:
     """All vectors, or none: texts of one job are few, and embedding them again makes the same artifact."""
+    import numpy as np  # as in embed_run
+
     began = time.monotonic()
     with platform.artifacts.open(job.artifact) as source:
         texts = [json.loads(line) for line in source.read().splitlines()]
