@@ -91,12 +91,8 @@ class Runtime:
             check_dimensions(request.vector.dimensions, self._runner.width)
             check_length(len(prompt), context=context)
         else:
-            room = answer_room(
-                len(prompt),
-                sampling.max_tokens,
-                context=context,
-                default_max_tokens=sampling.default_tokens or self._config.default_max_tokens,
-            )
+            usual = sampling.default_tokens or self._config.default_max_tokens
+            room = answer_room(len(prompt), sampling.max_tokens, context=context, default_max_tokens=usual)
         ends = frozenset() if request.sampling.ignore_eos else codec.ends | self._codec.ends
         sequence = Sequence(
             request.id,
@@ -108,7 +104,6 @@ class Runtime:
             adapter,
             _salt(request.tenant, adapter, self._installs.get(adapter or "", 0)),
         )
-        text = Detokenizer(codec.decoder(), request.sampling.stop)
         tools, grammar = request.tools, request.sampling.grammar
         reader = codec.tool_reader() if tools is not None else None
         if tools is not None and tools.choice is not None:
@@ -121,7 +116,7 @@ class Runtime:
             seed,
             ends,
             codec,
-            text,
+            Detokenizer(codec.decoder(), sampling.stop),
             constraint,
             reader,
             received,
