@@ -179,10 +179,10 @@ class LiveClient:
             except _Silent as silent:
                 if started or attempt == MAX_ATTEMPTS:
                     raise Unavailable(
-                        f"{silent.who} stopped answering: {self._silence_s:g} s of silence",
+                        f"{silent} stopped answering: {self._silence_s:g} s of silence",
                         code="worker_lost",
                     ) from silent
-                log.warning("live_retry", extra={"request": request, "silent": silent.who})
+                log.warning("live_retry", extra={"request": request, "silent": str(silent)})
 
     async def _find(
         self, request: str, box: Mailbox, contract: LiveCall, queues: Sequence[str], deadline: float
@@ -295,8 +295,4 @@ async def last_entry(entries: AsyncIterator[Entry]) -> Entry:
 
 
 class _Silent(Exception):
-    """A request that a worker had, and from which nothing is heard."""
-
-    def __init__(self, who: str) -> None:
-        super().__init__(who)
-        self.who = who
+    """Who had a request from which nothing is heard."""
