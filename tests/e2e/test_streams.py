@@ -84,8 +84,9 @@ def follow(stage: Stage, job_id: str, begun: threading.Event) -> str:
                 elif line == "data: [DONE]":
                     return said
                 elif line.startswith("data: "):
-                    delta = json.loads(line.removeprefix("data: "))["choices"][0]["delta"]
-                    said += delta.get("content") or ""
+                    chunk = json.loads(line.removeprefix("data: "))
+                    assert "choices" in chunk, chunk
+                    said += chunk["choices"][0]["delta"].get("content") or ""
                     if said:
                         begun.set()
 
