@@ -72,6 +72,7 @@ class Child:
         self._active: set[str] = set()
         self._held: dict[str, Frame] = {}
         self._sent: dict[str, float] = {}
+        self._token_by_token: set[str] = set()
 
     @property
     def done(self) -> bool:
@@ -113,6 +114,8 @@ class Child:
         if isinstance(message, Generate):
             self._engine.add(to_request(message))
             self._active.add(message.id)
+            if message.token_by_token:
+                self._token_by_token.add(message.id)
         elif isinstance(message, Embed):
             self._engine.add(to_vector_request(message))
             self._active.add(message.id)
@@ -164,6 +167,8 @@ class Child:
             held.setdefault("logprobs", []).extend(logprobs_frame(delta.logprobs))
         if delta.tool_calls:
             held.setdefault("tool_calls", []).extend(asdict(call) for call in delta.tool_calls)
+        if delta.request_id in self._token_by_token:
+            self._flush(delta.request_id, self._clock())
 
     def _flush(self, request_id: str, now: float) -> None:
         held = self._held.pop(request_id, None)
@@ -175,6 +180,7 @@ class Child:
         self._flush(request_id, self._clock())
         self._sent.pop(request_id, None)
         self._active.discard(request_id)
+        self._token_by_token.discard(request_id)
 
 
 def _frame_id(frame: Frame) -> str | None:

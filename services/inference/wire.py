@@ -96,6 +96,8 @@ class Generate(_Message):
     sampling: SamplingOptions = Field(default_factory=SamplingOptions)
     deadline_s: float | None = None
     stream: bool | None = None
+    # A frame a token, never several as time has it: so that another attempt at the same answer tells it in the same.
+    token_by_token: bool = False
 
 
 class Embed(OfModel):

@@ -28,9 +28,11 @@ def answer(
     start_s: float | None,
     cancelled: Callable[[], bool],
     say: Callable[[dict[str, Any]], None],
+    repeatable: bool = False,
 ) -> dict[str, Any]:
     """What `Choices` puts together, `say` having had its tokens. Raises HeliuError with the engine's code.
 
+    Where it is `repeatable`, tokens are said one by one, so that readers of another attempt at the answer go on.
     Once it is `cancelled`, choices that had not ended end with that reason.
     """
     operation = "chat" if call.messages else "text_completion"
@@ -50,10 +52,11 @@ def answer(
         ),
     ):
         answers = Choices(call)
-        asked = engine.submit(
-            # A chat in the background may be computed with batches, and has readers all the same.
-            calls(name, call, {"tenant": tenant, "priority": priority, "stream": True, **known})
-        )
+        # A chat in the background may be computed with batches, and has readers all the same.
+        common = {"tenant": tenant, "priority": priority, "stream": True, **known}
+        if repeatable and not call.model.upstream:
+            common["token_by_token"] = True
+        asked = engine.submit(calls(name, call, common))
         try:
             for frame in asked.frames():
                 if cancelled():

@@ -71,6 +71,7 @@ def chat(
             start_s=None,
             cancelled=lambda: ctx.asked.is_set() or telling.enough,
             say=telling.token,
+            repeatable=True,
         )
     except HeliuError as exc:
         if exc.code == EngineCrashed.code:

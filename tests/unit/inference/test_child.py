@@ -177,6 +177,17 @@ def test_text_is_merged_over_a_window_but_the_first_leaves_at_once() -> None:
     engine.close()
 
 
+def test_text_that_another_attempt_must_tell_alike_is_never_merged() -> None:
+    sent: list[Frame] = []
+    engine = Engine(EngineConfig())
+    child = Child(engine, sent.append, lambda: 50.0)
+    child.handle(generate({"id": "b", "path": "/b"}, "r", token_by_token=True))
+    for number, text in enumerate("abcd"):
+        child._take(TokenDelta("r", text, 1, number))
+    assert [(frame["text"], frame["index"]) for frame in sent] == [("a", 0), ("b", 1), ("c", 2), ("d", 3)]
+    engine.close()
+
+
 def test_a_frame_becomes_a_request_with_its_defaults() -> None:
     frame = {
         "op": "generate",
