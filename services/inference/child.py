@@ -17,10 +17,13 @@ from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
+import torch
+
 from services.inference.lean import leave_out
 
-if __name__ == "__main__":
-    # Before the imports below, of whose time it saves two fifths.
+if __name__ == "__main__" and not torch.cuda.is_available():
+    # Before the imports below, of whose time it saves two fifths. On a GPU, where it has not been tried, kernels are
+    # compiled, and two seconds are little beside the loading of what runs there.
     leave_out()
 
 from services.inference.aside import Aside, Detokenize, Tokenize
