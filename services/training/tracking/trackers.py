@@ -61,8 +61,10 @@ class Trackers:
         self._line: queue.Queue[Frame] = queue.Queue(room)
         self._heard: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self._lost = False
+        self._given_up = False
         self._child: Child | None = None
-        self._line.put({"op": "begin", "trackers": self._names, "run": dict(run), "earlier": dict(earlier)})
+        # Not in the line, whose oldest makes room for the end.
+        self._begin = {"op": "begin", "trackers": self._names, "run": dict(run), "earlier": dict(earlier)}
         self._thread = threading.Thread(target=self._work, name="trackers", daemon=True)
         self._thread.start()
 
@@ -78,6 +80,7 @@ class Trackers:
         self._thread.join(patience_s)
         if self._thread.is_alive():
             self._warn(f"it did not take the end of the run within {patience_s:g} s")
+            self._given_up = True
             if self._child is not None:
                 self._child.kill()
 
@@ -101,7 +104,10 @@ class Trackers:
 
     def _work(self) -> None:
         child = self._child = Child(self._module)
+        if self._given_up:
+            child.kill()
         try:
+            child.send(self._begin)
             while True:
                 frame = self._line.get()
                 child.send(frame)
