@@ -8,7 +8,7 @@ from shared.contracts.task import Guard, TaskSpec
 from shared.errors import InvalidInput
 from shared.task.bind import input_variable
 from shared.task.citations import VARIABLE as PASSAGES
-from shared.task.template import check_template
+from shared.task.template_check import check_template
 from shared.task.variables import checked
 from shared.text.patterns import check_patterns
 

@@ -14,7 +14,8 @@ from typing import Any
 from jinja2 import TemplateError, nodes
 
 from shared.errors import InvalidInput
-from shared.task.template import CODE, ITEMS, check_template, render
+from shared.task.template import CODE, ITEMS, render
+from shared.task.template_check import check_template
 
 SAMPLE = ("output_text", "output_json", "model", "finish_reason", "choices", "output_tools", "usage")
 

@@ -1,15 +1,13 @@
 """The template language of tasks: Jinja's, cut down to what cannot run away or look behind its variables. Pure.
 
-A template is refused when it is made, not when it runs: only the nodes below may stand in it, so nothing can be
-assigned, defined, imported or called but `range`. What is left grows with the template and its variables alone, and
-loops, repeats and lengths have caps of their own.
+What may stand in a template is said in `template_check`. What that leaves grows with the template and its variables
+alone, and loops, repeats and lengths have caps of their own here.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -24,13 +22,6 @@ MAX_STEPS = 50_000
 MAX_RANGE = 1_000
 MAX_NUMBER = 1e15
 
-NODES = (
-    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const),
-    *(nodes.If, nodes.For, nodes.CondExpr, nodes.Filter, nodes.Test, nodes.Compare, nodes.Operand),
-    *(nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos, nodes.Add, nodes.Sub, nodes.Mul, nodes.Div),
-    *(nodes.FloorDiv, nodes.Mod, nodes.Getitem, nodes.Slice, nodes.List, nodes.Tuple),
-)
-LOOP = frozenset({"index", "index0", "first", "last", "length", "revindex", "revindex0"})
 FILTERS = frozenset(
     {
         "capitalize",
@@ -48,18 +39,6 @@ FILTERS = frozenset(
     }
     | {"reverse", "round", "sort", "string", "sum", "title", "tojson", "trim", "truncate", "unique", "upper"}
 )
-# The rest would look at attributes of what is filtered.
-ARGUMENTS = {
-    "default": 2,
-    "d": 2,
-    "int": 1,
-    "join": 1,
-    "replace": 2,
-    "round": 1,
-    "sort": 1,
-    "trim": 1,
-    "truncate": 2,
-}
 TESTS = frozenset(
     {
         "boolean",
@@ -86,7 +65,7 @@ class PromptTooLarge(InvalidInput):
     code = "template_too_large"
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+class Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -144,7 +123,7 @@ def _fits(length: int) -> None:
         raise PromptTooLarge(f"the text grows to {length} characters; it has {MAX_INPUT} at most")
 
 
-class _ItemEnvironment(_Environment):
+class _ItemEnvironment(Environment):
     """For values that are JSON as it came: a key is looked up as a key alone, and never as an attribute."""
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -164,7 +143,7 @@ def _as_json(value: Any) -> Any:
     return _tojson(value) if value is None or isinstance(value, bool | list | dict) else value
 
 
-def _environment(kind: type[_Environment] = _Environment, **options: Any) -> _Environment:
+def _environment(kind: type[Environment] = Environment, **options: Any) -> Environment:
     made = kind(undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True, **options)
     own = {"join": _join, "replace": _replace, "round": _round, "tojson": _tojson, "truncate": _truncate}
     made.filters = {name: own.get(name, made.filters[name]) for name in FILTERS} | {"_counted": _counted}
@@ -194,24 +173,6 @@ ENVIRONMENT = _environment()
 ITEMS = _environment(_ItemEnvironment, finalize=_as_json)
 
 
-def check_template(
-    source: str, declared: Sequence[str], place: str, environment: _Environment = ENVIRONMENT
-) -> nodes.Template:
-    """Raise InvalidInput, with the line, for what may not stand in a template, and for undeclared variables."""
-    try:
-        tree = environment.parse(source)
-    except (TemplateError, RecursionError) as exc:
-        line = getattr(exc, "lineno", None)
-        raise _refused(f"is no template: {exc}", line, place) from exc
-    except ValueError as exc:
-        raise _refused(f"is no template: {exc}", None, place) from exc
-    try:
-        _walk(tree, declared, frozenset(), place)
-    except RecursionError as exc:
-        raise _refused("is nested too deeply", None, place) from exc
-    return tree
-
-
 # What a template may meet in values that do not fit it.
 FAILURES = (
     TemplateError,
@@ -224,9 +185,7 @@ FAILURES = (
 )
 
 
-def render(
-    source: str, values: Mapping[str, Any], place: str, environment: _Environment = ENVIRONMENT
-) -> str:
+def render(source: str, values: Mapping[str, Any], place: str, environment: Environment = ENVIRONMENT) -> str:
     """The text of a checked template. Raises InvalidInput where its values make no prompt, PromptTooLarge for size."""
     parts, size = [], 0
     try:
@@ -244,7 +203,7 @@ def render(
 
 
 @lru_cache(maxsize=512)
-def _compiled(source: str, environment: _Environment) -> Template:
+def _compiled(source: str, environment: Environment) -> Template:
     tree = environment.parse(source)
     for loop in tree.find_all(nodes.For):
         steps = nodes.Name("_steps", "load", lineno=loop.lineno)
@@ -252,101 +211,3 @@ def _compiled(source: str, environment: _Environment) -> Template:
         loop.iter = nodes.Filter(loop.iter, "_counted", [steps, a_round], [], None, None, lineno=loop.lineno)
     tree.set_environment(environment)
     return Template.from_code(environment, environment.compile(tree), environment.globals)
-
-
-def _walk(node: nodes.Node, declared: Sequence[str], bound: frozenset[str], place: str) -> None:
-    """Check a node and what is in it; `bound` are the names of the loops around it."""
-    if isinstance(node, nodes.For):
-        _check_loop(node, place)
-        _walk(node.iter, declared, bound, place)
-        inside = (
-            bound | {name.name for name in node.target.find_all(nodes.Name)} | _own(node.target) | {"loop"}
-        )
-        for part in (*node.body, *([node.test] if node.test else [])):
-            _walk(part, declared, inside, place)
-        for part in node.else_:
-            _walk(part, declared, bound, place)
-        return
-    _check_node(node, declared, bound, place)
-    for child in node.iter_child_nodes():
-        if not (isinstance(node, nodes.Call | nodes.Getattr) and child is node.node):
-            _walk(child, declared, bound, place)
-
-
-def _own(target: nodes.Node) -> frozenset[str]:
-    return frozenset({target.name}) if isinstance(target, nodes.Name) else frozenset()
-
-
-def _check_loop(node: nodes.For, place: str) -> None:
-    if node.recursive:
-        raise _refused("may not have a recursive loop", node.lineno, place)
-    names = [
-        target
-        for target in (node.target, *node.target.find_all(nodes.Name))
-        if isinstance(target, nodes.Name)
-    ]
-    for name in names:
-        if name.name.startswith("_") or name.name in ("range", "loop"):
-            raise _refused(f"may not name a loop's item {name.name!r}", node.lineno, place)
-
-
-def _check_node(node: nodes.Node, declared: Sequence[str], bound: frozenset[str], place: str) -> None:
-    line = node.lineno
-    match node:
-        case nodes.Call():
-            plain = isinstance(node.node, nodes.Name) and node.node.name == "range"
-            if not plain or node.kwargs or node.dyn_args or node.dyn_kwargs:
-                raise _refused("may call nothing but range(...)", line, place)
-        case nodes.Getattr():
-            known = isinstance(node.node, nodes.Name) and node.node.name == "loop" and "loop" in bound
-            if not known or node.attr not in LOOP:
-                raise _refused(
-                    f"may not read the attribute {node.attr!r}; there are loop.{', loop.'.join(sorted(LOOP))}",
-                    line,
-                    place,
-                )
-        case nodes.Name():
-            _check_name(node.name, declared, bound, line, place)
-        case nodes.Filter():
-            if node.name not in FILTERS:
-                raise _refused(_near("filter", node.name, FILTERS), line, place)
-            if (
-                node.kwargs
-                or node.dyn_args
-                or node.dyn_kwargs
-                or len(node.args) > ARGUMENTS.get(node.name, 0)
-            ):
-                most = ARGUMENTS.get(node.name, 0)
-                raise _refused(
-                    f"gives {node.name} too much; it takes {most} by their places here", line, place
-                )
-        case nodes.Test():
-            if node.name not in TESTS or node.dyn_args or node.dyn_kwargs:
-                raise _refused(_near("test", node.name, TESTS), line, place)
-        case nodes.Keyword() | nodes.Pair():
-            pass
-        case _ if not isinstance(node, NODES):
-            raise _refused(f"may not use {type(node).__name__.lower()}", line, place)
-
-
-def _check_name(
-    name: str, declared: Sequence[str], bound: frozenset[str], line: int | None, place: str
-) -> None:
-    if name in declared or (name in bound and name != "loop"):
-        return
-    near = difflib.get_close_matches(name, [*declared, *bound], 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"declared are: {', '.join(declared) or 'none'}"
-    raise _refused(
-        f"uses {name!r}, which no variable declares; {hint}", line, place, code="undeclared_variable"
-    )
-
-
-def _near(kind: str, name: str, known: frozenset[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-    return f"may not use the {kind} {name[:80]!r}; {hint}"
-
-
-def _refused(what: str, line: int | None, place: str, *, code: str = "invalid_template") -> InvalidInput:
-    at = f" (line {line})" if line else ""
-    return InvalidInput(f"{place} {what}{at}", code=code, param=place)

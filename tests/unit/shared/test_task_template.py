@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import InvalidInput
-from shared.task.template import MAX_STEPS, check_template, render
+from shared.task.template import MAX_STEPS, render
+from shared.task.template_check import check_template
 
 DECLARED = ["text", "count", "items"]
 VALUES = {"text": "a" * 1000, "count": 7, "items": ["u", "v"] * 200}
