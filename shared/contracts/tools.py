@@ -128,3 +128,19 @@ def read_call(form: CallForm, place: str) -> ToolCall:
             f"{place}.function.arguments must be a JSON object", param=f"{place}.function.arguments"
         )
     return ToolCall(id=form.id, name=form.function.name, arguments=form.function.arguments)
+
+
+def tool_object(tool: Tool) -> dict[str, Any]:
+    """A tool as a request of OpenAI's API has it."""
+    function: dict[str, Any] = {"name": tool.name, "parameters": json.loads(tool.parameters)}
+    if tool.description is not None:
+        function["description"] = tool.description
+    return {"type": "function", "function": function}
+
+
+def call_objects(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """The calls of an assistant's message as that API has them."""
+    return [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in calls
+    ]

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from shared.contracts.answers import CHAT, completion
-from shared.contracts.inference import ChatMessage, Tool
+from shared.contracts.inference import ChatMessage
+from shared.contracts.tools import call_objects, tool_object
 from shared.stored_chats import Found
 from shared.task.marking import labelled, metadata
 
@@ -52,20 +53,10 @@ def message_object(chat_id: str, number: int, message: ChatMessage) -> Shape:
     }
     if message.tool_calls:
         shown["content"] = message.content or None
-        shown["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
+        shown["tool_calls"] = call_objects(message.tool_calls)
     if message.tool_call_id is not None:
         shown["tool_call_id"] = message.tool_call_id
     return shown
-
-
-def tool_object(tool: Tool) -> Shape:
-    function: Shape = {"name": tool.name, "parameters": json.loads(tool.parameters)}
-    if tool.description is not None:
-        function["description"] = tool.description
-    return {"type": "function", "function": function}
 
 
 def _tool_choice(choice: str | None) -> Any:

@@ -44,10 +44,6 @@ class AdapterWeights:
 
     matrices: dict[str, tuple[torch.Tensor, torch.Tensor]]
 
-    @property
-    def bytes(self) -> int:
-        return sum(a.nbytes + b.nbytes for a, b in self.matrices.values())
-
 
 def read_adapter(path: str, *, dtype: str, device: str) -> AdapterWeights:
     """Read a PEFT LoRA folder. Raises UnsafeModel, BrokenModel or UnsupportedAdapter."""

@@ -10,7 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from shared.contracts.inference import TEXT_TOKENS, ChatMessage, Completion, Embedding, Sampling, Tool
+from shared.contracts.inference import TEXT_TOKENS, ChatMessage, Completion, Embedding, Sampling
+from shared.contracts.tools import call_objects, tool_object
 
 
 def completion(wanted: Completion, model: str) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def completion(wanted: Completion, model: str) -> dict[str, Any]:
         body["messages"] = [_message(message) for message in wanted.messages]
         if wanted.tools:
             body |= {
-                "tools": [_tool(tool) for tool in wanted.tools],
+                "tools": [tool_object(tool) for tool in wanted.tools],
                 "tool_choice": _choice(wanted.tool_choice),
             }
             body |= {} if wanted.parallel_tool_calls else {"parallel_tool_calls": False}
@@ -81,20 +82,10 @@ def _message(message: ChatMessage) -> dict[str, Any]:
     body: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         body["content"] = message.content or None
-        body["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
+        body["tool_calls"] = call_objects(message.tool_calls)
     if message.tool_call_id is not None:
         body["tool_call_id"] = message.tool_call_id
     return body
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "parameters": json.loads(tool.parameters)}
-    if tool.description is not None:
-        function["description"] = tool.description
-    return {"type": "function", "function": function}
 
 
 def _choice(choice: str | None) -> str | dict[str, Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from services.training.evals.items import Raw
 from services.training.evals.sampling import chat_values
 from shared.contracts.answers import CHAT, completion
-from shared.contracts.inference import ChatMessage, Tool
+from shared.contracts.inference import ChatMessage
 from shared.contracts.stored_chats import StoredBody
+from shared.contracts.tools import call_objects, tool_object
 
 
 def item_of(chat_id: str, model: str, metadata: Mapping[str, str], body: StoredBody) -> Raw:
@@ -26,7 +26,7 @@ def item_of(chat_id: str, model: str, metadata: Mapping[str, str], body: StoredB
         "finish_reason": sample["finish_reason"],
     }
     if body.tools:
-        item["tools"] = [_tool(tool) for tool in body.tools]
+        item["tools"] = [tool_object(tool) for tool in body.tools]
     if sample["output_tools"]:
         item["output_tools"] = sample["output_tools"]
     return _clean(item), _clean(sample)
@@ -35,20 +35,10 @@ def item_of(chat_id: str, model: str, metadata: Mapping[str, str], body: StoredB
 def _message(message: ChatMessage) -> dict[str, Any]:
     told: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
-        told["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
+        told["tool_calls"] = call_objects(message.tool_calls)
     if message.tool_call_id is not None:
         told["tool_call_id"] = message.tool_call_id
     return told
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "parameters": json.loads(tool.parameters)}
-    if tool.description is not None:
-        function["description"] = tool.description
-    return {"type": "function", "function": function}
 
 
 def _clean(value: Any) -> Any:
