@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from psycopg.types.json import Jsonb
 
 from shared import bootstrap
@@ -35,6 +36,26 @@ def registry_gateway(
             _, running.keys["second"] = bootstrap.create_key(c, tenant_id, "second", "tenant", PEPPER)
         yield running
     servers.drop_database(postgres.url, database)
+
+
+def gateway_on(database: str) -> tuple[Any, Any]:
+    """The fixtures `gateway`, one for all tests of a module, each of which has names of its own, and `http`."""
+
+    @pytest.fixture(scope="module", name="gateway")
+    def gateway(
+        postgres: servers.RunningServer,
+        valkey: servers.RunningServer,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> Iterator[RunningGateway]:
+        with registry_gateway(postgres, valkey, tmp_path_factory.mktemp("gateway"), database) as running:
+            yield running
+
+    @pytest.fixture(name="http")
+    def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
+        with gateway.http() as client:
+            yield client
+
+    return gateway, http
 
 
 def ok(answer: httpx.Response, status: int = 200) -> dict[str, Any]:

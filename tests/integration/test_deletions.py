@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import pytest
 from psycopg.types.json import Jsonb
 
 from services.data_governance.repository import warehouse
-from tests import servers
 from tests.integration.gateway_app import RunningGateway
-from tests.integration.registry_app import OPEN, add_run, make, ok, promote, registry_gateway
+from tests.integration.registry_app import OPEN, add_run, gateway_on, make, ok, promote
 from tests.integration.test_gateway_tasks import error
 
 CONFIG = {
@@ -23,19 +20,7 @@ CONFIG = {
 CHECK = {"type": "string_check", "name": "same", "operation": "eq", "input": "{{sample.output_text}}"}
 
 
-@pytest.fixture(scope="module")
-def gateway(
-    postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    """One for all: each test has names of its own."""
-    with registry_gateway(postgres, valkey, tmp_path_factory.mktemp("gateway"), "deletions") as running:
-        yield running
-
-
-@pytest.fixture
-def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
-    with gateway.http() as client:
-        yield client
+gateway, http = gateway_on("deletions")
 
 
 def add_eval(http: httpx.Client, **judge: Any) -> str:

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psycopg
 import pytest
 
-from tests import servers
 from tests.integration.gateway_app import RunningGateway
 from tests.integration.registry_app import (
     ask,
+    gateway_on,
     make,
     ok,
     promote,
-    registry_gateway,
 )
 from tests.integration.test_gateway_tasks import error
 
-
-@pytest.fixture(scope="module")
-def gateway(
-    postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    """One for all: each test has names of its own."""
-    with registry_gateway(postgres, valkey, tmp_path_factory.mktemp("gateway"), "registry") as running:
-        yield running
-
-
-@pytest.fixture
-def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
-    with gateway.http() as client:
-        yield client
+gateway, http = gateway_on("registry")
 
 
 def test_models_lists_what_may_be_given_as_model(gateway: RunningGateway, http: httpx.Client) -> None:

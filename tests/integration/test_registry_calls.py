@@ -10,37 +10,23 @@ import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests import servers
 from tests.integration.gateway_app import RunningGateway, neighbour
 from tests.integration.registry_app import (
     ask,
+    gateway_on,
     make,
     ok,
     promote,
-    registry_gateway,
 )
 from tests.integration.test_gateway_tasks import echo_worker, error, wait_until
 
-
-@pytest.fixture(scope="module")
-def gateway(
-    postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    """One for all: each test has names of its own."""
-    with registry_gateway(postgres, valkey, tmp_path_factory.mktemp("gateway"), "registry_calls") as running:
-        yield running
+gateway, http = gateway_on("registry_calls")
 
 
 @pytest.fixture(scope="module")
 def _worker(gateway: RunningGateway) -> Iterator[None]:
     with echo_worker(gateway):
         yield
-
-
-@pytest.fixture
-def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
-    with gateway.http() as client:
-        yield client
 
 
 def answered_by(answer: httpx.Response) -> str:

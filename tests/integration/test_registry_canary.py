@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import pytest
 from psycopg.types.json import Jsonb
 
 from services.monitoring import tasks
 from services.monitoring.alerts import RULES
-from tests import servers
 from tests.integration.gateway_app import RunningGateway
-from tests.integration.registry_app import OPEN, make, ok, promote, registry_gateway
+from tests.integration.registry_app import OPEN, gateway_on, make, ok, promote
 from tests.integration.test_gateway_tasks import error
 
 RULE = {
@@ -30,19 +27,7 @@ SELECT %(tenant)s, gen_random_uuid()::text, '/v1/chat/completions', 'two', 'defa
 FROM generate_series(1, %(n)s)"""
 
 
-@pytest.fixture(scope="module")
-def gateway(
-    postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    """One for all: each test has names of its own."""
-    with registry_gateway(postgres, valkey, tmp_path_factory.mktemp("gateway"), "canaries") as running:
-        yield running
-
-
-@pytest.fixture
-def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
-    with gateway.http() as client:
-        yield client
+gateway, http = gateway_on("canaries")
 
 
 def answers(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -12,9 +12,8 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from shared.contracts.model_registry import LEGAL
-from tests import servers
 from tests.integration.gateway_app import RunningGateway
-from tests.integration.registry_app import OPEN, add_eval, add_run, make, ok, promote, registry_gateway
+from tests.integration.registry_app import OPEN, add_eval, add_run, gateway_on, make, ok, promote
 
 Change = Callable[[dict[str, Any]], None]
 INSERT = """
@@ -24,19 +23,7 @@ SELECT %(id)s, tenant_id, registry_id, version, against, gates, %(record)s, '', 
 FROM gateway.registry_decision WHERE id = %(of)s RETURNING *"""
 
 
-@pytest.fixture(scope="module")
-def gateway(
-    postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    """One for all: each test has names of its own."""
-    with registry_gateway(postgres, valkey, tmp_path_factory.mktemp("gateway"), "evidence") as running:
-        yield running
-
-
-@pytest.fixture
-def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
-    with gateway.http() as client:
-        yield client
+gateway, http = gateway_on("evidence")
 
 
 def forge(gateway: RunningGateway, decision: dict[str, Any], change: Change) -> str | None:

@@ -10,34 +10,20 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests import servers
 from tests.integration.gateway_app import RunningGateway
 from tests.integration.registry_app import (
     OPEN,
     add_eval,
     add_run,
     checks,
+    gateway_on,
     make,
     ok,
     promote,
-    registry_gateway,
 )
 from tests.integration.test_gateway_tasks import error
 
-
-@pytest.fixture(scope="module")
-def gateway(
-    postgres: servers.RunningServer, valkey: servers.RunningServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningGateway]:
-    """One for all: each test has names of its own."""
-    with registry_gateway(postgres, valkey, tmp_path_factory.mktemp("gateway"), "registry_gates") as running:
-        yield running
-
-
-@pytest.fixture
-def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
-    with gateway.http() as client:
-        yield client
+gateway, http = gateway_on("registry_gates")
 
 
 @pytest.fixture
